@@ -1,0 +1,1 @@
+"""The read side: results as frames, tables and figures. Never imports torch."""

@@ -1,0 +1,254 @@
+"""A cell of the matrix, frozen, with the identity that its results are filed under.
+
+Everything here travels to the worker as JSON and is checked again there by the same models.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+
+Method = Literal["embed-kd", "teacher-kd", "student-only"]
+Mode = Literal["profile", "train"]
+Precision = Literal["fp32", "bf16"]
+Attention = Literal["eager", "sdpa"]
+Loss = Literal["paper", "published-code"]
+
+# The largest numbers a matrix may ask for: far above any use, and small enough that a typing
+# error is told instead of being allocated.
+Side = Annotated[int, Field(ge=1, le=8192)]
+Width = Annotated[int, Field(ge=1, le=65536)]
+Count = Annotated[int, Field(ge=1, le=10**9)]
+Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
+Weight = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
+Rate = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(gt=0, le=10**8, allow_inf_nan=False)]
+# A name becomes part of a label and of a file's path.
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=80)]
+
+
+class Frozen(BaseModel):
+    """Settings: immutable, no unknown key, no silent conversion of types."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Student(Frozen):
+    """Shape of a CLIP-style vision transformer."""
+
+    patch_size: Side
+    width: Width
+    depth: Annotated[int, Field(ge=1, le=1024)]
+    heads: Annotated[int, Field(ge=1, le=1024)]
+    #: dropout on the attention weights
+    attention_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    #: the shape is inferred, not published; said wherever the student is shown
+    inferred: bool = False
+
+
+class Fit(Frozen):
+    """How kdbench fits a small teacher itself, on the data set's training images."""
+
+    epochs: Annotated[int, Field(ge=1, le=10_000)] = 15
+    learning_rate: Rate = 1e-3
+    batch_size: Annotated[int, Field(ge=1, le=65536)] = 64
+    seed: Seed = 0
+
+
+class Teacher(Frozen):
+    """A Hugging Face ViT: its shape, and where its weights come from."""
+
+    patch_size: Side
+    width: Width
+    depth: Annotated[int, Field(ge=1, le=1024)]
+    heads: Annotated[int, Field(ge=1, le=1024)]
+    image_size: Side = 224
+    #: random: drawn at random (memory and time do not depend on them); pretrained: from
+    #: `checkpoint`; fitted: trained by kdbench on the data set, and cached
+    weights: Literal["random", "pretrained", "fitted"] = "random"
+    #: hub name, or a local folder that `save_pretrained` wrote
+    checkpoint: str | None = None
+    #: commit, tag or branch of the hub's repository
+    revision: str | None = None
+    fit: Fit = Fit()
+
+
+class Data(Frozen):
+    """The data set."""
+
+    #: synthetic: random images of the given shape; digits: scikit-learn's, bundled with it;
+    #: datasets: whatever the `datasets` library loads from `path`
+    source: Literal["synthetic", "digits", "datasets"] = "synthetic"
+    name: Name
+    classes: Annotated[int, Field(ge=2, le=1_000_000)]
+    #: side of the stored images in pixels
+    image_size: Side = 32
+    train_images: Count
+    test_images: Count
+    #: random horizontal flip in training
+    flip: bool = True
+    #: for source = "datasets": hub name or local folder, and how to read it
+    path: str | None = None
+    revision: str | None = None
+    train_split: str = "train"
+    test_split: str = "test"
+    image_column: str = "img"
+    label_column: str = "label"
+
+
+class Training(Frozen):
+    """One training, as DESIGN's "The paper's training, exactly" has it."""
+
+    batch_size: Annotated[int, Field(ge=1, le=1_048_576)] = 64
+    epochs: Annotated[int, Field(ge=1, le=1_000_000)] = 200
+    precision: Precision = "fp32"
+    attention: Attention = "eager"
+    loss: Loss = "paper"
+    #: None: 1 - alpha2
+    alpha1: Weight | None = None
+    alpha2: Weight = 0.5
+    optimizer: Literal["adamw"] = "adamw"
+    learning_rate: Rate = 1e-4
+    weight_decay: Weight = 0.1
+    #: training images per class behind a class embedding
+    images_per_class: Annotated[int, Field(ge=1, le=1_000_000)] = 100
+
+
+class Budget(Frozen):
+    """How much measuring a cell is worth. Profile mode only, but for the timeout."""
+
+    warmup_steps: Annotated[int, Field(ge=1, le=100_000)] = 1
+    #: timed steps: at least these, whatever they take...
+    min_steps: Annotated[int, Field(ge=2, le=1_000_000)] = 2
+    #: ...at most these...
+    max_steps: Annotated[int, Field(ge=2, le=1_000_000)] = 200
+    #: ...and within this time
+    measure_seconds: Seconds = 20.0
+    #: the same for the batches of the precompute, after one batch to warm up
+    precompute_min_batches: Annotated[int, Field(ge=1, le=1_000_000)] = 2
+    precompute_seconds: Seconds = 20.0
+    #: a cell that is not done by then is stopped
+    timeout_seconds: Seconds = 3600.0
+
+
+class Cell(Frozen):
+    """One point of the matrix, everything resolved.
+
+    `alpha1` is set in `training`; a method without a teacher has `teacher = None`.
+    """
+
+    label: str
+    matrix: Name
+    method: Method
+    student_name: Name
+    student: Student
+    image_size: Side
+    teacher_name: Name | None
+    teacher: Teacher | None
+    data: Data
+    training: Training
+    #: of local checkpoints and data: digests of their files
+    content_digests: tuple[tuple[str, str], ...] = Field(default=(), strict=False)
+
+    @property
+    def cell_id(self) -> str:
+        """Hash of everything that decides what a step computes and its result (16 hex digits).
+
+        Names and labels are not in it, so a renamed student keeps its results comparable.
+        """
+        return digest(
+            {
+                "method": self.method,
+                "student": self.student.model_dump(exclude={"inferred"}),
+                "image_size": self.image_size,
+                "teacher": self._teacher_identity(),
+                "data": self.data.model_dump(exclude={"name"}),
+                "training": self.training.model_dump(),
+                "content": self.content_digests,
+            }
+        )
+
+    def _teacher_identity(self) -> dict[str, Any] | None:
+        if self.teacher is None:
+            return None
+        unused = set() if self.teacher.weights == "fitted" else {"fit"}
+        if self.teacher.weights != "pretrained":
+            unused |= {"checkpoint", "revision"}
+        return self.teacher.model_dump(exclude=unused)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps in an epoch; the last, smaller batch is dropped, as the paper's."""
+        return max(1, self.data.train_images // self.training.batch_size)
+
+
+class CellRun(Frozen):
+    """One run of a cell: what the worker is asked to do."""
+
+    cell: Cell
+    mode: Mode
+    seed: Seed
+    repeat: Annotated[int, Field(ge=0)]
+    device: str
+    threads: PositiveInt | None
+    budget: Budget
+    launch: Literal["spawn"] = "spawn"
+    source: Literal["measured"] = "measured"
+
+    def run_key(self, *, worker_digest: str, environment: dict[str, str | None]) -> str:
+        """Key of this run's rows: the cell, how it is run, by which code and on what machine.
+
+        Args:
+            worker_digest: digest of the worker's own code.
+            environment: the parts of the environment that matter to the result.
+        """
+        return digest(
+            {
+                "cell_id": self.cell.cell_id,
+                "label": self.cell.label,
+                **self.model_dump(exclude={"cell"}),
+                "worker": worker_digest,
+                "environment": environment,
+            }
+        )
+
+    def plan_row(self) -> dict[str, Any]:
+        """Return the columns of `cells` that are known before anything runs."""
+        cell, training = self.cell, self.cell.training
+        return {
+            "cell_id": cell.cell_id,
+            "label": cell.label,
+            "matrix": cell.matrix,
+            "mode": self.mode,
+            "method": cell.method,
+            "student": cell.student_name,
+            "student_inferred": cell.student.inferred,
+            "image_size": cell.image_size,
+            "teacher": cell.teacher_name,
+            "teacher_weights": cell.teacher.weights if cell.teacher else None,
+            "dataset": cell.data.name,
+            "batch_size": training.batch_size,
+            "precision": training.precision,
+            "attention": training.attention,
+            "loss": training.loss,
+            "alpha1": training.alpha1,
+            "alpha2": training.alpha2,
+            "optimizer": training.optimizer,
+            "learning_rate": training.learning_rate,
+            "compile": False,
+            "checkpointing": False,
+            "seed": self.seed,
+            "repeat": self.repeat,
+            "device": self.device,
+            "launch": self.launch,
+            "source": self.source,
+        }
+
+
+def digest(value: object) -> str:
+    """Hash any JSON value: 16 hex digits of BLAKE2b over its canonical form."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

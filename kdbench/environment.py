@@ -1,0 +1,115 @@
+"""What a run ran on: machine, packages, revision. Found without importing torch."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+from importlib import metadata, util
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+_PACKAGES = (
+    "kdbench",
+    "torch",
+    "transformers",
+    "datasets",
+    "numpy",
+    "pyarrow",
+    "pandas",
+    "scikit-learn",
+    "nvidia-ml-py",
+    "triton",
+)
+
+
+def collect_environment(gpu: dict[str, Any] | None) -> dict[str, Any]:
+    """Describe machine and packages, all JSON values; what is not known is None.
+
+    Args:
+        gpu: what NVML says of the card that the run uses, if it uses one.
+    """
+    return {
+        "cpu_model": cpu_model(),
+        "cpu_count": os.cpu_count(),
+        "cpu_usable": _usable_cpus(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "system": platform.system(),
+        "kernel": platform.release(),
+        "machine": platform.machine(),
+        "python_version": platform.python_version(),
+        "packages": {name: package_version(name) for name in _PACKAGES},
+        "torch_version": package_version("torch"),
+        "torch_cuda": torch_cuda_build(),
+        "git_revision": git_revision(),
+        "gpu_name": gpu and gpu.get("name"),
+        "driver_version": gpu and gpu.get("driver_version"),
+        "gpu": gpu,
+    }
+
+
+def decisive(environment: dict[str, Any]) -> dict[str, str | None]:
+    """Pick the parts that a result depends on: another value is another run."""
+    keys = ("torch_version", "cpu_model", "gpu_name", "driver_version")
+    return {key: environment[key] for key in keys}
+
+
+def package_version(name: str) -> str | None:
+    """Version of an installed distribution; None where it is not installed."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def torch_cuda_build() -> str | None:
+    """CUDA version that the installed torch was built for, read from its files; None for none."""
+    spec = util.find_spec("torch")
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    try:
+        text = (Path(spec.submodule_search_locations[0]) / "version.py").read_text()
+    except OSError:
+        return None
+    found = re.search(r"^cuda\b[^=]*=\s*['\"]([\d.]+)['\"]", text, re.MULTILINE)
+    return found[1] if found else None
+
+
+def cpu_model() -> str | None:
+    """Name of the processor; None where the system does not tell."""
+    if platform.system() == "Linux":
+        try:
+            text = Path("/proc/cpuinfo").read_text(errors="replace")
+        except OSError:
+            return None
+        found = re.search(r"^(?:model name|Model|cpu model)\s*:\s*(.+)$", text, re.MULTILINE)
+        return found[1].strip() if found else platform.machine() or None
+    if platform.system() == "Darwin":
+        return _output("sysctl", "-n", "machdep.cpu.brand_string")
+    return platform.processor() or None
+
+
+def git_revision() -> str | None:
+    """Revision of kdbench's own checkout, with -dirty for local changes; None where installed."""
+    package = Path(__file__).parent
+    # A copy in site-packages may lie inside somebody else's checkout, which is not ours.
+    if _output("git", "-C", str(package), "ls-files", "--error-unmatch", "__init__.py") is None:
+        return None
+    return _output(
+        "git", "-C", str(package), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"
+    )
+
+
+def _usable_cpus() -> int | None:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def _output(*command: str) -> str | None:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None if done.returncode == 0 else None

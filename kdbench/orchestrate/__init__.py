@@ -1,0 +1,1 @@
+"""Launching and watching the measured processes. Never imports torch."""

@@ -1,0 +1,129 @@
+"""Turn what pydantic finds wrong in a document into one clear error with its dotted key."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from kdbench.errors import InputError, did_you_mean, quoted
+
+Model = TypeVar("Model", bound=BaseModel)
+
+_TYPES = {
+    "int_type": "an integer",
+    "float_type": "a number",
+    "string_type": "a string in quotes",
+    "bool_type": "true or false",
+    "tuple_type": "a list",
+    "list_type": "a list",
+    "dict_type": "a table",
+    "model_type": "a table",
+    "model_attributes_type": "a table",
+    "missing": "a value",
+}
+
+
+def validated(
+    model: type[Model], document: Mapping[str, Any], *, where: object, prefix: str = ""
+) -> Model:
+    """Check `document` against `model`.
+
+    Raises:
+        InputError: the first thing wrong, with its dotted key below `prefix`.
+    """
+    try:
+        return model.model_validate(document)
+    except ValidationError as error:
+        raise _as_input_error(error.errors()[0], model, document, where, prefix) from None
+
+
+def dotted(parts: Sequence[str | int], document: object) -> str:
+    """Write a path into `document` as a user would: `axes.student[1]`.
+
+    An index into what is no list is left out: a scalar may stand for a list of one.
+    """
+    key, node = "", document
+    for part in parts:
+        if isinstance(part, int):
+            if not isinstance(node, list | tuple):
+                continue
+            key += f"[{part}]"
+            node = node[part] if part < len(node) else None
+        else:
+            key += f".{part}" if key else part
+            node = node.get(part) if isinstance(node, Mapping) else None
+    return key
+
+
+def _as_input_error(
+    error: ErrorDetails,
+    model: type[BaseModel],
+    document: Mapping[str, Any],
+    where: object,
+    prefix: str,
+) -> InputError:
+    path, kind, found = error["loc"], error["type"], error["input"]
+    key = ".".join(filter(None, (prefix, dotted(path, document))))
+    context = error.get("ctx", {})
+    if kind == "extra_forbidden":
+        known = _fields_at(model, path[:-1])
+        hint = did_you_mean(path[-1], known) or f"known here: {quoted(known)}"
+        return InputError("unknown key", where=where, key=key, hint=hint)
+    if kind == "literal_error":
+        expected = _literals_at(model, path) or context.get("expected", "")
+        shown = quoted(expected) if isinstance(expected, list) else expected
+        problem = f"expected one of {shown}, found {found!r}"
+        near = did_you_mean(found, expected) if isinstance(expected, list) else None
+        return InputError(problem, where=where, key=key, hint=near)
+    if kind == "missing":
+        return InputError("a value is needed here, found none", where=where, key=key)
+    if kind == "value_error":
+        return InputError(str(context.get("error", error["msg"])), where=where, key=key)
+    if kind in _TYPES:
+        kindly = f"{found!r} ({type(found).__name__})"
+        return InputError(f"expected {_TYPES[kind]}, found {kindly}", where=where, key=key)
+    told = error["msg"].removeprefix("Input should ").removeprefix("be ")
+    return InputError(f"expected: {told}; found {found!r}", where=where, key=key)
+
+
+def _fields_at(model: type[BaseModel], path: Sequence[str | int]) -> list[str]:
+    found = _annotation_at(model, path)
+    return list(found.model_fields) if _is_model(found) else []
+
+
+def _literals_at(model: type[BaseModel], path: Sequence[str | int]) -> list[str] | None:
+    annotation = _annotation_at(model, path)
+    values = [str(value) for value in get_args(annotation) if isinstance(value, str)]
+    return values or None
+
+
+def _annotation_at(model: type[BaseModel], path: Sequence[str | int]) -> Any:  # noqa: ANN401
+    """Return the annotation of the field that a path of an error leads to."""
+    annotation: Any = model
+    for part in path:
+        if _is_model(annotation) and part in annotation.model_fields:
+            annotation = annotation.model_fields[part].annotation
+        else:  # an index of a tuple, a key of a dict, or the arm of a union
+            annotation = _container_item(annotation)
+        annotation = _without_none(annotation)
+    return annotation
+
+
+def _container_item(annotation: Any) -> Any:  # noqa: ANN401
+    arguments = [arg for arg in get_args(annotation) if arg is not Ellipsis]
+    return arguments[-1] if arguments else annotation
+
+
+def _without_none(annotation: Any) -> Any:  # noqa: ANN401
+    arguments = get_args(annotation)
+    if type(None) in arguments:
+        rest = [arg for arg in arguments if arg is not type(None)]
+        return rest[0] if len(rest) == 1 else annotation
+    return annotation
+
+
+def _is_model(annotation: object) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)

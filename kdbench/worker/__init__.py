@@ -1,0 +1,1 @@
+"""The measured process, the home of torch. Started by module name, never imported."""
