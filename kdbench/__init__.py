@@ -1,4 +1,4 @@
-"""kdbench: what does a knowledge distillation cost, in memory and time?
+"""What does a knowledge distillation cost, in memory and time?
 
     import kdbench
     matrix = kdbench.load_matrix("benchmarks/fig4.toml")

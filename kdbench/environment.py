@@ -113,3 +113,12 @@ def _output(*command: str) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None if done.returncode == 0 else None
+
+
+def cache_folder() -> Path:
+    """Where fitted teachers are kept between runs: KDBENCH_CACHE, or the user's cache folder."""
+    own = os.environ.get("KDBENCH_CACHE")
+    if own:
+        return Path(own).expanduser().resolve()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "kdbench"

@@ -89,6 +89,10 @@ class Store:
         for table in [*(name for name in TABLES if name != "cells"), "cells"]:
             rows = [{**row, "run_key": run_key} for row in tables.get(table, ())]
             self._write(table, f"{run_key}.parquet", rows)
+        self.drop_spool(run_key)
+
+    def drop_spool(self, run_key: str) -> None:
+        """Remove what a finished job wrote line by line."""
         shutil.rmtree(self.root / ".spool" / run_key, ignore_errors=True)
 
     def supersede(self, run_key: str) -> None:

@@ -1,0 +1,127 @@
+"""The environment that a row was measured in. Rows of two are never put into one number."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kdbench.analysis.words import printable
+from kdbench.cell import digest
+from kdbench.errors import InputError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What decides a measurement's value beside the cell itself.
+
+    `gpu_name` and `driver_version` are None off CUDA: a card that is not used decides nothing.
+    """
+
+    device: str
+    threads: int | None
+    cpu_model: str | None
+    gpu_name: str | None
+    driver_version: str | None
+    torch_version: str | None
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Environment:
+        """Read it from a row of `cells`, missing values being None."""
+        on_gpu = str(row["device"]).startswith("cuda")
+        return cls(
+            device=row["device"],
+            threads=row["threads"],
+            cpu_model=row["cpu_model"],
+            gpu_name=row["gpu_name"] if on_gpu else None,
+            driver_version=row["driver_version"] if on_gpu else None,
+            torch_version=row["torch_version"],
+        )
+
+    @property
+    def id(self) -> str:
+        """Short hash of all of it (8 hex digits)."""
+        return digest(vars(self))[:8]
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the steps ran on a CUDA device."""
+        return self.device.startswith("cuda")
+
+    @property
+    def name(self) -> str:
+        """Short name to read and to pick by; two environments may share one, but never an id."""
+        parts = [_short(self.gpu_name if self.on_gpu else self.cpu_model)]
+        if self.on_gpu:
+            parts.append(f"driver {self.driver_version or 'unknown'}")
+        parts.append(_threads(self.threads))
+        parts.append(f"torch {self.torch_version or 'unknown'}")
+        return printable(f"{self.device}: " + ", ".join(parts))
+
+    @property
+    def description(self) -> str:
+        """The name, with the host's processor where the steps ran on a GPU."""
+        host = f"; host {_short(self.cpu_model)}" if self.on_gpu else ""
+        return self.name + printable(host)
+
+
+def assign_environments(rows: Sequence[Mapping[str, Any]]) -> list[Environment]:
+    """Give each row of `cells` its environment.
+
+    A worker that never started has told no thread count. Such a row joins the one environment
+    that agrees with it in all else, so that a failure is listed beside the cells it belongs to.
+    """
+    own = [Environment.of(row) for row in rows]
+    started = {environment for environment in own if environment.threads is not None}
+    return [_joined(environment, started) for environment in own]
+
+
+def pick_environment(wanted: str, environments: Sequence[Environment]) -> Environment:
+    """Find the environment with this id, this name, or this unique part of its name.
+
+    Raises:
+        InputError: none or several match.
+    """
+    lowered = wanted.strip().lower()
+    for exact in ("id", "name"):
+        found = [e for e in environments if getattr(e, exact).lower() == lowered]
+        if len(found) == 1:
+            return found[0]
+    found = [e for e in environments if lowered and lowered in e.name.lower()]
+    if len(found) == 1:
+        return found[0]
+    problem = "several match" if found else "no results of it"
+    near = did_you_mean(wanted, [e.id for e in environments] + [e.name for e in environments])
+    listed = f"there are {list_environments(found or environments)}"
+    raise InputError(
+        f"{problem}: {wanted!r}",
+        where="--environment",
+        hint=listed if found or near is None else f"{near} {listed}",
+    )
+
+
+def list_environments(environments: Iterable[Environment]) -> str:
+    """Name environments for a message, each with its id."""
+    return " | ".join(f"{e.id} ({e.name})" for e in environments)
+
+
+def _joined(environment: Environment, started: set[Environment]) -> Environment:
+    if environment.threads is not None:
+        return environment
+    alike = [e for e in started if {**vars(e), "threads": None} == vars(environment)]
+    return alike[0] if len(alike) == 1 else environment
+
+
+def _threads(count: int | None) -> str:
+    if count is None:
+        return "unknown threads"
+    return f"{count} thread" if count == 1 else f"{count} threads"
+
+
+def _short(model: str | None) -> str:
+    """Leave the trademarks and the nominal clock out of a processor's name."""
+    if model is None:
+        return "unknown processor"
+    bare = re.sub(r"\((?:R|TM|C)\)|\bCPU\b|\bProcessor\b|@.*$", " ", model, flags=re.IGNORECASE)
+    return " ".join(bare.split()) or model

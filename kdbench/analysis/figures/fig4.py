@@ -1,0 +1,166 @@
+"""Figure 4: memory, accuracy and time per epoch by [method][student][image size].
+
+A panel per quantity, a row per cell. The paper's bars stand hatched below the measured ones. Its
+memory counts parameters, which the legend says. Its times come from other hardware, where two
+bars on one scale would compare machines and not methods: beside them, time is drawn relative to
+the reference cell's, each machine's to its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from matplotlib.figure import Figure
+
+from kdbench.analysis.aggregate import CellGroup
+from kdbench.analysis.figures import style
+from kdbench.analysis.figures.panels import Bar, Panel
+from kdbench.analysis.figures.sheet import Sheet, draw_sheet
+from kdbench.analysis.metrics import METRICS, Metric
+from kdbench.analysis.notes import source_note
+from kdbench.analysis.reported import PAPER, reported_for
+from kdbench.analysis.units import axis_unit, format_ratio, format_value
+from kdbench.errors import InputError
+
+# Both by default: one is what the paper reports, the other is where a card runs out.
+DEFAULT_METRICS = ("parameters", "allocated")
+_ALWAYS = ("accuracy", "epoch_time")
+_MOST_CELLS = 200
+
+
+def refusal(sheet: Sheet) -> str | None:
+    """Say why these results cannot give the figure; None where they can."""
+    if not any(group.finished for group in sheet.groups):
+        return "no run finished"
+    if len(sheet.groups) > _MOST_CELLS:
+        return f"{len(sheet.groups)} cells are more than fit ({_MOST_CELLS}): narrow with --only"
+    wanted = sheet.metrics or tuple(METRICS[name] for name in DEFAULT_METRICS)
+    if not _present(sheet, wanted):
+        return "; ".join(f"no {m.name}, which is null when {m.missing_when}" for m in wanted)
+    return None
+
+
+def draw(sheet: Sheet) -> Figure:
+    """Draw the figure for one matrix and environment.
+
+    Raises:
+        InputError: as `refusal` says.
+    """
+    reason = refusal(sheet)
+    if reason:
+        raise InputError(f"no figure 4 from these results: {reason}", where=sheet.matrix)
+    wanted = sheet.metrics or tuple(METRICS[name] for name in DEFAULT_METRICS)
+    shown = _present(
+        sheet,
+        [*wanted, *(METRICS[name] for name in _ALWAYS if METRICS[name] not in wanted)],
+    )
+    panels = [_panel(sheet, metric) for metric in shown]
+    hatched = any(bar.paper for panel in panels for bar in panel.bars)
+    return draw_sheet(
+        sheet,
+        panels,
+        shown,
+        title="What a distillation costs",
+        paper=_paper_notes(panels, shown) if hatched else (),
+    )
+
+
+def _present(sheet: Sheet, metrics: Sequence[Metric]) -> list[Metric]:
+    return [m for m in metrics if any(m.name in group.estimates for group in sheet.groups)]
+
+
+def _panel(sheet: Sheet, metric: Metric) -> Panel:
+    reported = [reported_for(group.settings, metric.name) for group in sheet.groups]
+    is_time = metric.name == "epoch_time"
+    if is_time and any(value is not None for value in reported):
+        relative = _relative_panel(sheet, metric, reported)
+        if relative is not None:
+            return relative
+        reported = [None] * len(reported)
+    values = [group.value(metric.name) for group in sheet.groups]
+    factor, unit = axis_unit((v for v in [*values, *reported] if v is not None), metric.unit)
+    against = sheet.reference and reported_for(sheet.reference.settings, metric.name)
+    bars = _bars(
+        sheet, metric, reported, own=factor, paper=factor, against=against if against else None
+    )
+    limit = 100.0 if metric.unit == "fraction" else None
+    notes = _notes(sheet, metric)
+    if metric.name != "parameters" and metric.is_memory and any(bar.paper for bar in bars):
+        notes = (*notes, "hatched: another quantity, the paper's parameter bytes")
+    return Panel(metric.title, notes, unit, bars, limit)
+
+
+def _relative_panel(sheet: Sheet, metric: Metric, reported: Sequence[float | None]) -> Panel | None:
+    """Draw both machines' times over their own reference; None without a reference of both."""
+    if sheet.reference is None:
+        return None
+    own = sheet.reference.value(metric.name)
+    theirs = reported_for(sheet.reference.settings, metric.name)
+    if own is None or theirs is None:
+        return None
+    bars = _bars(sheet, metric, reported, own=own, paper=theirs, against=theirs)
+    notes = (*_notes(sheet, metric), "each machine's own reference cell = 1")
+    return Panel(metric.title + ", relative", notes, "of the reference cell's time", bars)
+
+
+def _bars(
+    sheet: Sheet,
+    metric: Metric,
+    reported: Sequence[float | None],
+    *,
+    own: float,
+    paper: float,
+    against: float | None,
+) -> tuple[Bar, ...]:
+    """Make the bars: measured ones divided by `own`, the paper's by `paper`."""
+    bars = []
+    for row, (group, told) in enumerate(zip(sheet.groups, reported, strict=True)):
+        bars.append(_measured_bar(sheet, group, metric, row, own))
+        if told is not None:
+            text = f"paper {format_value(told, metric.unit)}"
+            ratio = format_ratio(told / against) if against and told != against else ""
+            bars.append(
+                Bar(row, told / paper, f"{text} {ratio}".strip(), _colour(group), None, True)
+            )
+    return tuple(bars)
+
+
+def _measured_bar(sheet: Sheet, group: CellGroup, metric: Metric, row: int, factor: float) -> Bar:
+    estimate = group.estimates.get(metric.name)
+    if estimate is None:
+        why = group.problems[0][0] if group.problems and not group.finished else "not available"
+        return Bar(row, None, why, _colour(group))
+    text = ("~" if estimate.extrapolated else "") + format_value(estimate.value, metric.unit)
+    if group is sheet.reference:
+        text += "  ref"
+    else:
+        text += f"  {format_ratio(group.ratio_to(sheet.reference, metric.name))}".rstrip()
+    ends = estimate.interval
+    interval = (ends[0] / factor, ends[1] / factor) if ends else None
+    return Bar(row, estimate.value / factor, text, _colour(group), interval)
+
+
+def _colour(group: CellGroup) -> str:
+    return style.COLOURS.get(group.method, style.OTHER_COLOUR)
+
+
+def _notes(sheet: Sheet, metric: Metric) -> tuple[str, ...]:
+    source = source_note(sheet.groups, metric)
+    return (metric.note, *([f"source: {source}"] if source else []))
+
+
+def _paper_notes(panels: Sequence[Panel], shown: Sequence[Metric]) -> tuple[str, ...]:
+    """Say what the hatched bars are, for the panels that have them."""
+    with_paper = [
+        metric
+        for metric, panel in zip(shown, panels, strict=True)
+        if any(bar.paper for bar in panel.bars)
+    ]
+    told = [f"Hatched: as the paper reports ({PAPER}, read off its bars)"]
+    if any(metric.is_memory for metric in with_paper):
+        told.append("its memory counts parameter bytes alone, in every panel")
+    if any(metric.name == "accuracy" for metric in with_paper):
+        told.append("its accuracy is after 200 epochs")
+    if any(metric.name == "epoch_time" for metric in with_paper):
+        told.append("its times are from the author's hardware")
+    return ("; ".join(told) + ".",)

@@ -1,0 +1,145 @@
+"""One panel of horizontal bars: each with its value written out, and the paper's beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from kdbench.analysis.figures import style
+
+# Bars' thickness in inches: the same all over a panel, thinner where the paper's stand beside.
+_ALONE, _BESIDE = 0.29, 0.17
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One bar of a panel, in the panel's own unit.
+
+    Attributes:
+        row: its row, from the top; a row is a cell.
+        value: its length; None where there is none, and then `text` says why.
+        interval: the ends of the whisker.
+        text: what is written at its end.
+        colour: of its method.
+        paper: drawn hatched, below the measured one.
+    """
+
+    row: int
+    value: float | None
+    text: str
+    colour: str
+    interval: tuple[float, float] | None = None
+    paper: bool = False
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A panel: what it shows, what that means, and its bars.
+
+    Attributes:
+        title: the metric's name.
+        notes: what it means and where it comes from, a line each.
+        unit: written under the axis.
+        limit: where the axis ends at the latest, such as 100 %; None for no limit.
+    """
+
+    title: str
+    notes: tuple[str, ...]
+    unit: str
+    bars: tuple[Bar, ...]
+    limit: float | None = None
+
+
+def draw_panel(
+    axes: Axes,
+    panel: Panel,
+    positions: Sequence[float],
+    labels: Sequence[str],
+    *,
+    size: tuple[float, float],
+    named: bool,
+) -> None:
+    """Draw a panel.
+
+    Args:
+        axes: where.
+        panel: what.
+        positions: the height of each row, from the top, in rows.
+        labels: the cells' names, written on the left where `named`.
+        size: width of the axes and height of a row, in inches, which texts and bars are fitted to.
+        named: whether this panel carries the names for its neighbours too.
+    """
+    style.bare_axes(axes)
+    axes.set_ylim(max(positions) + 0.5, min(positions) - 0.5)
+    axes.set_xlim(0, _end(panel, size[0]))
+    both = {bar.row for bar in panel.bars if bar.paper}
+    thickness = (_BESIDE if both else _ALONE) / size[1]
+    for bar in panel.bars:
+        offset = (0.5 if bar.paper else -0.5) if bar.row in both else 0.0
+        _draw_bar(axes, bar, positions[bar.row] + offset * thickness, thickness)
+    axes.set_yticks(list(positions), list(labels) if named else [""] * len(labels))
+    for label in axes.get_yticklabels():
+        label.set(fontsize=style.BODY, linespacing=1.25, **style.PLAIN)
+    axes.set_xlabel(panel.unit, fontsize=style.SMALL, color=style.FAINT, labelpad=2)
+    if panel.limit is None:
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=4, steps=[1, 2, 5, 10]))
+    else:
+        right = axes.get_xlim()[1]
+        quarters = [panel.limit * n / 4 for n in range(5)]
+        axes.set_xticks([tick for tick in quarters if tick <= right])
+
+
+def _draw_bar(axes: Axes, bar: Bar, centre: float, height: float) -> None:
+    end = 0.0
+    if bar.value is not None:
+        end = bar.value
+        if bar.paper:
+            axes.barh(
+                centre,
+                bar.value,
+                height,
+                facecolor="white",
+                edgecolor=bar.colour,
+                hatch="//////",
+                linewidth=0.8,
+            )
+        else:
+            axes.barh(centre, bar.value, height, color=bar.colour, linewidth=0)
+    if bar.value is not None and bar.interval is not None and bar.interval[0] < bar.interval[1]:
+        low, high = bar.interval
+        axes.errorbar(
+            bar.value,
+            centre,
+            xerr=[[max(0.0, bar.value - low)], [max(0.0, high - bar.value)]],
+            color=style.INK,
+            linewidth=0.9,
+            capsize=2,
+        )
+        end = max(end, high)
+    axes.annotate(
+        bar.text,
+        (end, centre),
+        xytext=(3, 0),
+        textcoords="offset points",
+        va="center",
+        fontsize=style.SMALL if bar.paper else style.BODY,
+        color=style.FAINT if bar.paper or bar.value is None else style.INK,
+        annotation_clip=False,
+        **style.PLAIN,
+    )
+
+
+def _end(panel: Panel, room: float) -> float:
+    """Choose the axis' end so that the text behind every bar fits into `room` inches."""
+    end = 0.0
+    for bar in panel.bars:
+        if bar.value is None:
+            continue
+        reach = max(bar.value, bar.interval[1] if bar.interval else 0.0)
+        size = style.SMALL if bar.paper else style.BODY
+        free = max(room - style.text_width(bar.text, size) - 0.1, 0.2 * room)
+        end = max(end, reach * room / free)
+    return end or 1.0

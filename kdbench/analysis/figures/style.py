@@ -1,0 +1,116 @@
+"""How every figure looks: colours, fonts, and text that is measured before it is placed.
+
+Figures are drawn on an Agg canvas of their own; pyplot's global state is left alone.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.style
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import text_to_path
+
+# Okabe and Ito's palette: told apart with any colour vision, and in grey by its lightness.
+COLOURS = {"teacher-kd": "#D55E00", "embed-kd": "#0072B2", "student-only": "#009E73"}
+OTHER_COLOUR = "#999999"
+NAMES = {"teacher-kd": "Teacher-KD", "embed-kd": "Embed-KD", "student-only": "Student only"}
+INK, FAINT, GRID = "#222222", "#666666", "#DDDDDD"
+TITLE, PANEL, BODY, SMALL = 12.0, 10.0, 8.5, 7.5
+# A name is never read as mathematics: `$` may be in it.
+PLAIN: dict[str, Any] = {"parse_math": False}
+
+_RC = {
+    "font.family": "DejaVu Sans",  # bundled with matplotlib: the same on every machine
+    "font.size": BODY,
+    "hatch.linewidth": 0.6,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": GRID,
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "xtick.color": FAINT,
+    "ytick.color": INK,
+    "savefig.dpi": 200,
+    "pdf.fonttype": 42,
+    "svg.hashsalt": "kdbench",  # the same ids in every file of the same results
+}
+
+
+@contextmanager
+def drawing() -> Iterator[None]:
+    """Draw and save in the house style, whatever the user's matplotlibrc says."""
+    theme: Any = {**sns.axes_style("whitegrid"), **_RC}
+    with mpl.style.context("default"), mpl.rc_context(theme):
+        yield
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """Make a figure of so many inches with an Agg canvas."""
+    figure = Figure(figsize=(width, height), facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def text_width(text: str, size: float) -> float:
+    """Measure the longest line of a text, in inches."""
+    font = FontProperties(size=size)
+    return max(
+        text_to_path.get_text_width_height_descent(line, font, ismath=False)[0] / 72
+        for line in text.split("\n")
+    )
+
+
+def line_height(size: float) -> float:
+    """Height of a line of text with its spacing, in inches."""
+    return size * 1.35 / 72
+
+
+def wrapped(paragraphs: Sequence[str], size: float, width: float) -> list[str]:
+    """Break paragraphs into lines that fit `width` inches at a font size."""
+    lines = []
+    for paragraph in paragraphs:
+        # Start from the average letter and narrow until the measured text fits.
+        columns = max(12, int(width * 72 / (size * 0.45)))
+        broken = textwrap.wrap(paragraph, columns) or [""]
+        while columns > 12 and max(text_width(line, size) for line in broken) > width:
+            columns -= 2
+            broken = textwrap.wrap(paragraph, columns)
+        lines += broken
+    return lines
+
+
+def write_lines(
+    figure: Figure, lines: Sequence[str], *, left: float, top: float, size: float, colour: str = INK
+) -> None:
+    """Write lines downwards from a point given in inches from the left and the bottom."""
+    width, height = figure.get_size_inches()
+    for index, line in enumerate(lines):
+        y = top - index * line_height(size)
+        figure.text(left / width, y / height, line, fontsize=size, color=colour, va="top", **PLAIN)
+
+
+def place_axes(figure: Figure, *, left: float, bottom: float, width: float, height: float) -> Axes:
+    """Add axes at a place given in inches."""
+    across, up = figure.get_size_inches()
+    return figure.add_axes((left / across, bottom / up, width / across, height / up))
+
+
+def bare_axes(axes: Axes) -> None:
+    """Keep the vertical grid and the zero line, which bars stand on, and nothing else."""
+    axes.set_axisbelow(True)
+    axes.grid(visible=True, axis="x")
+    axes.grid(visible=False, axis="y")
+    axes.tick_params(axis="x", labelsize=SMALL, length=0)
+    axes.tick_params(axis="y", length=0)
+    for name, spine in axes.spines.items():
+        spine.set_visible(name == "left")
+        spine.set_color(FAINT)

@@ -1,0 +1,168 @@
+"""The figures that tables and pictures can show: where each comes from and what it means."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from kdbench.analysis.units import Unit
+from kdbench.errors import InputError, did_you_mean, quoted
+from kdbench.schema import TABLES
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One quantity.
+
+    Attributes:
+        name: what the command line calls it.
+        column: its column of `cells`, in base units.
+        title: what a panel is headed with.
+        short: the head of a table's column, one or two lines.
+        unit: what its values are.
+        note: what it means, in a few words.
+        source_column: the column that tells how it was got, where there is one.
+        kind_column: the column that tells measured from extrapolated, where there is one.
+        over_seeds: mean over seeds, where others are the median over runs.
+    """
+
+    name: str
+    column: str
+    title: str
+    short: str
+    unit: Unit
+    note: str
+    source_column: str | None = None
+    kind_column: str | None = None
+    over_seeds: bool = False
+
+    @property
+    def is_memory(self) -> bool:
+        """Whether it is an amount of memory."""
+        return self.unit == "bytes"
+
+    @property
+    def missing_when(self) -> str:
+        """Say when the column is null, in the schema's words."""
+        doc = next(column for column in TABLES["cells"] if column.name == self.column)
+        return doc.null_when or "it was not measured"
+
+
+_ALL = (
+    Metric(
+        "parameters",
+        "parameter_bytes",
+        "Parameter bytes",
+        "param.\nbytes",
+        "bytes",
+        "weights alone, which is what the paper counts",
+    ),
+    Metric(
+        "allocated",
+        "allocated_peak_bytes",
+        "Peak allocated in a step",
+        "peak\nalloc.",
+        "bytes",
+        "activations and all: where a card runs out",
+        source_column="allocated_source",
+    ),
+    Metric(
+        "reserved",
+        "reserved_peak_bytes",
+        "Peak reserved in a step",
+        "peak\nreserv.",
+        "bytes",
+        "what the CUDA caching allocator held",
+    ),
+    Metric(
+        "process",
+        "process_peak_bytes",
+        "GPU memory of the process",
+        "GPU\nprocess",
+        "bytes",
+        "highest sample, a lower bound of the peak",
+        source_column="process_source",
+    ),
+    Metric(
+        "device",
+        "device_peak_bytes",
+        "GPU memory in use",
+        "GPU\ndevice",
+        "bytes",
+        "highest sample over the idle card, a lower bound; others' use is in it",
+        source_column="device_source",
+    ),
+    Metric(
+        "host",
+        "host_peak_bytes",
+        "Peak host memory",
+        "host\npeak",
+        "bytes",
+        "resident, interpreter and libraries included",
+        source_column="host_source",
+    ),
+    Metric(
+        "step_time",
+        "step_seconds_median",
+        "Time per step",
+        "step\ntime",
+        "seconds",
+        "median over the timed steps",
+    ),
+    Metric(
+        "epoch_time",
+        "epoch_seconds",
+        "Time per epoch",
+        "epoch\ntime",
+        "seconds",
+        "training alone, evaluation left out",
+        kind_column="epoch_seconds_kind",
+    ),
+    Metric(
+        "precompute_time",
+        "precompute_seconds",
+        "Precompute, once",
+        "pre-\ncompute",
+        "seconds",
+        "class embeddings, before the first step",
+        kind_column="precompute_seconds_kind",
+    ),
+    Metric(
+        "energy",
+        "energy_step_joules",
+        "Energy per step",
+        "step\nenergy",
+        "joules",
+        "of the card",
+        source_column="energy_source",
+    ),
+    Metric(
+        "accuracy",
+        "accuracy",
+        "Test accuracy",
+        "accu-\nracy",
+        "fraction",
+        "after the last epoch",
+        over_seeds=True,
+    ),
+)
+
+METRICS: dict[str, Metric] = {metric.name: metric for metric in _ALL}
+
+
+def find_metrics(names: Iterable[str]) -> Sequence[Metric]:
+    """Look metrics up by name, each once, in the order given.
+
+    Raises:
+        InputError: an unknown name.
+    """
+    found = {}
+    for name in names:
+        if name not in METRICS:
+            raise InputError(
+                f"unknown metric {name!r}",
+                where="--metric",
+                hint=did_you_mean(name, METRICS) or f"the metrics are {quoted(METRICS)}",
+            )
+        found[name] = METRICS[name]
+    return tuple(found.values())

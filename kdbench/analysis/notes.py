@@ -1,0 +1,111 @@
+"""The small print under tables and figures: what a reader must know to trust a number."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+
+from kdbench.analysis.aggregate import CellGroup
+from kdbench.analysis.metrics import Metric
+from kdbench.analysis.reference import payback_steps
+from kdbench.analysis.units import format_count, format_value
+from kdbench.analysis.words import printable
+
+_SOURCES = {
+    "ledger": "ledger: one accounting step, exact for all that passes through dispatch",
+    "cuda-allocator": "cuda-allocator: exact, the highest of the timed steps",
+    "vmhwm": "vmhwm: the kernel's exact high-water mark",
+    "polled": "polled: the highest sample, a lower bound",
+    "nvml-polled": "nvml-polled: the highest sample, a lower bound",
+    "nvml-counter": "nvml-counter: the card's energy counter",
+    "nvml-power": "nvml-power: integrated samples of the power draw",
+}
+
+
+def table_notes(
+    sheet: Sequence[CellGroup], reference: CellGroup | None, shown: Sequence[Metric]
+) -> list[str]:
+    """Write the notes under the table of one matrix and environment, a line each."""
+    lines = [*_ratio_note(reference), *_run_notes(sheet, shown)]
+    for metric in shown:
+        sources = _found_sources(sheet, metric)
+        if sources:
+            told = "; ".join(_SOURCES.get(name, printable(name)) for name in sources)
+            lines.append(f"{metric.title.lower()}: {told}")
+    lines += footnotes(sheet)
+    lines += [line for group in sheet for line in _payback_note(group, sheet)]
+    lines += [line for group in sheet for line in problem_notes(group)]
+    return lines
+
+
+def footnotes(sheet: Sequence[CellGroup], shown: Iterable[Metric] | None = None) -> list[str]:
+    """Explain the marks: inferred students, random teachers, extrapolated times."""
+    lines = []
+    if any(group.settings["student_inferred"] for group in sheet):
+        lines.append("* shape inferred from the memory the paper reports")
+    names = None if shown is None else {metric.name for metric in shown}
+    if any(
+        estimate.extrapolated and (names is None or name in names)
+        for group in sheet
+        for name, estimate in group.estimates.items()
+    ):
+        lines.append("~ extrapolated from the steps or batches that were timed")
+    if any(group.settings["teacher_weights"] == "random" for group in sheet):
+        lines.append("Teacher weights are random; memory and time do not depend on them")
+    return lines
+
+
+def count_note(sheet: Sequence[CellGroup], shown: Iterable[Metric]) -> str:
+    """Say how many runs a number stands on, and what its interval is."""
+    finished = sorted({group.finished for group in sheet if group.finished})
+    if not finished:
+        return "no run finished"
+    counts = f"{finished[0]}" if len(finished) == 1 else f"{finished[0]} to {finished[-1]}"
+    runs = "run" if finished == [1] else "runs"
+    how = "" if finished == [1] else ", of which the median is shown"
+    if how and any(metric.over_seeds for metric in shown):
+        how += " (accuracy: the mean over seeds)"
+    return f"{counts} {runs} per cell{how}"
+
+
+def source_note(sheet: Sequence[CellGroup], metric: Metric) -> str:
+    """Name a metric's sources in a few words, for the line under a panel's title."""
+    return ", ".join(_found_sources(sheet, metric))
+
+
+def problem_notes(group: CellGroup) -> Iterator[str]:
+    """Tell of each way in which runs of a cell did not finish."""
+    for status, error, count in group.problems:
+        times = f" ({count} runs)" if count > 1 else ""
+        told = f": {printable(error)}" if error else ""
+        yield f"{status}{times}: {group.name}{told}"
+
+
+def _ratio_note(reference: CellGroup | None) -> Iterator[str]:
+    if reference is not None:
+        yield f"ref: {reference.name}; ×2 is twice its value, ÷2 is half of it"
+
+
+def _run_notes(sheet: Sequence[CellGroup], shown: Sequence[Metric]) -> Iterator[str]:
+    yield count_note(sheet, shown)
+    older = sum(group.older for group in sheet)
+    if older:
+        yield (
+            f"{older} earlier runs of the same seed and repeat are left out: the latest one counts"
+        )
+
+
+def _found_sources(sheet: Sequence[CellGroup], metric: Metric) -> list[str]:
+    estimates = [group.estimates.get(metric.name) for group in sheet]
+    return sorted({source for estimate in estimates if estimate for source in estimate.sources})
+
+
+def _payback_note(group: CellGroup, sheet: Sequence[CellGroup]) -> Iterator[str]:
+    steps = payback_steps(group, sheet)
+    if steps is None:
+        return
+    once = format_value(group.value("precompute_time"), "seconds")
+    if math.isfinite(steps):
+        yield f"{group.name}: its precompute ({once}) pays after {format_count(steps)} steps"
+    else:
+        yield f"{group.name}: its precompute ({once}) never pays, its step is not the faster one"

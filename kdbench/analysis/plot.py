@@ -1,0 +1,133 @@
+"""Draw figures from results and write them, each whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from kdbench.analysis.aggregate import group_cells
+from kdbench.analysis.figures import FIGURES, FigureKind
+from kdbench.analysis.figures.sheet import Sheet
+from kdbench.analysis.figures.style import drawing
+from kdbench.analysis.metrics import find_metrics
+from kdbench.analysis.reference import check_reference, find_reference
+from kdbench.analysis.results import Results
+from kdbench.errors import InputError, did_you_mean, quoted
+
+# No dates in the files: the same results give the same bytes.
+_METADATA: Mapping[str, dict[str, Any]] = {
+    "png": {},
+    "svg": {"Date": None},
+    "pdf": {"CreationDate": None},
+}
+FORMATS = tuple(_METADATA)
+
+
+def plot(
+    results: Results,
+    *,
+    figure: str | None = None,
+    metrics: Sequence[str] | None = None,
+    formats: Sequence[str] = ("png",),
+    out: str | Path | None = None,
+    reference: str | None = None,
+) -> list[Path]:
+    """Draw the figures that the results allow, one per matrix and environment.
+
+    Args:
+        results: what to draw from.
+        figure: name of the one to draw; by default every one that the results allow.
+        metrics: what to show in place of a figure's own choice of memory metrics.
+        formats: png, svg, pdf.
+        out: folder to write into; by default `figures` in each matrix's results.
+        reference: label of the cell that ratios are taken to.
+
+    Returns:
+        The files, `fig4.png` or, with several in one folder,
+        `fig4-<matrix>-<environment id>.png`.
+
+    Raises:
+        InputError: an unknown figure, metric, format or reference, results that do not allow the
+            figure, or a folder that cannot be written to.
+    """
+    kinds = _kinds(figure)
+    wanted = tuple(find_metrics(metrics or ()))
+    _check_formats(formats)
+    groups = group_cells(results)
+    check_reference(groups, reference)
+    sheets = []
+    for matrix, environment, rows in results.sheets():
+        own = [g for g in groups if (g.matrix, g.environment) == (matrix, environment)]
+        sheets.append(Sheet(matrix, environment, rows, own, find_reference(own, reference), wanted))
+    allowed = [(kind, sheet) for kind in kinds for sheet in sheets if kind.refusal(sheet) is None]
+    if not allowed:
+        told = dict.fromkeys(f"{k.name}: {k.refusal(s)}" for k in kinds for s in sheets)
+        raise InputError(
+            f"these results give no figure ({'; '.join(told)})",
+            where="--figure" if figure else None,
+            hint="kdbench show lists what there is",
+        )
+    folders = [_folder(results, sheet, out) for _, sheet in allowed]
+    shared = Counter(
+        (kind.name, folder) for (kind, _), folder in zip(allowed, folders, strict=True)
+    )
+    written = []
+    for (kind, sheet), folder in zip(allowed, folders, strict=True):
+        stem = kind.name
+        if shared[kind.name, folder] > 1:
+            stem += f"-{sheet.matrix}-{sheet.environment.id}"
+        with drawing():
+            drawn = kind.draw(sheet)
+            written += [
+                _write(drawn, folder / f"{stem}.{form}", form) for form in dict.fromkeys(formats)
+            ]
+    return written
+
+
+def _kinds(figure: str | None) -> list[FigureKind]:
+    if figure is None:
+        return list(FIGURES.values())
+    if figure not in FIGURES:
+        raise InputError(
+            f"unknown figure {figure!r}",
+            where="--figure",
+            hint=did_you_mean(figure, FIGURES) or f"the figures are {quoted(FIGURES)}",
+        )
+    return [FIGURES[figure]]
+
+
+def _check_formats(formats: Sequence[str]) -> None:
+    if not formats:
+        raise InputError("expected at least one format, found none", where="--format")
+    for form in formats:
+        if form not in FORMATS:
+            raise InputError(
+                f"unknown format {form!r}",
+                where="--format",
+                hint=did_you_mean(form, FORMATS) or f"the formats are {quoted(FORMATS)}",
+            )
+
+
+def _folder(results: Results, sheet: Sheet, out: str | Path | None) -> Path:
+    return results.homes[sheet.matrix] / "figures" if out is None else Path(out)
+
+
+def _write(figure: Figure, path: Path, form: str) -> Path:
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(unfinished, format=form, metadata=_METADATA[form])
+        unfinished.replace(path)
+    except OSError as error:
+        unfinished.unlink(missing_ok=True)
+        raise InputError(
+            f"cannot write the figure: {(error.strerror or str(error)).lower()}",
+            where=path,
+            hint="choose another folder with --out",
+        ) from None
+    return path

@@ -1,0 +1,190 @@
+"""Results from disk as frames, filtered, with each row's environment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from kdbench.analysis.environments import (
+    Environment,
+    assign_environments,
+    pick_environment,
+)
+from kdbench.errors import InputError, did_you_mean, quoted
+from kdbench.schema import TABLES
+from kdbench.store import find_stores, read_table
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """Committed rows, as pandas frames with nullable types; all but `cells` are read on first use.
+
+    `cells` has one row per run of a cell, the columns of the schema, and `environment_id`. The
+    other frames hold the rows of these runs alone, with `matrix` and `label` joined.
+
+    Attributes:
+        homes: the folder of each matrix's results.
+        cells: one row per run, whatever its status.
+    """
+
+    homes: Mapping[str, Path]
+    cells: pd.DataFrame
+    known: Mapping[str, Environment]
+
+    @cached_property
+    def phases(self) -> pd.DataFrame:
+        """Each phase of each run: seconds and peaks in bytes."""
+        return self._table("phases")
+
+    @cached_property
+    def epochs(self) -> pd.DataFrame:
+        """Each epoch of each training: losses, accuracies, seconds."""
+        return self._table("epochs")
+
+    @cached_property
+    def steps(self) -> pd.DataFrame:
+        """Each step: seconds, loss, peaks in bytes."""
+        return self._table("steps")
+
+    @cached_property
+    def samples(self) -> pd.DataFrame:
+        """What the sampler saw over time: bytes, watts, joules."""
+        return self._table("samples")
+
+    @cached_property
+    def memory(self) -> pd.DataFrame:
+        """Bytes at the peak of a step by category and module."""
+        return self._table("memory")
+
+    @property
+    def matrices(self) -> tuple[str, ...]:
+        """Names of the matrices that have rows here."""
+        return tuple(sorted(str(name) for name in self.cells["matrix"].unique()))
+
+    def environments(self) -> list[Environment]:
+        """List the environments of these rows, by name."""
+        found = [self.known[str(key)] for key in self.cells["environment_id"].unique()]
+        return sorted(found, key=lambda environment: (environment.name, environment.id))
+
+    def by_environment(self) -> Iterator[tuple[Environment, Results]]:
+        """Yield each environment with its rows."""
+        for environment in self.environments():
+            rows = self.cells["environment_id"] == environment.id
+            yield environment, replace(self, cells=self.cells[rows])
+
+    def sheets(self) -> Iterator[tuple[str, Environment, Results]]:
+        """Yield matrix, environment and rows: what one table or one figure may hold."""
+        for matrix in self.matrices:
+            own = replace(self, cells=self.cells[self.cells["matrix"] == matrix])
+            for environment, rows in own.by_environment():
+                yield matrix, environment, rows
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return the rows of `cells` as plain dictionaries, missing values being None."""
+        return plain_rows(self.cells)
+
+    def _table(self, name: str) -> pd.DataFrame:
+        # A run_key is unique within a store only: two matrices may hold the same cell.
+        frames = []
+        for home in dict.fromkeys(self.homes[matrix] for matrix in self.matrices):
+            here = [matrix for matrix in self.matrices if self.homes[matrix] == home]
+            runs = self.cells.loc[self.cells["matrix"].isin(here), ["run_key", "matrix", "label"]]
+            frames.append(read_table(home, name).merge(runs, on="run_key", how="inner"))
+        return pd.concat(frames, ignore_index=True)
+
+
+def load_results(
+    path: str | Path, *, only: Sequence[str] = (), environment: str | None = None
+) -> Results:
+    """Load what was committed.
+
+    Args:
+        path: a results folder with matrices in it, or the folder of one matrix.
+        only: `COLUMN=V1,V2` filters over the columns of `cells`; values compare as text, missing
+            ones as `null`.
+        environment: id, name, or unique part of the name of the one environment to keep.
+
+    Raises:
+        InputError: no results there, a damaged part, an unknown column or environment, or a
+            filter that leaves nothing.
+    """
+    where = Path(path)
+    homes, frames = _read_cells(where)
+    cells = pd.concat(frames, ignore_index=True)
+    if cells.empty:
+        raise InputError(
+            "no results yet: no run is committed here",
+            where=where,
+            hint="kdbench run writes them",
+        )
+    found = assign_environments(plain_rows(cells))
+    cells = cells.assign(environment_id=pd.array([e.id for e in found], dtype="string"))
+    for condition in only:
+        cells = _filtered(cells, condition)
+    results = Results(homes=homes, cells=cells, known={e.id: e for e in found})
+    if environment is None:
+        return results
+    chosen = pick_environment(environment, results.environments())
+    return replace(results, cells=cells[cells["environment_id"] == chosen.id])
+
+
+def plain_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Turn a frame into dictionaries in which everything missing is None."""
+    columns = {
+        str(name): [None if missing else value for value, missing in zip(column, gone, strict=True)]
+        for name, column, gone in ((n, frame[n].tolist(), frame[n].isna()) for n in frame.columns)
+    }
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _read_cells(where: Path) -> tuple[dict[str, Path], list[pd.DataFrame]]:
+    homes: dict[str, Path] = {}
+    frames = []
+    for home in find_stores(where):
+        frame = read_table(home, "cells")
+        for name in frame["matrix"].unique():
+            other = homes.setdefault(str(name), home)
+            if other != home:
+                raise InputError(
+                    f"two folders hold results of the matrix {str(name)!r}: "
+                    f"{quoted((other.name, home.name), ' and ')}",
+                    where=where,
+                    hint="name one of them",
+                )
+        frames.append(frame)
+    return homes, frames
+
+
+def _filtered(cells: pd.DataFrame, condition: str) -> pd.DataFrame:
+    column, equals, values = condition.partition("=")
+    known = [c.name for c in TABLES["cells"]]
+    if not equals:
+        raise InputError(f"expected COLUMN=V1,V2, found {condition!r}", where="--only")
+    if column not in known:
+        raise InputError(
+            f"unknown column {column!r}",
+            where="--only",
+            hint=did_you_mean(column, known) or f"the columns are {quoted(known)}",
+        )
+    shown = [_as_text(row[column]) for row in plain_rows(cells[[column]])]
+    wanted = values.split(",")
+    kept = cells[[text in wanted for text in shown]]
+    if kept.empty:
+        there = sorted(set(shown))
+        raise InputError(
+            f"no rows left: none has {column} {quoted(wanted, ' or ')}",
+            where="--only",
+            hint=did_you_mean(values, there) or f"there are {quoted(there[:20])}",
+        )
+    return kept
+
+
+def _as_text(value: object) -> str:
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,169 @@
+"""Results as tables: a tidy frame for programs, rich tables for people."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import pandas as pd
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from kdbench.analysis.aggregate import SETTINGS, CellGroup, group_cells
+from kdbench.analysis.metrics import METRICS, Metric
+from kdbench.analysis.notes import table_notes
+from kdbench.analysis.reference import check_reference, find_reference, payback_steps
+from kdbench.analysis.results import Results
+from kdbench.analysis.units import MISSING, format_ratio, format_value
+from kdbench.analysis.words import fold_label, printable
+
+# Shown always; the others only where some cell has a number.
+_MAIN = ("step_time", "epoch_time", "parameters", "allocated", "host")
+_COLUMNS = (*_MAIN, "process", "device", "precompute_time", "accuracy")
+# So that the widest table, of trainings on a GPU, fits a terminal of 100 columns.
+_LABEL_WIDTH = 34
+_NARROW_LABEL_WIDTH = 13
+_MANY_COLUMNS = 7
+
+
+def summary(results: Results, *, reference: str | None = None) -> pd.DataFrame:
+    """Put the results into one row per cell and environment.
+
+    Args:
+        results: what to sum up.
+        reference: label of the cell that ratios are taken to; by default the first Teacher-KD
+            cell of each matrix and environment.
+
+    Returns:
+        The cell's settings, `runs`, `finished`, `status`, `error`, `reference`, then for each
+        metric its column of `cells` in base units, `<column>_low` and `_high` (95 % interval over
+        processes), `<column>_ratio` (over the reference), and `payback_steps`. Missing is null.
+
+    Raises:
+        InputError: no cell has the label of the reference.
+    """
+    groups = group_cells(results)
+    check_reference(groups, reference)
+    rows = []
+    for sheet in _sheets(groups):
+        against = find_reference(sheet, reference)
+        rows += [_summary_row(group, sheet, against) for group in sheet]
+    return pd.DataFrame(rows).convert_dtypes()
+
+
+def render(results: Results, *, reference: str | None = None) -> list[RenderableType]:
+    """Draw one table per matrix and environment, its notes below it.
+
+    Raises:
+        InputError: no cell has the label of the reference.
+    """
+    groups = group_cells(results)
+    check_reference(groups, reference)
+    return [_rendered(sheet, find_reference(sheet, reference)) for sheet in _sheets(groups)]
+
+
+def _sheets(groups: Sequence[CellGroup]) -> Iterator[list[CellGroup]]:
+    sheets: dict[tuple[str, str], list[CellGroup]] = {}
+    for group in groups:
+        sheets.setdefault((group.matrix, group.environment.id), []).append(group)
+    yield from sheets.values()
+
+
+def _summary_row(
+    group: CellGroup, sheet: Sequence[CellGroup], reference: CellGroup | None
+) -> dict[str, object]:
+    row: dict[str, object] = {
+        "matrix": group.matrix,
+        "environment_id": group.environment.id,
+        "environment_name": group.environment.name,
+        "label": group.label,
+        "name": group.name,
+        **{name: group.settings[name] for name in SETTINGS},
+        "runs": group.runs,
+        "finished": group.finished,
+        "status": _status(group),
+        "error": "; ".join(error for _, error, _ in group.problems if error) or None,
+        "reference": reference.name if reference else None,
+    }
+    for name, metric in METRICS.items():
+        estimate = group.estimates.get(name)
+        low, high = (estimate.interval if estimate else None) or (None, None)
+        row[metric.column] = estimate.value if estimate else None
+        row[f"{metric.column}_low"], row[f"{metric.column}_high"] = low, high
+        row[f"{metric.column}_ratio"] = group.ratio_to(reference, name)
+        if metric.source_column:
+            row[metric.source_column] = ", ".join(estimate.sources) if estimate else None
+        if metric.kind_column:
+            kinds = {True: "extrapolated", False: "measured"}
+            row[metric.kind_column] = kinds[estimate.extrapolated] if estimate else None
+    steps = payback_steps(group, sheet)
+    # Never is no number: a step that saves nothing pays nothing back.
+    row["payback_steps"] = steps if steps is not None and math.isfinite(steps) else None
+    return row
+
+
+def _status(group: CellGroup) -> str:
+    """`ok`, or how many runs ended otherwise: `2 ok, 1 oom`."""
+    if not group.problems:
+        return "ok"
+    counts: dict[str, int] = {"ok": group.finished} if group.finished else {}
+    for status, _, count in group.problems:
+        counts[status] = counts.get(status, 0) + count
+    if len(counts) == 1:
+        return next(iter(counts))
+    return ", ".join(f"{count} {status}" for status, count in counts.items())
+
+
+def _rendered(sheet: Sequence[CellGroup], reference: CellGroup | None) -> RenderableType:
+    first = sheet[0]
+    shown = [
+        METRICS[name]
+        for name in _COLUMNS
+        if name in _MAIN or any(name in group.estimates for group in sheet)
+    ]
+    width = _NARROW_LABEL_WIDTH if len(shown) > _MANY_COLUMNS else _LABEL_WIDTH
+    title = f"{first.matrix} on {first.environment.name} [{first.environment.id}]"
+    table = Table(
+        title=Text(printable(title)),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+        leading=1,
+    )
+    table.add_column("cell", overflow="fold")
+    table.add_column("runs", justify="right", no_wrap=True)
+    for metric in shown:
+        table.add_column(metric.short, justify="right", no_wrap=True)
+    for group in sheet:
+        numbers = [_figure(group, reference, metric) for metric in shown]
+        table.add_row(_label(group, width), _runs(group), *numbers)
+    notes = Text("\n".join(table_notes(sheet, reference, shown)), style="dim")
+    return Group(table, "", notes)
+
+
+def _label(group: CellGroup, width: int) -> Text:
+    star = "*" if group.settings["student_inferred"] else ""
+    return Text("\n".join(fold_label(group.name + star, width)))
+
+
+def _runs(group: CellGroup) -> Text:
+    text = Text(str(group.runs))
+    if group.problems:
+        text.append("\n" + printable(_status(group)).replace(", ", "\n"), style="bold red")
+    return text
+
+
+def _figure(group: CellGroup, reference: CellGroup | None, metric: Metric) -> Text:
+    estimate = group.estimates.get(metric.name)
+    if estimate is None:
+        return Text(MISSING, style="dim")
+    mark = "~" if estimate.extrapolated else ""
+    text = Text(mark + format_value(estimate.value, metric.unit))
+    if group is reference:
+        return text.append("\nref", style="dim")
+    against = format_ratio(group.ratio_to(reference, metric.name))
+    return text.append(f"\n{against}", style="dim") if against else text

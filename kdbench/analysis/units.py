@@ -1,0 +1,80 @@
+"""Values as text. Data stays in bytes, seconds and joules; units are scaled here, when shown."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Literal
+
+Unit = Literal["bytes", "seconds", "joules", "fraction"]
+
+MISSING = "–"
+
+# Decimal prefixes, as the paper's figures have them.
+_LADDERS: dict[Unit, tuple[tuple[float, str], ...]] = {
+    "bytes": ((1, "B"), (1e3, "kB"), (1e6, "MB"), (1e9, "GB"), (1e12, "TB")),
+    "seconds": ((1e-6, "µs"), (1e-3, "ms"), (1, "s"), (60, "min"), (3600, "h")),
+    "joules": ((1e-3, "mJ"), (1, "J"), (1e3, "kJ"), (1e6, "MJ")),
+    "fraction": ((0.01, "%"),),
+}
+
+
+def format_value(value: float | None, unit: Unit) -> str:
+    """Write a value with three significant digits in the unit that suits it: `1.25 GB`.
+
+    Fractions are percentages with one decimal; what is missing or not finite is a dash.
+    """
+    if value is None or not math.isfinite(value):
+        return MISSING
+    factor, name = _rung(abs(value), unit)
+    return f"{_digits(value / factor, name)} {name}"
+
+
+def axis_unit(values: Iterable[float], unit: Unit) -> tuple[float, str]:
+    """Pick one unit for an axis by its largest value.
+
+    Returns:
+        What to divide by, and the unit's name.
+    """
+    return _rung(max((abs(v) for v in values if math.isfinite(v)), default=0.0), unit)
+
+
+def format_ratio(ratio: float | None) -> str:
+    """Write value over reference so that its direction cannot be mistaken.
+
+    `×1.3`: the reference times 1.3; `÷9.7`: the reference divided by 9.7. Empty for no ratio.
+    """
+    if ratio is None or not math.isfinite(ratio) or ratio <= 0:
+        return ""
+    sign, size = ("÷", 1 / ratio) if ratio < 1 else ("×", ratio)
+    decimals = 2 if size < 2 else 1 if size < 9.95 else 0
+    text = f"{size:.{decimals}f}"
+    return f"×{text}" if float(text) == 1 else f"{sign}{text}"
+
+
+def format_count(count: float) -> str:
+    """Write a count with its thousands set apart: `12,300`."""
+    return f"{math.ceil(count):,}"
+
+
+def _rung(size: float, unit: Unit) -> tuple[float, str]:
+    """Pick the largest unit in which the rounded value is at least 1."""
+    ladder = _LADDERS[unit]
+    if unit == "seconds" and size == 0:
+        return 1, "s"
+    for factor, name in reversed(ladder):
+        # Rounded first: 999.7 kB is shown as 1.00 MB, not as 1000 kB.
+        if float(f"{size / factor:.2e}") >= 1:
+            return factor, name
+    return ladder[0]
+
+
+def _digits(value: float, name: str) -> str:
+    size = abs(value)
+    if name == "%":
+        return f"{value:.1f}"
+    if name == "B" or size == 0 or size >= 99.95:
+        return f"{value:.0f}"
+    if size < 0.995:
+        return f"{value:.3g}"
+    return f"{value:.1f}" if size >= 9.995 else f"{value:.2f}"

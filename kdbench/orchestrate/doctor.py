@@ -1,0 +1,250 @@
+"""What can be measured on this machine, what cannot, and which columns that leaves null."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kdbench.environment import collect_environment
+from kdbench.errors import WorkerError
+from kdbench.orchestrate.host import can_reset_peak, memory_limit_bytes
+from kdbench.orchestrate.nvml import AVAILABLE, NOT_SEEN, Gpu, Nvml, open_nvml
+from kdbench.orchestrate.probe import Probe, probe_torch
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+_PROCESS = ("process_peak_bytes", "process_source", "process_bytes")
+_DEVICE = ("device_peak_bytes", "device_source", "device_bytes")
+_ENERGY = ("energy_step_joules", "energy_source")
+_SAMPLED = ("power_watts", "energy_joules", "gpu_percent")
+_FROM_NVML = (*_PROCESS, *_DEVICE, *_ENERGY, "gpu_name", "driver_version", *_SAMPLED)
+_FROM_CUDA = ("reserved_peak_bytes",)
+
+_HUB = "https://huggingface.co"
+_HUB_TIMEOUT_SECONDS = 3
+_YES = ("1", "ON", "YES", "TRUE")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at; columns are named as in the store's tables."""
+
+    name: str
+    found: str
+    #: False where something is lacking that a user might expect
+    good: bool = True
+    #: columns that will be null
+    null: tuple[str, ...] = ()
+    #: columns whose value may lie below the truth
+    lower_bound: tuple[str, ...] = ()
+    remedy: str | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """All findings, in the order in which they are shown."""
+
+    findings: tuple[Finding, ...]
+
+
+def examine(
+    results: Path | None = None,
+    *,
+    probe: Callable[[], Probe] = probe_torch,
+    reaches: Callable[[str], str | None] | None = None,
+) -> Report:
+    """Look at cards, driver, torch, processor, memory, hub and folders. Raises for nothing found.
+
+    Args:
+        results: the folder that runs would write to, if one is meant.
+        probe: how torch is asked.
+        reaches: returns why a URL does not answer, or None; a HEAD request unless given.
+    """
+    environment = collect_environment(None)
+    with open_nvml() as nvml:
+        findings = [*_machine(environment), *_cards(nvml)]
+        findings.append(_torch(environment, probe, has_card=bool(nvml.gpus())))
+    findings += [_host_peak(can=can_reset_peak()), _hub(reaches or _why_unreachable), _cache()]
+    if results is not None:
+        findings.append(_folder("results", results))
+    return Report(tuple(findings))
+
+
+def _machine(environment: dict[str, Any]) -> list[Finding]:
+    model, usable = environment["cpu_model"], environment["cpu_usable"]
+    limit = memory_limit_bytes()
+    total = environment["memory_bytes"]
+    memory = _gib(total)
+    if limit is not None and limit < total:
+        memory = f"{_gib(limit)} for this container, of the machine's {memory}"
+    return [
+        Finding(
+            "processor",
+            f"{model or 'unknown'}: {environment['cpu_count']} threads, {usable} usable here",
+            good=model is not None,
+            null=() if model else ("cpu_model",),
+        ),
+        Finding("memory", memory),
+    ]
+
+
+def _cards(nvml: Nvml) -> list[Finding]:
+    gpus = nvml.gpus()
+    silent = nvml.count() - len(gpus)
+    findings = [found for gpu in gpus for found in _card(gpu)]
+    if silent:
+        answer = f"{silent} of {nvml.count()} does not answer, as after it fell off the bus"
+        findings.append(Finding("card", answer, good=False, remedy="look at dmesg; restart"))
+    if gpus:
+        driver = f"{gpus[0].driver_version or 'unknown'}, for CUDA up to "
+        driver += gpus[0].cuda_driver_version or "unknown"
+        return [Finding("driver", driver), *findings]
+    why = nvml.problem or "the NVIDIA driver lists no card that answers"
+    return [*findings, Finding("card", f"none: {why}", good=False, null=_FROM_NVML)]
+
+
+def _card(gpu: Gpu) -> list[Finding]:
+    name = f"card {gpu.index}"
+    size = "memory not told" if gpu.memory_total_bytes is None else _gib(gpu.memory_total_bytes)
+    about = f"{gpu.name or 'unnamed'}, {size}, {gpu.uuid}"
+    if gpu.mig:
+        about += "; partitioned (MIG): figures of the card cover all its instances"
+    return [
+        Finding(
+            name,
+            about,
+            good=not gpu.mig,
+            null=("gpu_percent",) if gpu.mig else (),
+            # NVML is polled: between two samples the peak may have been higher.
+            lower_bound=_DEVICE[:1],
+            remedy="switch MIG off to compare runs" if gpu.mig else None,
+        ),
+        _process_memory(name, gpu.process_memory),
+        _energy(name, gpu),
+    ]
+
+
+def _process_memory(card: str, told: str) -> Finding:
+    name = f"{card}: per process"
+    if told in (AVAILABLE, NOT_SEEN):
+        return Finding(name, f"memory is {told}", lower_bound=_PROCESS[:1])
+    remedy = "read allocated and reserved instead: torch's allocator is exact"
+    return Finding(name, told, good=False, null=_PROCESS, remedy=remedy)
+
+
+def _energy(card: str, gpu: Gpu) -> Finding:
+    name = f"{card}: energy"
+    if gpu.energy_counter:
+        return Finding(name, "counted by the card (nvml-counter)")
+    if gpu.power:
+        told = "no counter: integrated from sampled power (nvml-power), an estimate"
+        return Finding(name, told, good=False, null=("energy_joules",))
+    told = "the driver tells neither energy nor power"
+    return Finding(name, told, good=False, null=(*_ENERGY, "energy_joules", "power_watts"))
+
+
+def _torch(environment: dict[str, Any], probe: Callable[[], Probe], *, has_card: bool) -> Finding:
+    installed = environment["torch_version"]
+    if installed is None:
+        return Finding("torch", "not installed", good=False, remedy="pip install torch")
+    try:
+        seen = probe()
+    except WorkerError as error:
+        return Finding("torch", f"{installed}, and {error}", good=False, remedy="reinstall torch")
+    build = f"CUDA {seen['cuda_build']}" if seen["cuda_build"] else "the CPU alone"
+    parts = [f"{seen['torch_version']}, built for {build}, {seen['threads']} threads"]
+    parts += [f"cuda:{d['index']} is {d['name']} ({d['capability']})" for d in seen["devices"]]
+    parts.append("computes in bf16" if seen["bf16"] else "bf16 is emulated, slowly")
+    if seen["cuda_problem"]:
+        parts.append(f"CUDA does not start: {seen['cuda_problem']}")
+    unused = has_card and not seen["devices"]
+    remedy = None
+    if unused:
+        remedy = "update the driver" if seen["cuda_build"] else "install a CUDA build of torch"
+    null: tuple[str, ...] = () if seen["devices"] else _FROM_CUDA
+    if unused:  # the card is there, but no run will be on it
+        null = (*_FROM_CUDA, *_FROM_NVML)
+    return Finding("torch", "; ".join(parts), good=not unused, null=null, remedy=remedy)
+
+
+def _host_peak(*, can: bool) -> Finding:
+    if can:
+        return Finding("host memory's peak", "exact: the kernel's mark (VmHWM) can be reset")
+    told = "polled: the kernel's mark (VmHWM) cannot be reset here"
+    return Finding("host memory's peak", told, good=False, lower_bound=("host_peak_bytes",))
+
+
+def _hub(why_not: Callable[[str], str | None]) -> Finding:
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in _YES:
+        return Finding("hub", "not asked: HF_HUB_OFFLINE is set; only cached files are used")
+    url = os.environ.get("HF_ENDPOINT") or _HUB
+    problem = why_not(url)
+    if problem is None:
+        return Finding("hub", f"{url} answers")
+    remedy = "without it, use random weights or files that are cached already"
+    return Finding("hub", f"{url} cannot be used: {problem}", good=False, remedy=remedy)
+
+
+def _why_unreachable(url: str) -> str | None:
+    try:
+        if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
+            return "expected an http or https address"
+        request = urllib.request.Request(url, method="HEAD")  # noqa: S310 - checked above
+        with urllib.request.urlopen(request, timeout=_HUB_TIMEOUT_SECONDS):  # noqa: S310
+            return None
+    except urllib.error.HTTPError as error:
+        error.close()
+        return f"it answers {error.code} {error.reason}"
+    except urllib.error.URLError as error:
+        return str(error.reason)
+    # http.client has errors of its own, for answers that are not HTTP
+    except Exception as error:  # noqa: BLE001 - whatever a network does is a finding
+        return str(error) or type(error).__name__
+
+
+def _cache() -> Finding:
+    home = os.environ.get("HF_HOME") or (
+        Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "huggingface"
+    )
+    return _folder("cache", Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub"))
+
+
+def _folder(name: str, folder: Path) -> Finding:
+    folder = folder.expanduser().absolute()
+    # A folder that is not there yet is judged by the one it would be created in.
+    there = next((f for f in (folder, *folder.parents) if f.exists()), folder)
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        return Finding(name, f"{folder} cannot be written to", good=False)
+    return Finding(name, f"{folder}, {_gib(shutil.disk_usage(there).free)} free")
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB"
+
+
+def render(report: Report) -> RenderableType:
+    """Return the report for a terminal, readable at 80 columns and without colours."""
+    from rich.table import Table  # noqa: PLC0415 - only whoever prints needs it
+    from rich.text import Text  # noqa: PLC0415
+
+    table = Table.grid(padding=(0, 1))
+    table.add_column()
+    table.add_column(ratio=1, max_width=24)
+    table.add_column(ratio=3, overflow="fold")
+    for finding in report.findings:
+        mark = Text("ok", "green") if finding.good else Text("!!", "bold yellow")
+        table.add_row(mark, Text(finding.name, "bold"), Text(finding.found))
+        for label, columns in (("null", finding.null), ("lower bound", finding.lower_bound)):
+            if columns:
+                table.add_row("", "", Text(f"{label}: {', '.join(columns)}", "dim"))
+        if finding.remedy:
+            table.add_row("", "", Text(f"-> {finding.remedy}"))
+    return table

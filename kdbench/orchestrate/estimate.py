@@ -1,0 +1,62 @@
+"""How long a cell will still take, from what its events have told so far."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from statistics import median
+from time import monotonic
+from typing import Any
+
+
+class Estimate:
+    """Follows one cell's events: its phase, its step, and the seconds that are left."""
+
+    def __init__(self) -> None:
+        self.phase = "starting"
+        self.step: int | None = None
+        #: steps expected in the phase; None where the budget's time decides
+        self.steps: int | None = None
+        self.epoch: int | None = None
+        self.epochs: int | None = None
+        self._seconds: list[float] = []
+        self._plan: Mapping[str, Any] = {}
+        self._measuring_since: float | None = None
+
+    def follow(self, event: Mapping[str, Any]) -> None:
+        """Take in one event."""
+        kind = event.get("event")
+        if kind == "phase_start":
+            self.phase, self.step, self.steps = str(event["phase"]), None, None
+            if self.phase == "measure":
+                self._measuring_since = monotonic()
+            elif self.phase == "train":
+                self.steps = self._plan.get("steps")
+        elif kind == "plan":
+            self._plan = event
+            self.epochs = event.get("epochs")
+        elif kind == "step":
+            self.step, self.epoch = int(event["step"]) + 1, event.get("epoch")
+            if event["phase"] != "account" and event.get("seconds") is not None:
+                self._seconds.append(float(event["seconds"]))
+        elif kind == "progress":
+            self.step, self.steps = int(event["done"]), int(event["total"])
+
+    def seconds_left(self) -> float | None:
+        """Seconds until the cell is done; None while nothing is known."""
+        if not self._seconds or not self._plan:
+            return None
+        step = median(self._seconds[-50:])
+        if self.phase == "account":
+            return step
+        if self.epochs is not None:
+            per_epoch = int(self._plan["steps"])
+            done = (self.epoch or 0) * per_epoch + (self.step or 0)
+            return max(0.0, (self.epochs * per_epoch - done) * step)
+        return self._measure_left(step) + step
+
+    def _measure_left(self, step: float) -> float:
+        done = self.step or 0
+        fewest = max(0, int(self._plan["min_steps"]) - done) * step
+        most = max(0, int(self._plan["steps"]) - done) * step
+        spent = monotonic() - (self._measuring_since or monotonic())
+        return max(fewest, min(most, float(self._plan["seconds"]) - spent))

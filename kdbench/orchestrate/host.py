@@ -1,0 +1,141 @@
+"""What the operating system tells of a process's memory, and whether it can tell a peak."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+# Listing children costs a hundred times what one reading does.
+_CHILDREN_EVERY_NS = 1_000_000_000
+
+
+class ResidentMemory:
+    """Resident memory of a process and its children, read often.
+
+    A page that several of them share counts once for each: the sum is what each would need alone.
+    """
+
+    def __init__(self, pid: int, *, clock: Callable[[], int] = time.monotonic_ns) -> None:
+        self._clock = clock
+        self._listed_ns: int | None = None
+        self._children: list[psutil.Process] = []
+        self._process: psutil.Process | None = None
+        try:
+            self._process = psutil.Process(pid)
+        except psutil.Error:
+            return
+
+    @property
+    def children(self) -> list[int]:
+        """The children's process ids, as last listed."""
+        return [child.pid for child in self._children]
+
+    def read(self) -> int | None:
+        """Return bytes; None once the process has ended. New children show within a second."""
+        if self._process is None:
+            return None
+        now = self._clock()
+        if self._listed_ns is None or now - self._listed_ns >= _CHILDREN_EVERY_NS:
+            self._listed_ns = now
+            self._list_children(self._process)
+        own = self._process and _resident(self._process)
+        if not own:
+            # Ended: its number may go to another process, whose memory is not ours to report.
+            self._process, self._children = None, []
+            return None
+        return own + sum(_resident(child) or 0 for child in self._children)
+
+    def _list_children(self, process: psutil.Process) -> None:
+        try:
+            if not process.is_running():
+                self._process = None
+                return
+            pids = _descendants(process.pid)
+            known = {child.pid: child for child in self._children if child.is_running()}
+            self._children = (
+                process.children(recursive=True)
+                if pids is None
+                else [child for pid in pids if (child := known.get(pid) or _process(pid))]
+            )
+        except psutil.Error:
+            self._children = []
+
+
+def can_reset_peak() -> bool:
+    """Whether the kernel's high-water mark of resident memory (VmHWM) can be set back.
+
+    Linux only, and some sandboxes lack it. Tries it on this process: harmless, but its own mark
+    starts anew.
+    """
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+        return "VmHWM:" in Path("/proc/self/status").read_text()
+    except OSError:
+        return False
+
+
+def memory_limit_bytes(groups: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Return the memory that the control group (a container's limit) allows, if it sets one."""
+    try:
+        own = re.search(r"^0::/(.*)$", Path("/proc/self/cgroup").read_text(), re.MULTILINE)
+    except OSError:
+        return None
+    folder = groups / (own[1] if own else "")
+    limits = []
+    # The tightest counts, and inside a container only the upper part of the path may be visible.
+    for level in (folder, *folder.parents):
+        if level != groups and groups not in level.parents:
+            break
+        try:
+            limits.append(int((level / "memory.max").read_text()))
+        except (OSError, ValueError):  # no such level, or "max": no limit
+            continue
+    return min(limits, default=None)
+
+
+def _resident(process: psutil.Process) -> int | None:
+    try:
+        # A process that ended and was not waited for has 0: it has no memory to tell of.
+        return process.memory_info().rss or None
+    except psutil.Error:
+        return None
+
+
+def _process(pid: int) -> psutil.Process | None:
+    try:
+        return psutil.Process(pid)
+    except psutil.Error:
+        return None
+
+
+def _descendants(pid: int) -> list[int] | None:
+    """Find all below a process by the kernel's own lists; None where it keeps none.
+
+    psutil looks through every process of the machine, which takes longer than a sampling interval
+    on a shared server.
+    """
+    found: list[int] = []
+    waiting = [pid]
+    while waiting:
+        try:
+            tasks = list(Path(f"/proc/{waiting.pop()}/task").iterdir())
+        except OSError:
+            if not found and not waiting:
+                return None
+            continue
+        for task in tasks:
+            try:
+                children = (task / "children").read_text().split()
+            except FileNotFoundError:
+                if task.exists():  # a kernel without these lists
+                    return None
+                continue
+            except OSError:
+                continue
+            found += map(int, children)
+            waiting += map(int, children)
+    return found

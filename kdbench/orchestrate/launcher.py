@@ -1,0 +1,217 @@
+"""One subprocess per job: started with a chosen environment, waited for, and always ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from kdbench.cell import CellRun
+from kdbench.orchestrate.spool import EventTail
+
+# What a worker may know of the runner's environment: enough to find its libraries, devices and
+# caches. Everything else could change what is measured, or is nobody's business.
+_ALLOWED = frozenset(
+    {
+        "HOME",
+        "LANG",
+        "LD_LIBRARY_PATH",
+        "DYLD_LIBRARY_PATH",
+        "PATH",
+        "PYTHONPATH",
+        "SSL_CERT_FILE",
+        "TMPDIR",
+        "TZ",
+        "USER",
+        "VIRTUAL_ENV",
+    }
+)
+_ALLOWED_PREFIXES = (
+    "CUBLAS_",
+    "CUDA_",
+    "CUDNN_",
+    "GOMP_",
+    "KMP_",
+    "LC_",
+    "MKL_",
+    "NVIDIA_",
+    "OMP_",
+    "OPENBLAS_",
+    "PYTORCH_",
+    "TORCH_",
+    "XDG_",
+)
+# Only a cell that reads from the hub is let onto the network, and is given what that needs.
+_NETWORK = (
+    "HF_",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+    "REQUESTS_CA_BUNDLE",
+)
+
+_TICK_SECONDS = 0.25
+# How long an ended child gets after each signal, before the next, harder one.
+_GRACE_SECONDS = 3.0
+
+Task = Literal["cell", "fit"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job's process ended."""
+
+    returncode: int
+    timed_out: bool
+    interrupted: bool
+    wall_seconds: float
+    events: tuple[dict[str, Any], ...]
+
+
+def launch(
+    task: Task,
+    run: CellRun,
+    *,
+    spool: Path,
+    log: Path,
+    cache: Path,
+    on_start: Callable[[int], None],
+    on_tick: Callable[[Iterable[dict[str, Any]]], None],
+) -> Outcome:
+    """Run one job in a fresh process and wait for it.
+
+    Args:
+        task: measure a cell, or fit its teacher.
+        run: what to do.
+        spool: folder for the job and its events.
+        log: where the process's output goes.
+        cache: folder of what is kept between runs.
+        on_start: told the process's id.
+        on_tick: told the new events, a few times a second.
+    """
+    job = {
+        "task": task,
+        "run": run.model_dump(mode="json"),
+        "cache": str(cache),
+        "parent": os.getpid(),
+    }
+    (spool / "job.json").write_text(json.dumps(job))
+    tail, events = EventTail(spool / "events.jsonl"), []
+    started, interrupted = time.monotonic(), False
+    deadline = started + run.budget.timeout_seconds
+    with log.open("ab") as output:
+        child = subprocess.Popen(
+            [sys.executable, "-P", "-m", "kdbench.worker", str(spool / "job.json")],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=worker_environment(os.environ, network=uses_hub(run)),
+            # its own process group: Ctrl-C reaches the runner alone, and a kill reaches them all
+            start_new_session=True,
+        )
+        try:
+            on_start(child.pid)
+            while not _wait(child, _TICK_SECONDS) and time.monotonic() < deadline:
+                new = tail.read()
+                events += new
+                on_tick(new)
+        except KeyboardInterrupt:
+            interrupted = True
+        finally:
+            timed_out = child.poll() is None and not interrupted
+            _end(child)
+    new = tail.read()
+    with suppress(KeyboardInterrupt):
+        on_tick(new)
+    return Outcome(
+        returncode=child.returncode,
+        timed_out=timed_out,
+        interrupted=interrupted,
+        wall_seconds=time.monotonic() - started,
+        events=(*events, *new),
+    )
+
+
+def worker_environment(environment: Mapping[str, str], *, network: bool) -> dict[str, str]:
+    """Pick what a worker may see of the environment.
+
+    Args:
+        environment: the runner's.
+        network: whether it may use the hub; if not, the hub's libraries are told to stay offline.
+    """
+    prefixes = _ALLOWED_PREFIXES + (_NETWORK if network else ())
+    allowed = {
+        name: value
+        for name, value in environment.items()
+        if name in _ALLOWED or name.startswith(prefixes)
+    }
+    if not network:
+        allowed |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+        # where the hub's files are kept is no secret, and local data sets are cached there too
+        allowed |= {
+            name: environment[name]
+            for name in ("HF_HOME", "HF_DATASETS_CACHE")
+            if name in environment
+        }
+    # The child must find the very kdbench that started it.
+    package = str(Path(__file__).parents[2])
+    allowed["PYTHONPATH"] = os.pathsep.join(filter(None, (package, allowed.get("PYTHONPATH"))))
+    allowed["PYTHONUNBUFFERED"] = "1"
+    return allowed
+
+
+def uses_hub(run: CellRun) -> bool:
+    """Whether a run reads a checkpoint or data set that is no local folder."""
+    cell = run.cell
+    teacher = cell.teacher is not None and cell.teacher.weights == "pretrained"
+    names = [
+        cell.teacher.checkpoint if teacher and cell.teacher else None,
+        cell.data.path if cell.data.source == "datasets" else None,
+    ]
+    return any(name is not None and not Path(name).is_dir() for name in names)
+
+
+def _wait(child: subprocess.Popen[bytes], seconds: float) -> bool:
+    """Wait for a child without busy-waiting beside what it measures; whether it has ended."""
+    if hasattr(os, "pidfd_open"):
+        try:
+            descriptor = os.pidfd_open(child.pid)
+        except OSError:  # a kernel without it, or a sandbox that forbids it
+            descriptor = -1
+        if descriptor >= 0:
+            try:
+                select.select([descriptor], [], [], seconds)
+            finally:
+                os.close(descriptor)
+            return child.poll() is not None
+    time.sleep(seconds)
+    return child.poll() is not None
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """Interrupt, terminate, kill: the whole group, each a little later than the one before."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+        if child.poll() is not None:
+            break
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(child.pid, number)
+        deadline = time.monotonic() + _GRACE_SECONDS
+        while child.poll() is None and time.monotonic() < deadline:
+            with suppress(KeyboardInterrupt):
+                _wait(child, 0.1)
+    child.wait()
+    # whatever the worker itself started goes with it
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(child.pid, signal.SIGKILL)

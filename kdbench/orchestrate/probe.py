@@ -1,0 +1,166 @@
+"""Asks torch, in a child process, what it sees, and settles which device a run uses."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from kdbench.environment import torch_cuda_build
+from kdbench.errors import InputError, WorkerError
+from kdbench.orchestrate.nvml import Gpu, Nvml, open_nvml
+
+Probe = dict[str, Any]
+
+_CHILD = "kdbench.worker.probe"
+_EXPECTED = "expected auto, cpu, cuda or cuda:N"
+_KEYS = frozenset(
+    ("torch_version", "cuda_build", "cuda_available", "threads", "devices", "bf16", "cuda_problem")
+)
+
+
+@dataclass(frozen=True)
+class ResolvedDevice:
+    """The device of a run: `cpu` or `cuda:N` as torch counts, and the card that NVML knows it by.
+
+    `gpu` is None on the CPU, and for a card that NVML does not list (as a MIG instance); `note`
+    is what the user should know of the choice, such as why auto did not take a card.
+    """
+
+    device: str
+    gpu: Gpu | None = None
+    note: str | None = None
+
+
+def probe_torch(timeout: float = 60) -> Probe:
+    """Start the probe and return what it printed.
+
+    Args:
+        timeout: seconds after which it is killed; loading torch from a cold disk takes some.
+
+    Raises:
+        WorkerError: it failed, did not answer in time, or answered something else.
+    """
+    command = [sys.executable, "-P", "-m", _CHILD]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=timeout, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        told = error.stderr.decode(errors="replace") if isinstance(error.stderr, bytes) else ""
+        raise WorkerError(
+            f"torch did not answer within {timeout:g} s: {_last_lines(told)}"
+        ) from None
+    if done.returncode != 0:
+        raise WorkerError(
+            f"torch does not work here: {_CHILD} ended with {done.returncode}: "
+            f"{_last_lines(done.stderr)}"
+        )
+    try:
+        answer = json.loads(done.stdout.strip().rpartition("\n")[2])
+    except ValueError:
+        answer = None
+    if not isinstance(answer, dict) or not answer.keys() >= _KEYS:
+        raise WorkerError(f"{_CHILD}: expected JSON, found: {_last_lines(done.stdout)}")
+    return answer
+
+
+def resolve_device(
+    request: str, *, nvml: Nvml | None = None, probe: Callable[[], Probe] = probe_torch
+) -> ResolvedDevice:
+    """Settle `--device auto|cpu|cuda|cuda:N`.
+
+    Args:
+        request: what the user asked for.
+        nvml: an open NVML, if the caller has one.
+        probe: how torch is asked.
+
+    Raises:
+        InputError: there is no such device, or `request` names none.
+        WorkerError: torch does not load.
+    """
+    index = _requested_index(request)
+    if request == "cpu":
+        return ResolvedDevice("cpu")
+    if nvml is None:
+        with open_nvml() as opened:
+            return resolve_device(request, nvml=opened, probe=probe)
+    gpus = nvml.gpus()
+    if index is None:
+        return _automatic(gpus, nvml.problem, probe)
+    if torch_cuda_build() is None:
+        raise _no_such_device(request, "torch is a build for the CPU", _INSTALL_CUDA)
+    seen = probe()
+    if index >= len(seen["devices"]):
+        raise _no_such_device(request, *_what_is_there(seen, nvml.problem))
+    return _chosen(index, seen, gpus)
+
+
+_INSTALL_CUDA = "install a CUDA build of torch, or use --device cpu"
+
+
+def _requested_index(request: str) -> int | None:
+    if request in ("auto", "cpu"):
+        return None
+    found = re.fullmatch(r"cuda(?::([0-9]{1,3}))?", request)
+    if not found:
+        near = re.fullmatch(r"(?:gpu|cuda|nvidia)?[:\s]?([0-9]{0,3})", request.strip().lower())
+        hint = f"did you mean 'cuda:{near[1] or 0}'?" if near and request.strip() else None
+        raise InputError(f"{_EXPECTED}, found {request!r}", where="--device", hint=hint)
+    return int(found[1] or 0)
+
+
+def _automatic(gpus: list[Gpu], problem: str | None, probe: Callable[[], Probe]) -> ResolvedDevice:
+    if not gpus:
+        return ResolvedDevice("cpu", note=problem or "no NVIDIA card found")
+    if torch_cuda_build() is None:
+        note = f"{gpus[0].name} is not used: torch is a build for the CPU"
+        return ResolvedDevice("cpu", note=note)
+    seen = probe()
+    if not seen["devices"]:
+        why, _ = _what_is_there(seen, problem)
+        return ResolvedDevice("cpu", note=f"{gpus[0].name} is not used: {why}")
+    return _chosen(0, seen, gpus)
+
+
+def _chosen(index: int, seen: Probe, gpus: list[Gpu]) -> ResolvedDevice:
+    uuid = _plain(seen["devices"][index]["uuid"])
+    gpu = next((gpu for gpu in gpus if uuid and _plain(gpu.uuid) == uuid), None)
+    note = None if gpu else "NVML does not list this card: its memory and energy will be null"
+    return ResolvedDevice(f"cuda:{index}", gpu, note)
+
+
+def _plain(uuid: str | None) -> str:
+    """Bring a UUID to one form: NVML puts GPU- in front, torch does not."""
+    return (uuid or "").lower().removeprefix("gpu-")
+
+
+def _what_is_there(seen: Probe, problem: str | None) -> tuple[str, str]:
+    """Say which CUDA devices there are, or why there are none, and what to do."""
+    listed = ", ".join(f"cuda:{d['index']} ({d['name']})" for d in seen["devices"])
+    if listed:
+        return f"torch sees {listed}", "name one of these, or use --device cpu"
+    if problem:
+        return problem, "install or repair the driver, or use --device cpu"
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if hidden is not None:
+        return f"torch sees no card under CUDA_VISIBLE_DEVICES={hidden!r}", (
+            "unset it, or use --device cpu"
+        )
+    told = seen["cuda_problem"]
+    why = "torch sees no card" + (f" ({told})" if told else "")
+    return why, "run kdbench doctor, or use --device cpu"
+
+
+def _no_such_device(request: str, why: str, what_to_do: str) -> InputError:
+    problem = f"{_EXPECTED} that is there, found {request!r}: {why}"
+    return InputError(problem, where="--device", hint=what_to_do)
+
+
+def _last_lines(text: str, lines: int = 5) -> str:
+    return "\n".join(text.strip().splitlines()[-lines:]) or "it printed nothing"

@@ -1,0 +1,234 @@
+"""What the user sees while a run goes on: a live view, or plain lines without a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Protocol
+
+from kdbench.cell import CellRun
+from kdbench.orchestrate.estimate import Estimate
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Event = Mapping[str, Any]
+
+
+class Progress(Protocol):
+    """Is told what happens in a run."""
+
+    def begin(
+        self, *, total: int, skipped: int, folder: Path, environment: Mapping[str, Any], device: str
+    ) -> None:
+        """Hear that a run begins: cells to do, and those that are there already."""
+
+    def fit_started(self, teacher: str) -> None:
+        """Hear that a teacher is being fitted, or looked up in the cache."""
+
+    def fit_finished(self, teacher: str, result: Event | None, problem: str | None) -> None:
+        """Hear that it was, and how well."""
+
+    def cell_started(self, run: CellRun) -> None:
+        """Hear that a cell's process is being started."""
+
+    def tick(self, events: Iterable[Event], sample: Mapping[str, Any] | None) -> None:
+        """Take the new events and the newest sample of memory, a few times a second."""
+
+    def cell_finished(self, cell: Mapping[str, Any]) -> None:
+        """Hear that a cell's rows are on disk."""
+
+    def note(self, text: str) -> None:
+        """Hear something else that the user should know."""
+
+    def finish(self) -> None:
+        """Hear that the run has ended, however it did."""
+
+
+class Silent:
+    """Shows nothing."""
+
+    def begin(self, **_told: object) -> None:
+        """Show nothing."""
+
+    def fit_started(self, teacher: str) -> None:
+        """Show nothing."""
+
+    def fit_finished(self, teacher: str, result: Event | None, problem: str | None) -> None:
+        """Show nothing."""
+
+    def cell_started(self, run: CellRun) -> None:
+        """Show nothing."""
+
+    def tick(self, events: Iterable[Event], sample: Mapping[str, Any] | None) -> None:
+        """Show nothing."""
+
+    def cell_finished(self, cell: Mapping[str, Any]) -> None:
+        """Show nothing."""
+
+    def note(self, text: str) -> None:
+        """Show nothing."""
+
+    def finish(self) -> None:
+        """Show nothing."""
+
+
+class Shown:
+    """Prints a line per cell; on a terminal, the running cell's state below them.
+
+    Args:
+        console: where to print.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live: Any = None
+        self._total = self._started = 0
+        self._walls: list[float] = []
+        self._title = ""
+        self._since = monotonic()
+        self._estimate = Estimate()
+        self._sample: Mapping[str, Any] | None = None
+
+    def begin(
+        self, *, total: int, skipped: int, folder: Path, environment: Mapping[str, Any], device: str
+    ) -> None:
+        """Print where it runs and what is left out."""
+        from rich.live import Live  # noqa: PLC0415
+
+        self._total = total
+        where = environment["gpu_name"] if device != "cpu" else environment["cpu_model"]
+        self.note(f"{device} ({where}), torch {environment['torch_version']}; results in {folder}")
+        if skipped:
+            self.note(
+                f"{skipped} of {total + skipped} cells are there already and are not run "
+                "again (--fresh does)"
+            )
+        if self._console.is_terminal:
+            self._live = Live(
+                get_renderable=self._state,
+                console=self._console,
+                refresh_per_second=2,
+                transient=True,
+            )
+            self._live.start()
+
+    def fit_started(self, teacher: str) -> None:
+        """Show the fitting as the running job."""
+        self._begin_job(f"fitting the teacher {teacher}")
+
+    def fit_finished(self, teacher: str, result: Event | None, problem: str | None) -> None:
+        """Say how good the teacher is, or that it was cached."""
+        if problem is not None:
+            self.note(problem)
+        elif result is None or result.get("cached"):
+            self.note(f"teacher {teacher}: from the cache")
+        else:
+            self.note(
+                f"teacher {teacher}: fitted in {result['seconds']:.0f} s, test accuracy "
+                f"{result['accuracy']:.3f}"
+            )
+
+    def cell_started(self, run: CellRun) -> None:
+        """Show the cell as the running job."""
+        self._started += 1
+        seed = f" seed {run.seed}" if run.seed else ""
+        repeat = f" repeat {run.repeat}" if run.repeat else ""
+        self._begin_job(f"[{self._started}/{self._total}] {run.cell.label}{seed}{repeat}")
+
+    def tick(self, events: Iterable[Event], sample: Mapping[str, Any] | None) -> None:
+        """Take in what happened; without a terminal, say which phase begins."""
+        for event in events:
+            self._estimate.follow(event)
+            if (
+                self._live is None
+                and event.get("event") == "phase_start"
+                and (event["phase"] in ("precompute", "warmup", "measure", "account"))
+            ):
+                self.note(f"  {event['phase']} ...{self._left()}")
+        self._sample = sample or self._sample
+
+    def cell_finished(self, cell: Mapping[str, Any]) -> None:
+        """Print the cell's line."""
+        self._walls.append(float(cell["wall_seconds"]))
+        parts = [cell["status"]]
+        if cell.get("step_seconds_median") is not None:
+            parts.append(
+                f"{_seconds(cell['step_seconds_median'])} per step ({cell['steps_measured']} timed)"
+            )
+        if cell.get("allocated_peak_bytes") is not None:
+            parts.append(f"peak allocated {_bytes(cell['allocated_peak_bytes'])}")
+        if cell.get("accuracy") is not None:
+            parts.append(f"accuracy {cell['accuracy']:.3f}")
+        if cell.get("error"):
+            parts.append(str(cell["error"]))
+        self.note(f"{self._title}: {', '.join(parts)} [{cell['wall_seconds']:.0f} s]")
+        self._title = ""
+
+    def note(self, text: str) -> None:
+        """Print one line above the live view."""
+        self._console.print(_printable(text), markup=False, highlight=False, soft_wrap=True)
+
+    def finish(self) -> None:
+        """End the live view."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def _begin_job(self, title: str) -> None:
+        self._title, self._since = title, monotonic()
+        self._estimate, self._sample = Estimate(), None
+        if self._live is None:
+            self.note(title)
+
+    def _state(self) -> Any:  # noqa: ANN401 - rich's renderable is a union of many
+        from rich.spinner import Spinner  # noqa: PLC0415
+        from rich.text import Text  # noqa: PLC0415
+
+        state, parts = self._estimate, [self._estimate.phase]
+        if state.epoch is not None:
+            parts.append(f"epoch {state.epoch + 1}/{state.epochs}")
+        if state.step is not None:
+            parts.append(f"step {state.step}" + (f"/{state.steps}" if state.steps else ""))
+        sample = self._sample or {}
+        for column, name in (
+            ("host_bytes", "host"),
+            ("process_bytes", "process"),
+            ("device_bytes", "device"),
+        ):
+            if sample.get(column) is not None:
+                parts.append(f"{name} {_bytes(sample[column])}")
+        line = (
+            f"{self._title}: {', '.join(parts)}{self._left()} [{monotonic() - self._since:.0f} s]"
+        )
+        return Spinner("dots", text=Text(_printable(line)))
+
+    def _left(self) -> str:
+        """Say how long this cell and, by the finished ones, the whole run still take."""
+        cell = self._estimate.seconds_left()
+        waiting = self._total - self._started
+        told = [] if cell is None else [f"cell {_duration(cell)} left"]
+        if self._walls and waiting:
+            mean = sum(self._walls) / len(self._walls)
+            own = cell if cell is not None else max(0.0, mean - (monotonic() - self._since))
+            told.append(f"run about {_duration(own + waiting * mean)} left")
+        return f"; {', '.join(told)}" if told else ""
+
+
+def _printable(text: str) -> str:
+    """Replace control characters: names come from files, and must not steer the terminal."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.2f} s" if value >= 1 else f"{value * 1e3:.1f} ms"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def _bytes(value: float) -> str:
+    return f"{value / 1e9:.2f} GB" if value >= 1e9 else f"{value / 1e6:.1f} MB"

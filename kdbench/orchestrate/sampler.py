@@ -1,0 +1,224 @@
+"""A process of its own beside the worker, which samples memory, power and energy.
+
+    python -P -m kdbench.orchestrate.sampler OUT.jsonl --parent PID [--gpu-uuid UUID]
+
+Being a process of its own, it disturbs the training least, keeps its deadlines whatever the
+display does, and keeps what it saw when the worker is killed. It prints `ready` after its first
+sample, takes `watch PID` on its input, and takes a last sample and leaves when its input ends.
+Killed, it loses the last second at most; only the file's last line can be cut short.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from kdbench.lifetime import die_with_parent
+from kdbench.orchestrate.host import ResidentMemory
+
+if TYPE_CHECKING:
+    from kdbench.orchestrate.nvml import GpuReader
+
+INTERVAL_MS = 20
+# The driver refreshes these about this often; asking it more contends with the training.
+_POWER_EVERY_NS = 100_000_000
+# The list of processes costs milliseconds on some drivers.
+_PROCESSES_EVERY_NS = 1_000_000_000
+_FLUSH_EVERY_NS = 1_000_000_000
+# Holds more than a second of samples, so that each flush is one write, of whole lines.
+_BUFFER_BYTES = 1 << 20
+
+Sample = dict[str, int | float | None]
+Clock = Callable[[], int]
+
+
+def next_deadline(start: int, interval: int, now: int) -> int:
+    """Return the first of start + k * interval after `now`: what was missed is not caught up."""
+    return start + ((now - start) // interval + 1) * interval
+
+
+class Every:
+    """True at most once per period, on an absolute grid: lateness does not add up."""
+
+    def __init__(self, period_ns: int, start: int) -> None:
+        self._period = period_ns
+        self._start = start
+        self._deadline = start
+
+    def due(self, now: int) -> bool:
+        """Whether a period has begun since this was last true."""
+        if now < self._deadline:
+            return False
+        self._deadline = next_deadline(self._start, self._period, now)
+        return True
+
+
+class Sampler:
+    """Takes samples: the rows of the table `samples`, without their run_key.
+
+    Args:
+        gpu: reads the card; None for a run on the CPU.
+        clock: nanoseconds of CLOCK_MONOTONIC.
+        start: the clock when sampling starts, from which all deadlines count.
+    """
+
+    def __init__(
+        self, gpu: GpuReader | None, *, start: int, clock: Clock = time.monotonic_ns
+    ) -> None:
+        self._gpu = gpu
+        self._clock = clock
+        self._host: ResidentMemory | None = None
+        self._pid: int | None = None
+        self._power = Every(_POWER_EVERY_NS, start)
+        self._processes = Every(_PROCESSES_EVERY_NS, start)
+
+    def watch(self, pid: int) -> None:
+        """Watch this process, and its children, from the next sample on."""
+        self._pid = pid
+        self._host = ResidentMemory(pid, clock=self._clock)
+
+    def sample(self, *, whole: bool = False) -> Sample:
+        """Take one sample; a `whole` one reads also what is not due, such as the last energy."""
+        now = self._clock()
+        power = self._power.due(now) or whole
+        processes = self._processes.due(now) or whole
+        gpu, host, pid = self._gpu, self._host, self._pid
+        # Memory first: the process list is slow, and the sample's time is that of its memory.
+        host_bytes = host.read() if host else None
+        device_bytes = gpu.device_bytes() if gpu else None
+        return {
+            "monotonic_ns": now,
+            "host_bytes": host_bytes,
+            "process_bytes": gpu.process_bytes(pid, host.children)
+            if gpu and host and pid is not None and processes
+            else None,
+            "device_bytes": device_bytes,
+            "power_watts": gpu.power_watts() if gpu and power else None,
+            "energy_joules": gpu.energy_joules() if gpu and power else None,
+            "gpu_percent": gpu.gpu_percent() if gpu and power else None,
+        }
+
+
+class Lines:
+    """Writes samples, a JSON object per line; what is handed to the system ends with a line."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._waiting: list[str] = []
+
+    def add(self, sample: Sample) -> None:
+        """Keep a sample for the next flush."""
+        self._waiting.append(json.dumps(sample) + "\n")
+
+    def flush(self) -> None:
+        """Hand all that waits to the system, in one write."""
+        text, self._waiting = "".join(self._waiting), []
+        self._file.write(text.encode())
+        self._file.flush()
+
+
+class Commands:
+    """What the runner says on a pipe; waiting for it is what the sampler does between samples."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._partial = b""
+
+    def wait(self, seconds: float) -> list[str] | None:
+        """Wait up to `seconds` for whole lines; None after the input's end."""
+        ready, _, _ = select.select([self._descriptor], [], [], max(seconds, 0))
+        if not ready:
+            return []
+        read = os.read(self._descriptor, 4096)
+        if not read:
+            return None
+        *lines, self._partial = (self._partial + read).split(b"\n")
+        return [line.decode(errors="replace") for line in lines]
+
+
+def run(sampler: Sampler, lines: Lines, commands: Commands, *, start: int, interval: int) -> None:
+    """Sample until the commands end; the first sample is taken by the caller."""
+    flush = Every(_FLUSH_EVERY_NS, start + _FLUSH_EVERY_NS)
+    deadline = next_deadline(start, interval, time.monotonic_ns())
+    while True:
+        said = commands.wait((deadline - time.monotonic_ns()) / 1e9)
+        if said is None:
+            return
+        for line in said:
+            _obey(sampler, line)
+        if time.monotonic_ns() < deadline:
+            continue
+        lines.add(sampler.sample())
+        now = time.monotonic_ns()
+        if flush.due(now):
+            lines.flush()
+        deadline = next_deadline(start, interval, now)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the sampler; see the module's docstring."""
+    # Ctrl-C reaches the whole group: when the sampling ends is for the runner to say.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    options = _parser().parse_args(arguments)
+    die_with_parent(options.parent)
+    with ExitStack() as stack:
+        file = stack.enter_context(options.out.open("wb", buffering=_BUFFER_BYTES))
+        gpu = _open_gpu(stack, options.gpu_uuid) if options.gpu_uuid else None
+        start = time.monotonic_ns()
+        sampler, lines = Sampler(gpu, start=start), Lines(file)
+        stack.callback(lines.flush)
+        lines.add(sampler.sample(whole=True))
+        lines.flush()
+        sys.stdout.write("ready\n")
+        sys.stdout.flush()
+        interval = round(options.interval_ms * 1e6)
+        run(sampler, lines, Commands(sys.stdin.fileno()), start=start, interval=interval)
+        lines.add(sampler.sample(whole=True))
+    return 0
+
+
+def _open_gpu(stack: ExitStack, uuid: str) -> GpuReader:
+    # A run on the CPU need not load it.
+    from kdbench.orchestrate.nvml import open_nvml  # noqa: PLC0415
+
+    nvml = stack.enter_context(open_nvml())
+    reader = nvml.reader(uuid)
+    if nvml.problem or reader.problem:
+        sys.stderr.write(f"nothing is sampled of the card: {nvml.problem or reader.problem}\n")
+    return reader
+
+
+def _obey(sampler: Sampler, line: str) -> None:
+    verb, _, value = line.partition(" ")
+    if verb != "watch" or not value.isdecimal():
+        raise SystemExit(f"expected 'watch PID', found {line!r}")
+    sampler.watch(int(value))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="kdbench.orchestrate.sampler")
+    parser.add_argument("out", type=Path, help="where the samples go, a JSON object per line")
+    parser.add_argument("--parent", type=int, required=True, help="the process that starts this")
+    parser.add_argument("--interval-ms", type=_positive, default=INTERVAL_MS)
+    parser.add_argument("--gpu-uuid", help="the card to sample; none without it")
+    return parser
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not value >= 1:
+        raise argparse.ArgumentTypeError(f"expected at least 1 ms, found {text}")
+    return value
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

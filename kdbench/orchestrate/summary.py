@@ -1,0 +1,252 @@
+"""From a run's events and samples to its rows in the store."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from kdbench.cell import CellRun
+from kdbench.orchestrate.launcher import Outcome
+from kdbench.orchestrate.telemetry import Sample, Window, baseline, energy_joules, highest
+from kdbench.schema import SCHEMA_VERSION, TABLES
+from kdbench.stats import median, median_interval
+
+Rows = dict[str, list[dict[str, Any]]]
+
+# The phases whose steps a cell's figures are made of.
+_TIMED = ("measure", "train")
+
+
+def summarise(
+    run: CellRun,
+    outcome: Outcome,
+    *,
+    samples: Sequence[Sample],
+    environment: Mapping[str, Any],
+    started_at: datetime,
+    log: Path,
+) -> Rows:
+    """Make the rows of all tables from what a run left behind, however it ended."""
+    events = _by_kind(outcome.events)
+    status, error = _status(outcome, events, log)
+    steps = events.get("step", [])
+    timed = [step for step in steps if step["phase"] in _TIMED]
+    phases = _with_polled_peaks(events.get("phase", []), samples)
+    # A later event adds to an earlier one: `result` comes in parts.
+    result = {key: value for event in events.get("result", []) for key, value in event.items()}
+    cell = {
+        **run.plan_row(),
+        "status": status,
+        "error": error,
+        "threads": next((event["threads"] for event in events.get("started", [])), None),
+        "wall_seconds": outcome.wall_seconds,
+        "started_at": started_at,
+        "schema_version": SCHEMA_VERSION,
+        **_environment_columns(environment),
+        **_time_columns(run, timed, events.get("epoch", [])),
+        **_memory_columns(timed, phases, samples, result),
+        **_energy_columns(timed, samples),
+        **_accuracy_columns(events.get("epoch", [])),
+    }
+    for name in (
+        "precompute_seconds",
+        "precompute_seconds_kind",
+        "precompute_peak_bytes",
+        "precompute_kept_bytes",
+        "parameter_bytes",
+        "student_parameters",
+    ):
+        cell[name] = result.get(name)
+    rows = {
+        "cells": [cell],
+        "phases": phases,
+        "steps": steps,
+        "epochs": events.get("epoch", []),
+        "memory": events.get("memory", []),
+        "samples": list(samples),
+    }
+    return {table: [_columns(table, row) for row in rows[table]] for table in TABLES}
+
+
+def failed_rows(
+    run: CellRun, *, error: str, environment: Mapping[str, Any], started_at: datetime
+) -> Rows:
+    """Make the row of a run that could not even be started."""
+    cell = {
+        **run.plan_row(),
+        "status": "failed",
+        "error": error,
+        "wall_seconds": 0.0,
+        "started_at": started_at,
+        "schema_version": SCHEMA_VERSION,
+        **_environment_columns(environment),
+    }
+    return {"cells": [_columns("cells", cell)]}
+
+
+def _by_kind(events: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    kinds: dict[str, list[dict[str, Any]]] = {}
+    for event in events:
+        values = {key: value for key, value in event.items() if key != "event"}
+        kinds.setdefault(str(event.get("event")), []).append(values)
+    return kinds
+
+
+def _columns(table: str, row: Mapping[str, Any]) -> dict[str, Any]:
+    return {column.name: row.get(column.name) for column in TABLES[table]}
+
+
+def _status(
+    outcome: Outcome, events: Mapping[str, list[dict[str, Any]]], log: Path
+) -> tuple[str, str | None]:
+    told = events.get("end", [])
+    if told:
+        return str(told[-1]["status"]), told[-1].get("error")
+    if outcome.interrupted:
+        return "interrupted", "stopped by the user"
+    if outcome.timed_out:
+        return "timeout", (
+            f"not done after {outcome.wall_seconds:.0f} s "
+            "(budget.timeout_seconds); what it measured until then is kept"
+        )
+    if outcome.returncode < 0:
+        name = signal.Signals(-outcome.returncode).name
+        hint = (
+            ": often the system's answer to memory running out, see its log"
+            if -outcome.returncode == signal.SIGKILL
+            else ""
+        )
+        return "killed", f"the worker was killed by {name}{hint}"
+    return "failed", f"the worker ended with exit code {outcome.returncode}: {_last_words(log)}"
+
+
+def _last_words(log: Path) -> str:
+    try:
+        lines = log.read_text(errors="replace").strip().splitlines()
+    except OSError:
+        lines = []
+    return lines[-1][:500] if lines else "it said nothing"
+
+
+def _environment_columns(environment: Mapping[str, Any]) -> dict[str, Any]:
+    names = ("cpu_model", "gpu_name", "driver_version", "torch_version", "git_revision")
+    return {
+        **{name: environment[name] for name in names},
+        "environment": json.dumps(environment, sort_keys=True),
+    }
+
+
+def _time_columns(
+    run: CellRun, timed: Sequence[Mapping[str, Any]], epochs: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    seconds = [step["seconds"] for step in timed]
+    middle = median(seconds)
+    interval = median_interval(seconds)
+    columns: dict[str, Any] = {
+        "step_seconds_median": middle,
+        "step_seconds_ci_low": interval and interval[0],
+        "step_seconds_ci_high": interval and interval[1],
+        "steps_measured": len(seconds),
+    }
+    if epochs:
+        columns["epoch_seconds"] = median([epoch["train_seconds"] for epoch in epochs])
+        columns["epoch_seconds_kind"] = "measured"
+    elif middle is not None:
+        columns["epoch_seconds"] = middle * run.cell.steps_per_epoch
+        columns["epoch_seconds_kind"] = "extrapolated"
+    return columns
+
+
+def _memory_columns(
+    timed: Sequence[Mapping[str, Any]],
+    phases: Sequence[Mapping[str, Any]],
+    samples: Sequence[Sample],
+    result: Mapping[str, Any],
+) -> dict[str, Any]:
+    columns: dict[str, Any] = {}
+    windows = _windows(timed)
+    exact = [
+        step["allocated_peak_bytes"]
+        for step in timed
+        if step.get("allocated_peak_bytes") is not None
+    ]
+    if exact:
+        columns["allocated_peak_bytes"] = max(exact)
+        columns["allocated_source"] = "cuda-allocator"
+        columns["reserved_peak_bytes"] = max(step["reserved_peak_bytes"] for step in timed)
+    elif result.get("ledger_peak_bytes") is not None:
+        columns["allocated_peak_bytes"] = result["ledger_peak_bytes"]
+        columns["allocated_source"] = "ledger"
+    if result.get("account_allocated_peak_bytes") is not None:
+        columns["unattributed_bytes"] = (
+            result["account_allocated_peak_bytes"] - result["ledger_peak_bytes"]
+        )
+    process = highest(samples, "process_bytes", windows)
+    device, idle = highest(samples, "device_bytes", windows), baseline(samples, "device_bytes")
+    if process is not None:
+        columns |= {"process_peak_bytes": process, "process_source": "nvml-polled"}
+    if device is not None and idle is not None:
+        columns |= {"device_peak_bytes": device - idle, "device_source": "nvml-polled"}
+    return columns | _host_columns(timed, phases, samples)
+
+
+def _host_columns(
+    timed: Sequence[Mapping[str, Any]],
+    phases: Sequence[Mapping[str, Any]],
+    samples: Sequence[Sample],
+) -> dict[str, Any]:
+    exact = [
+        phase["host_peak_bytes"]
+        for phase in phases
+        if phase["phase"] in _TIMED and phase["host_source"] == "vmhwm"
+    ]
+    if exact:
+        return {"host_peak_bytes": max(exact), "host_source": "vmhwm"}
+    # No phase of timed steps came to its end, or the system keeps no high-water mark.
+    seen = highest(samples, "host_bytes", _windows(timed))
+    return {} if seen is None else {"host_peak_bytes": seen, "host_source": "polled"}
+
+
+def _with_polled_peaks(
+    phases: Sequence[Mapping[str, Any]], samples: Sequence[Sample]
+) -> list[dict[str, Any]]:
+    """Fill in the highest sample where a phase has no exact peak of the host's memory."""
+    filled = []
+    for phase in phases:
+        row = dict(phase)
+        if row.get("host_peak_bytes") is None:
+            end = row["started_ns"] + int(row["seconds"] * 1e9)
+            row["host_peak_bytes"] = highest(samples, "host_bytes", [(row["started_ns"], end)])
+            row["host_source"] = "polled" if row["host_peak_bytes"] is not None else None
+        filled.append(row)
+    return filled
+
+
+def _windows(steps: Sequence[Mapping[str, Any]]) -> list[Window]:
+    """Spans of consecutive timed steps: the gaps between epochs are not in them."""
+    spans: dict[tuple[str, int | None], list[int]] = {}
+    for step in steps:
+        end = step["started_ns"] + int(step["seconds"] * 1e9)
+        span = spans.setdefault((step["phase"], step.get("epoch")), [step["started_ns"], end])
+        span[1] = end
+    return [(start, end) for start, end in spans.values()]
+
+
+def _energy_columns(
+    timed: Sequence[Mapping[str, Any]], samples: Sequence[Sample]
+) -> dict[str, Any]:
+    joules, source = energy_joules(samples, _windows(timed))
+    if joules is None:
+        return {}
+    return {"energy_step_joules": joules / len(timed), "energy_source": source}
+
+
+def _accuracy_columns(epochs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    if not epochs:
+        return {}
+    accuracies = [epoch["test_accuracy"] for epoch in epochs]
+    return {"accuracy": accuracies[-1], "accuracy_best": max(accuracies)}

@@ -1,0 +1,191 @@
+"""The ledger: every allocation of a step that passes through dispatch, and what it was for."""
+
+from __future__ import annotations
+
+import weakref
+from collections import defaultdict
+from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as hooks
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+# What a storage is for, by the part of the step that made it. Gradients of parameters and the
+# optimizer's state are told apart afterwards, by who holds them.
+_BORN = {
+    "inputs": "inputs",
+    "teacher": "teacher",
+    "forward": "activations",
+    "backward": "workspace",
+    "optimizer": "workspace",
+}
+
+
+@dataclass
+class Block:
+    """One storage while it lives."""
+
+    size: int
+    category: str
+    module: str | None
+
+
+@dataclass(frozen=True)
+class Share:
+    """Live bytes at the peak that share a category and a module."""
+
+    category: str
+    module: str | None
+    size: int
+    blocks: int
+
+    def row(self) -> dict[str, Any]:
+        """Return the columns of `memory`."""
+        return {
+            "category": self.category,
+            "module": self.module,
+            "bytes": self.size,
+            "blocks": self.blocks,
+        }
+
+
+class Ledger(TorchDispatchMode):
+    """Records allocations and frees on one device while it is entered.
+
+    A storage counts from the operation that first returned it until its last reference goes,
+    with its exact bytes: no allocator rounds them here. What kernels take and give back within
+    one operation lies below dispatch and is not seen.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._device = device.type
+        self._part = ""
+        self._module: list[str] = []
+        self._names: dict[int, str] = {}
+        self._live: dict[int, Block] = {}
+        # (block, bytes gained or lost), in order
+        self._events: list[tuple[Block, int]] = []
+        self._hooks = ExitStack()
+
+    def mark(self, part: str) -> None:
+        """Say which part of the step begins: inputs, teacher, forward, backward, optimizer."""
+        self._part = part
+
+    def adopt(self, tensors: Iterable[Tensor], category: str, module: str | None = None) -> None:
+        """Count tensors that exist already, or name those that were seen being made."""
+        for tensor in tensors:
+            block = self._see(tensor)
+            if block is not None:
+                block.category, block.module = category, module or block.module
+
+    def adopt_module(self, root: nn.Module, category: str, prefix: str) -> None:
+        """Count a module's parameters and buffers, and learn the names of its parts."""
+        for name, part in root.named_modules():
+            dotted = f"{prefix}.{name}" if name else prefix
+            self._names[id(part)] = dotted
+            held = [*part.parameters(recurse=False), *part.buffers(recurse=False)]
+            self.adopt(held, category, dotted)
+
+    def adopt_gradients(self, root: nn.Module) -> None:
+        """Name the gradients that the module's parameters hold now."""
+        for part in root.modules():
+            for parameter in part.parameters(recurse=False):
+                if parameter.grad is not None:
+                    self.adopt([parameter.grad], "gradients", self._names.get(id(part)))
+
+    def __enter__(self) -> Self:
+        """Watch dispatch, and the modules' forward passes."""
+        before = hooks.register_module_forward_pre_hook(self._enter_module)
+        after = hooks.register_module_forward_hook(self._leave_module, always_call=True)
+        self._hooks.callback(before.remove)
+        self._hooks.callback(after.remove)
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        """Stop watching; frees of what was seen are still counted until the peak is asked for."""
+        super().__exit__(*reason)  # type: ignore[no-untyped-call]
+        self._hooks.close()
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: Any = (),
+        kwargs: Any = None,
+    ) -> Any:
+        """Run the operation and count the storages that it returns."""
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self._see(leaf)
+        return result
+
+    def peak_bytes(self) -> int:
+        """Most bytes that were live at once."""
+        return self._peak()[1]
+
+    def shares(self) -> list[Share]:
+        """Split the live bytes at the peak by category and module, largest first."""
+        end, _ = self._peak()
+        held: dict[int, tuple[Block, int]] = {}
+        for block, change in self._events[:end]:
+            held[id(block)] = (block, held.get(id(block), (block, 0))[1] + change)
+        totals: dict[tuple[str, str | None], list[int]] = defaultdict(lambda: [0, 0])
+        for block, size in held.values():
+            if size:
+                total = totals[block.category, block.module]
+                total[0] += size
+                total[1] += 1
+        shares = [Share(*key, *total) for key, total in totals.items()]
+        return sorted(shares, key=lambda s: (-s.size, s.category, s.module or ""))
+
+    def _peak(self) -> tuple[int, int]:
+        """How many events lead to the peak, and the bytes live then."""
+        live = highest = end = 0
+        for count, (_, change) in enumerate(self._events, start=1):
+            live += change
+            if live > highest:
+                highest, end = live, count
+        return end, highest
+
+    def _see(self, tensor: Tensor) -> Block | None:
+        if tensor.device.type != self._device:
+            return None
+        try:
+            storage = tensor.untyped_storage()
+        except (NotImplementedError, RuntimeError):  # sparse and the like have none
+            return None
+        key, size = storage._cdata, storage.nbytes()
+        block = self._live.get(key)
+        if block is None:
+            if not size:
+                return None
+            module = self._module[-1] if self._module else None
+            block = Block(size, _BORN.get(self._part, "other"), module)
+            self._live[key] = block
+            self._events.append((block, size))
+            # torch keeps one Python object per storage as long as the storage lives, so this
+            # fires when the memory is given back, and not before.
+            weakref.finalize(storage, self._free, key, block).atexit = False
+        elif size != block.size:  # resized in place
+            self._events.append((block, size - block.size))
+            block.size = size
+        return block
+
+    def _free(self, key: int, block: Block) -> None:
+        if self._live.get(key) is block:
+            del self._live[key]
+        self._events.append((block, -block.size))
+
+    def _enter_module(self, module: nn.Module, _args: object) -> None:
+        self._module.append(self._names.get(id(module), type(module).__name__))
+
+    def _leave_module(self, _module: nn.Module, _args: object, _result: object) -> None:
+        self._module.pop()

@@ -1,0 +1,137 @@
+"""A cell from its set-up to its figures: precompute, then profile or train, then account."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from time import monotonic
+
+import torch
+from torch import nn
+
+from kdbench.cell import CellRun
+from kdbench.worker.data import DataSet, Draw, load_data
+from kdbench.worker.embeddings import class_embeddings
+from kdbench.worker.events import Events
+from kdbench.worker.probes import Probes
+from kdbench.worker.train import emit_step, train
+from kdbench.worker.training import Session, build_session, parameter_bytes
+
+
+def measure_cell(run: CellRun, *, events: Events, cache: Path) -> None:
+    """Measure one run of a cell, telling everything through `events`."""
+    device = torch.device(run.device)
+    probes = Probes(device)
+    session = _set_up(run, device, probes, events, cache)
+    if run.mode == "profile":
+        _profile(session, run, events)
+        _account(session, events, next(session.draws(0)))
+    else:
+        train(session, events)
+        _account(session, events, next(session.draws(session.cell.training.epochs)))
+
+
+def _set_up(
+    run: CellRun, device: torch.device, probes: Probes, events: Events, cache: Path
+) -> Session:
+    cell, teacher, embeddings = run.cell, None, None
+    with events.phase("setup", probes):
+        data = load_data(cell, device=device)
+        if cell.teacher is not None:
+            # transformers takes seconds to import; a student alone does without
+            from kdbench.worker.teacher import load_teacher  # noqa: PLC0415
+
+            teacher = load_teacher(cell, device=device, cache=cache)
+    if cell.method == "embed-kd" and teacher is not None:
+        embeddings = _precompute(run, data, teacher, device, probes, events)
+        # The teacher has done its work: nothing of it stays for the training.
+        teacher = None
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+    with events.phase("setup", probes):
+        session = build_session(
+            cell,
+            device=device,
+            seed=run.seed,
+            data=data,
+            teacher=teacher,
+            class_embeddings=embeddings,
+            probes=probes,
+        )
+    events.emit(
+        "result",
+        parameter_bytes=parameter_bytes(session.student, session.teacher),
+        student_parameters=sum(p.numel() for p in session.student.parameters()),
+    )
+    return session
+
+
+def _precompute(
+    run: CellRun,
+    data: DataSet,
+    teacher: nn.Module,
+    device: torch.device,
+    probes: Probes,
+    events: Events,
+) -> torch.Tensor:
+    with events.phase("precompute", probes) as phase:
+        done = class_embeddings(
+            run.cell,
+            data,
+            teacher,
+            budget=run.budget if run.mode == "profile" else None,
+            device=device,
+            probes=probes,
+            seed=run.seed,
+        )
+        phase |= {"units": done.batches, "units_total": done.batches_total}
+        figures = done.row()
+        if device.type == "cuda":
+            figures["precompute_peak_bytes"] = probes.phase_peaks()["allocated_peak_bytes"]
+    events.emit("result", **figures)
+    return done.embeddings
+
+
+def _profile(session: Session, run: CellRun, events: Events) -> None:
+    """Time steps until the budget is spent, after warming up."""
+    budget, draws = run.budget, _endless(session)
+    with events.phase("warmup", session.probes) as phase:
+        for step in range(budget.warmup_steps):
+            emit_step(events, session.timed_step(next(draws))[0], "warmup", step)
+        phase["units"] = budget.warmup_steps
+    with events.phase("measure", session.probes) as phase:
+        events.emit(
+            "plan",
+            seconds=budget.measure_seconds,
+            steps=budget.max_steps,
+            min_steps=budget.min_steps,
+        )
+        started, step = monotonic(), 0
+        while step < budget.max_steps:
+            if step >= budget.min_steps and monotonic() - started >= budget.measure_seconds:
+                break
+            emit_step(events, session.timed_step(next(draws))[0], "measure", step)
+            step += 1
+        phase |= {"units": step, "units_total": session.cell.steps_per_epoch}
+
+
+def _endless(session: Session) -> Iterator[Draw]:
+    return itertools.chain.from_iterable(session.draws(epoch) for epoch in itertools.count())
+
+
+def _account(session: Session, events: Events, draw: Draw) -> None:
+    """Run the accounting step: after all that is timed or trained, so it disturbs neither."""
+    with events.phase("account", session.probes) as phase:
+        ledger, row = session.accounted_step(draw)
+        emit_step(events, row, "account", 0)
+        phase["units"] = 1
+    for share in ledger.shares():
+        events.emit("memory", **share.row())
+    events.emit(
+        "result",
+        ledger_peak_bytes=ledger.peak_bytes(),
+        account_allocated_peak_bytes=row["allocated_peak_bytes"],
+    )

@@ -1,0 +1,197 @@
+"""The one training loop's step, and what it needs; profile and train both run it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from time import monotonic_ns
+from typing import Any
+
+import torch
+from torch import nn
+
+from kdbench.cell import Cell
+from kdbench.worker.data import DataSet, Draw, epoch_draws, make_batch
+from kdbench.worker.ledger import Ledger
+from kdbench.worker.methods import METHODS, Batch, Forward, Mark, Parts, StepResult
+from kdbench.worker.probes import Probes
+from kdbench.worker.student import Student
+
+
+def no_mark(_part: str) -> None:
+    """Ignore the parts of a step: what a timed step does."""
+
+
+@dataclass(kw_only=True)
+class Session:
+    """A training that is set up: call `step` with a draw of images."""
+
+    cell: Cell
+    device: torch.device
+    seed: int
+    data: DataSet
+    student: Student
+    optimizer: torch.optim.Optimizer
+    forward: Forward
+    probes: Probes
+    #: the module that the step runs on every batch; None where it runs none
+    teacher: nn.Module | None
+    class_embeddings: torch.Tensor | None
+
+    def draws(self, epoch: int) -> Iterator[Draw]:
+        """Draw an epoch's batches."""
+        return epoch_draws(
+            self.data,
+            batch_size=self.cell.training.batch_size,
+            flip=self.cell.data.flip,
+            seed=self.seed,
+            epoch=epoch,
+            device=self.device,
+        )
+
+    def step(self, draw: Draw, mark: Mark = no_mark) -> tuple[StepResult, Batch]:
+        """Run one optimizer step; the loss returned holds no graph.
+
+        Args:
+            draw: the step's images.
+            mark: told which part begins: inputs, teacher, forward, backward, optimizer.
+        """
+        mark("inputs")
+        batch = make_batch(
+            self.data.train,
+            draw,
+            image_size=self.cell.image_size,
+            teacher_size=self._teacher_size(),
+        )
+        self.optimizer.zero_grad(set_to_none=True)
+        with self._precision():
+            result = self.forward(batch, mark)
+        mark("backward")
+        result.loss.backward()
+        mark("optimizer")
+        self.optimizer.step()
+        return StepResult(result.loss.detach(), result.logits.detach()), batch
+
+    def timed_step(self, draw: Draw) -> tuple[dict[str, Any], StepResult, Batch]:
+        """Run one step between two readings of the clock; returns its row as well."""
+        self.probes.start_step()
+        self.probes.synchronize()
+        started = monotonic_ns()
+        result, batch = self.step(draw)
+        self.probes.synchronize()
+        seconds = (monotonic_ns() - started) / 1e9
+        row = {
+            "started_ns": started,
+            "seconds": seconds,
+            **self.probes.step_peaks(),
+            "loss": float(result.loss),
+        }
+        return row, result, batch
+
+    def accounted_step(self, draw: Draw) -> tuple[Ledger, dict[str, Any]]:
+        """Run one step under the ledger; its time means nothing."""
+        ledger = Ledger(self.device)
+        ledger.adopt_module(self.student, "parameters", prefix="student")
+        if self.teacher is not None:
+            ledger.adopt_module(self.teacher, "teacher", prefix="teacher")
+        if self.class_embeddings is not None:
+            ledger.adopt([self.class_embeddings], "teacher", "class_embeddings")
+        ledger.adopt(self.data.tensors(), "inputs", "data")
+        ledger.adopt([draw.indices, *([] if draw.flips is None else [draw.flips])], "inputs")
+        self._adopt_state(ledger)
+        ledger.adopt_gradients(self.student)
+
+        def mark(part: str) -> None:
+            if part == "optimizer":  # before the optimizer's own temporaries
+                ledger.adopt_gradients(self.student)
+            ledger.mark(part)
+
+        self.probes.start_step()
+        started = monotonic_ns()
+        with ledger:
+            result, _ = self.step(draw, mark)
+        self.probes.synchronize()
+        row = {
+            "started_ns": started,
+            "seconds": None,  # slowed by the ledger: no figure of anything
+            **self.probes.step_peaks(),
+            "loss": float(result.loss),
+        }
+        self._adopt_state(ledger)
+        return ledger, row
+
+    def _adopt_state(self, ledger: Ledger) -> None:
+        for state in self.optimizer.state.values():
+            ledger.adopt(
+                (v for v in state.values() if isinstance(v, torch.Tensor)),
+                "optimizer_state",
+                "optimizer",
+            )
+
+    def _teacher_size(self) -> int | None:
+        return self.cell.teacher.image_size if self.teacher and self.cell.teacher else None
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        if self.cell.training.precision == "bf16":
+            return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        return nullcontext()
+
+
+def build_session(
+    cell: Cell,
+    *,
+    device: torch.device,
+    seed: int,
+    data: DataSet,
+    teacher: nn.Module | None,
+    class_embeddings: torch.Tensor | None,
+    probes: Probes,
+) -> Session:
+    """Build student, optimizer and method.
+
+    The seed is set here and nowhere before: a seed gives every method the same student, whatever
+    the method computed earlier.
+    """
+    torch.manual_seed(seed)
+    training = cell.training
+    student = (
+        Student(
+            cell.student,
+            image_size=cell.image_size,
+            classes=cell.data.classes,
+            teacher_width=cell.teacher.width if cell.teacher else None,
+            attention=training.attention,
+        )
+        .to(device)
+        .train()
+    )
+    optimizer = torch.optim.AdamW(
+        student.parameters(), training.learning_rate, weight_decay=training.weight_decay
+    )
+    parts = Parts(
+        student=student, training=training, teacher=teacher, class_embeddings=class_embeddings
+    )
+    return Session(
+        cell=cell,
+        device=device,
+        seed=seed,
+        data=data,
+        student=student,
+        optimizer=optimizer,
+        forward=METHODS[cell.method](parts),
+        probes=probes,
+        teacher=teacher,
+        class_embeddings=class_embeddings,
+    )
+
+
+def parameter_bytes(*modules: nn.Module | None) -> int:
+    """Bytes of parameters and buffers, shared ones counted once."""
+    held = {
+        tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes()
+        for module in modules
+        if module is not None
+        for tensor in [*module.parameters(), *module.buffers()]
+    }
+    return sum(held.values())
