@@ -6,9 +6,8 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
-import click
 import typer
 
 from kdbench import __version__
@@ -25,6 +24,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Measure what knowledge distillation costs, in memory and time.",
 )
+
+# Typer may carry a click of its own, so its errors are reached through what it exports: this is
+# the base of all that name their exit code and can show themselves.
+_UsageError: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 
 MatrixOption = Annotated[Path, typer.Option("--matrix", metavar="FILE", help="The matrix file.")]
 PresetOption = Annotated[
@@ -222,10 +225,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KdbenchError as error:
         typer.echo(f"kdbench: {_printable(str(error))}", err=True)
         return error.exit_code
-    except click.ClickException as error:
+    except _UsageError as error:
         error.show()
-        return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
+        return int(error.exit_code)
+    except (typer.Abort, KeyboardInterrupt):
         return 130
     except BrokenPipeError:  # the reader had enough, as in `kdbench show | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

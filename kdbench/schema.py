@@ -224,7 +224,9 @@ TABLES: dict[str, tuple[Column, ...]] = {
         _integer("step", "from 0 within the phase"),
         _integer("epoch", "from 0", _NOT_TRAINED),
         _integer("started_ns", "CLOCK_MONOTONIC at its start"),
-        _number("seconds", "wall-clock time, the device synchronised at both ends", "an accounting step"),
+        _number(
+            "seconds", "wall-clock time, the device synchronised at both ends", "an accounting step"
+        ),
         _number("loss", "the step's loss"),
         _integer("allocated_peak_bytes", "the CUDA allocator's peak in this step", _NO_GPU),
         _integer("reserved_peak_bytes", "the CUDA allocator's reserved peak", _NO_GPU),

@@ -37,7 +37,9 @@ def validated(
     try:
         return model.model_validate(document)
     except ValidationError as error:
-        raise _as_input_error(error.errors()[0], model, document, where, prefix) from None
+        # A misspelt key is missing under its right name as well: tell the misspelling.
+        found = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+        raise _as_input_error(found[0], model, document, where, prefix) from None
 
 
 def dotted(parts: Sequence[str | int], document: object) -> str:

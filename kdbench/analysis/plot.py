@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,8 @@ def _write(figure: Figure, path: Path, form: str) -> Path:
         figure.savefig(unfinished, format=form, metadata=_METADATA[form])
         unfinished.replace(path)
     except OSError as error:
-        unfinished.unlink(missing_ok=True)
+        with suppress(OSError):
+            unfinished.unlink(missing_ok=True)
         raise InputError(
             f"cannot write the figure: {(error.strerror or str(error)).lower()}",
             where=path,

@@ -58,13 +58,14 @@ def format_count(count: float) -> str:
 
 
 def _rung(size: float, unit: Unit) -> tuple[float, str]:
-    """Pick the largest unit in which the rounded value is at least 1."""
+    """Pick the largest unit in which the value, once rounded to three digits, is at least 1."""
     ladder = _LADDERS[unit]
+    # Rounded first: 999.7 kB is shown as 1.00 MB and 59.96 s as 1.00 min.
+    size = float(f"{size:.2e}")
     if unit == "seconds" and size == 0:
         return 1, "s"
     for factor, name in reversed(ladder):
-        # Rounded first: 999.7 kB is shown as 1.00 MB, not as 1000 kB.
-        if float(f"{size / factor:.2e}") >= 1:
+        if size >= factor:
             return factor, name
     return ladder[0]
 

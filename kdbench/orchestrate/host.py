@@ -44,7 +44,8 @@ class ResidentMemory:
             self._list_children(self._process)
         own = self._process and _resident(self._process)
         if not own:
-            # Ended: its number may go to another process, whose memory is not ours to report.
+            # Ended; 0 until it is waited for. Its number may then go to another process, whose
+            # memory is not ours to report.
             self._process, self._children = None, []
             return None
         return own + sum(_resident(child) or 0 for child in self._children)
@@ -99,8 +100,7 @@ def memory_limit_bytes(groups: Path = Path("/sys/fs/cgroup")) -> int | None:
 
 def _resident(process: psutil.Process) -> int | None:
     try:
-        # A process that ended and was not waited for has 0: it has no memory to tell of.
-        return process.memory_info().rss or None
+        return process.memory_info().rss
     except psutil.Error:
         return None
 

@@ -86,7 +86,7 @@ def _panel(sheet: Sheet, metric: Metric) -> Panel:
     limit = 100.0 if metric.unit == "fraction" else None
     notes = _notes(sheet, metric)
     if metric.name != "parameters" and metric.is_memory and any(bar.paper for bar in bars):
-        notes = (*notes, "hatched: another quantity, the paper's parameter bytes")
+        notes = (*notes, "hatched: the paper's parameter bytes")
     return Panel(metric.title, notes, unit, bars, limit)
 
 

@@ -74,7 +74,8 @@ def draw_panel(
     """
     style.bare_axes(axes)
     axes.set_ylim(max(positions) + 0.5, min(positions) - 0.5)
-    axes.set_xlim(0, _end(panel, size[0]))
+    end = _end(panel, size[0])
+    axes.set_xlim(0, end)
     both = {bar.row for bar in panel.bars if bar.paper}
     thickness = (_BESIDE if both else _ALONE) / size[1]
     for bar in panel.bars:
@@ -84,12 +85,14 @@ def draw_panel(
     for label in axes.get_yticklabels():
         label.set(fontsize=style.BODY, linespacing=1.25, **style.PLAIN)
     axes.set_xlabel(panel.unit, fontsize=style.SMALL, color=style.FAINT, labelpad=2)
-    if panel.limit is None:
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=4, steps=[1, 2, 5, 10]))
-    else:
-        right = axes.get_xlim()[1]
-        quarters = [panel.limit * n / 4 for n in range(5)]
-        axes.set_xticks([tick for tick in quarters if tick <= right])
+    axes.set_xticks([tick for tick in _ticks(panel, end) if tick <= end])
+
+
+def _ticks(panel: Panel, end: float) -> Sequence[float]:
+    if panel.limit is not None:
+        return [panel.limit * quarter / 4 for quarter in range(5)]
+    locator = MaxNLocator(nbins=4, steps=[1, 2, 2.5, 5, 10])
+    return [float(tick) for tick in locator.tick_values(0, end)]
 
 
 def _draw_bar(axes: Axes, bar: Bar, centre: float, height: float) -> None:

@@ -1,0 +1,81 @@
+"""Everything that is done to this project, by name: `nox -s quickstart`, `nox -s tests`, ...
+
+Each session makes its own environment with the versions of constraints.txt and keeps it.
+"""
+
+import nox
+
+nox.needs_version = ">=2025.2"
+nox.options.reuse_venv = "yes"
+nox.options.sessions = ["tests"]
+
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+CODE = ("kdbench", "tests", "benchmarks", "noxfile.py")
+
+
+def install(session: nox.Session, *groups: str) -> None:
+    wanted = nox.project.dependency_groups(PYPROJECT, *groups) if groups else ()
+    session.install("-c", "constraints.txt", "-e", ".", *wanted)
+
+
+@nox.session
+def quickstart(session: nox.Session) -> None:
+    """Train on the bundled digits, print the table and draw the figure (two minutes)."""
+    install(session)
+    session.run("kdbench", "run", "--matrix", "benchmarks/quickstart.toml", *session.posargs)
+    session.run("kdbench", "show", "results/quickstart")
+    session.run("kdbench", "plot", "results/quickstart")
+
+
+@nox.session
+def fig4(session: nox.Session) -> None:
+    """Measure the paper's Figure 4 on this machine and draw it."""
+    install(session)
+    session.run("kdbench", "run", "--matrix", "benchmarks/fig4.toml", *session.posargs)
+    session.run("kdbench", "show", "results/fig4")
+    session.run("kdbench", "plot", "results/fig4")
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Check style, layers and types, then run the tests; arguments go to pytest alone."""
+    install(session, "test", "lint", "types")
+    if not session.posargs:
+        check_style(session)
+        session.run("mypy")
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and the layering of imports."""
+    session.install("-c", "constraints.txt", *nox.project.dependency_groups(PYPROJECT, "lint"))
+    session.install("-c", "constraints.txt", "--no-deps", "-e", ".")
+    check_style(session)
+
+
+def check_style(session: nox.Session) -> None:
+    session.run("ruff", "check", *CODE)
+    session.run("ruff", "format", "--check", *CODE)
+    session.run("lint-imports")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check types, strictly."""
+    install(session, "types")
+    session.run("mypy")
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Time kdbench itself, as ratios within one run."""
+    install(session, "bench")
+    session.run("pytest", "benchmarks", *session.posargs)
+
+
+@nox.session
+def gpu(session: nox.Session) -> None:
+    """Gather the evidence that needs an NVIDIA GPU (results/reference/)."""
+    install(session, "test")
+    session.run("python", "-m", "tests.gpu", *session.posargs)

@@ -1,0 +1,189 @@
+"""Synthetic results for the tests of the read side: complete rows, committed like real ones."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from kdbench.cell import digest
+from kdbench.schema import TABLES
+from kdbench.store import Store
+
+# label parts, parameter bytes, peak allocated, seconds per step: the paper's four bars, fp32.
+PAPER_BARS = (
+    ("teacher-kd", "base", 32, 1.247e9, 2.07e9, 13.0),
+    ("embed-kd", "large", 32, 0.1286e9, 2.68e9, 4.8),
+    ("embed-kd", "base", 64, 0.0204e9, 4.90e9, 9.0),
+    ("embed-kd", "large", 64, 0.129e9, 12.2e9, 40.0),
+)
+STARTED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+CPU = {
+    "device": "cpu",
+    "threads": 2,
+    "cpu_model": "Intel(R) Xeon(R) Platinum 8481C CPU @ 2.70GHz",
+    "gpu_name": None,
+    "driver_version": None,
+    "torch_version": "2.11.0+cpu",
+}
+GPU = {
+    "device": "cuda:0",
+    "threads": 8,
+    "cpu_model": "AMD EPYC 9554 64-Core Processor",
+    "gpu_name": "NVIDIA H200",
+    "driver_version": "570.124.06",
+    "torch_version": "2.11.0+cu128",
+}
+
+
+def cell_row(
+    method: str = "teacher-kd",
+    student: str = "base",
+    image_size: int = 32,
+    teacher: str | None = "vit-large-patch32",
+    **changes: Any,
+) -> dict[str, Any]:
+    """Make a row of `cells` of a finished profile run; `changes` are columns."""
+    teacher = None if method == "student-only" else teacher
+    parts = [method, student, f"{image_size}px", *([teacher] if teacher else [])]
+    row: dict[str, Any] = dict.fromkeys(column.name for column in TABLES["cells"])
+    row |= {
+        "label": "/".join(parts),
+        "matrix": "fig4",
+        "mode": "profile",
+        "method": method,
+        "student": student,
+        "student_inferred": student == "large",
+        "image_size": image_size,
+        "teacher": teacher,
+        "teacher_weights": "random" if teacher else None,
+        "dataset": "cifar100-shaped",
+        "batch_size": 64,
+        "precision": "fp32",
+        "attention": "eager",
+        "loss": "paper",
+        "alpha1": 0.5,
+        "alpha2": 0.5,
+        "optimizer": "adamw",
+        "learning_rate": 1e-4,
+        "compile": False,
+        "checkpointing": False,
+        "seed": 0,
+        "repeat": 0,
+        "launch": "spawn",
+        "source": "measured",
+        **CPU,
+        "status": "ok",
+        "step_seconds_median": 1.0,
+        "steps_measured": 10,
+        "epoch_seconds": 781.0,
+        "epoch_seconds_kind": "extrapolated",
+        "parameter_bytes": 1_000_000_000,
+        "student_parameters": {"base": 5_060_000, "large": 32_200_000}.get(student, 150_000),
+        "allocated_peak_bytes": 2_000_000_000,
+        "allocated_source": "ledger",
+        "host_peak_bytes": 3_000_000_000,
+        "host_source": "vmhwm",
+        "wall_seconds": 60.0,
+        "started_at": STARTED,
+        "git_revision": "aa1203a0f00d",
+        "environment": "{}",
+        "schema_version": 1,
+    }
+    if method == "embed-kd":
+        row |= {
+            "precompute_seconds": 500.0,
+            "precompute_seconds_kind": "extrapolated",
+            "precompute_peak_bytes": 1_500_000_000,
+            "precompute_kept_bytes": 409_600,
+        }
+    row |= changes
+    identity = {k: row[k] for k in ("method", "student", "image_size", "teacher", "dataset")}
+    settings = {k: row[k] for k in ("batch_size", "precision", "attention", "alpha2")}
+    row["cell_id"] = changes.get("cell_id") or digest({**identity, **settings})
+    return row
+
+
+def commit(root: Path, rows: list[dict[str, Any]], **tables: list[dict[str, Any]]) -> Path:
+    """Commit each row as a run of its own into the store `root`; `tables` go with every run."""
+    store = Store(root)
+    store.prepare()
+    for index, row in enumerate(rows):
+        started = row["started_at"] + timedelta(minutes=index)
+        key = digest({**row, "started_at": str(started), "index": index})
+        store.commit(key, {**tables, "cells": [{**row, "started_at": started}]})
+    return root
+
+
+def no_numbers(status: str, error: str) -> dict[str, Any]:
+    """Columns of a run that did not finish."""
+    return {
+        "status": status,
+        "error": error,
+        "step_seconds_median": None,
+        "steps_measured": None,
+        "epoch_seconds": None,
+        "epoch_seconds_kind": None,
+        "precompute_seconds": None,
+        "precompute_seconds_kind": None,
+        "precompute_peak_bytes": None,
+        "precompute_kept_bytes": None,
+        "parameter_bytes": None,
+        "student_parameters": None,
+        "allocated_peak_bytes": None,
+        "allocated_source": None,
+        "host_peak_bytes": None,
+        "host_source": None,
+    }
+
+
+def paper_rows(*, runs: int = 1, **changes: Any) -> list[dict[str, Any]]:
+    """Make the paper's four bars, each with `runs` repeats whose times differ by a few percent."""
+    return [
+        cell_row(
+            method,
+            student,
+            size,
+            **{
+                "parameter_bytes": int(parameters),
+                "allocated_peak_bytes": int(allocated),
+                "step_seconds_median": seconds * (1 + 0.03 * repeat),
+                "epoch_seconds": 781 * seconds * (1 + 0.03 * repeat),
+                "repeat": repeat,
+                **changes,
+            },
+        )
+        for repeat in range(runs)
+        for method, student, size, parameters, allocated, seconds in PAPER_BARS
+    ]
+
+
+def trained_rows(*, seeds: int = 3, **changes: Any) -> list[dict[str, Any]]:
+    """Make rows as the quickstart's: three methods trained on the digits, several seeds each."""
+    bars = (("teacher-kd", 0.945, 0.21), ("embed-kd", 0.955, 0.06), ("student-only", 0.931, 0.055))
+    return [
+        cell_row(
+            method,
+            "tiny",
+            16,
+            "small",
+            **{
+                "matrix": "quickstart",
+                "mode": "train",
+                "dataset": "digits",
+                "teacher_weights": None if method == "student-only" else "fitted",
+                "parameter_bytes": 11_200_000 if method == "teacher-kd" else 630_000,
+                "allocated_peak_bytes": 61_000_000 if method == "teacher-kd" else 42_000_000,
+                "step_seconds_median": seconds * (1 + 0.02 * seed),
+                "epoch_seconds": 22 * seconds * (1 + 0.02 * seed),
+                "epoch_seconds_kind": "measured",
+                "accuracy": accuracy + 0.004 * seed,
+                "accuracy_best": accuracy + 0.006 * seed,
+                "seed": seed,
+                **({"precompute_seconds": 3.0} if method == "embed-kd" else {}),
+                **changes,
+            },
+        )
+        for seed in range(seeds)
+        for method, accuracy, seconds in bars
+    ]

@@ -1,0 +1,130 @@
+"""Fixtures that many tests share: the command line, a tiny matrix, and one finished run of it."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from kdbench.cli import main
+
+# A matrix whose cells take a second each, nearly all of it importing torch.
+TINY = """
+name = "tiny"
+mode = "profile"
+threads = 1
+
+[axes]
+method = ["teacher-kd", "embed-kd"]
+student = ["small"]
+image_size = [8]
+teacher = ["dwarf"]
+
+[students.small]
+patch_size = 4
+width = 16
+depth = 2
+heads = 2
+
+[teachers.dwarf]
+patch_size = 8
+width = 24
+depth = 1
+heads = 2
+image_size = 16
+
+[data]
+source = "synthetic"
+name = "noise"
+classes = 5
+image_size = 8
+train_images = 64
+test_images = 16
+
+[training]
+batch_size = 8
+images_per_class = 8
+
+[budget]
+warmup_steps = 1
+min_steps = 2
+max_steps = 8
+measure_seconds = 1
+precompute_seconds = 1
+timeout_seconds = 120
+
+[presets.control]
+axes.method = ["teacher-kd", "embed-kd", "student-only"]
+"""
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a command printed, and its exit code."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture(autouse=True)
+def _own_folders(tmp_path, monkeypatch):
+    """Run in a folder of the test's own, and keep away from the user's cache and settings."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    for name in ("KDBENCH_CACHE", "HF_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("KDBENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+
+
+@pytest.fixture
+def kdbench(capfd):
+    """Run a command line in this process."""
+
+    def call(*arguments):
+        capfd.readouterr()
+        code = main([str(argument) for argument in arguments])
+        told = capfd.readouterr()
+        return Said(code, told.out, told.err)
+
+    return call
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """Write the tiny matrix and return its path."""
+    path = tmp_path / "tiny.toml"
+    path.write_text(TINY)
+    return path
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """One finished run of the tiny matrix with its control, for tests that only read it."""
+    folder = tmp_path_factory.mktemp("finished")
+    matrix = folder / "tiny.toml"
+    matrix.write_text(TINY)
+    before = dict(os.environ)
+    os.environ["KDBENCH_CACHE"] = str(folder / "cache")
+    try:
+        code = main(
+            [
+                "run",
+                "--matrix",
+                str(matrix),
+                "--preset",
+                "control",
+                "--device",
+                "cpu",
+                "--out",
+                str(folder / "results"),
+            ]
+        )
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+    assert code == 0
+    return folder / "results"

@@ -1,0 +1,269 @@
+"""The library itself. What it answers is a script: a dict, in a JSON file for child processes.
+
+    load_fails     the library cannot be loaded
+    init           the code that nvmlInit returns
+    lacks          functions that an old driver does not export
+    driver, cuda   versions; cuda as in 12090
+    gpus           a list of
+        uuid, name, total, reserved
+        used           bytes in use
+        power_mw, energy_mj, busy_percent
+        processes      {pid: bytes | null: NVML_VALUE_NOT_AVAILABLE}
+        mig            whether MIG is on; absent: the card does not know of it
+        lost_after     calls that the card answers before it falls off the bus
+        errors         {function: code}
+
+A figure that is absent or null is not supported; one that is a list changes with every call, and
+stays at its last. The struct layouts below are nvml.h's, written down independently of pynvml's.
+"""
+
+import ctypes
+import json
+import os
+from ctypes import CFUNCTYPE, c_char_p, c_int, c_uint, c_uint64, c_void_p
+from pathlib import Path
+
+SCRIPT = "FAKE_NVML_SCRIPT"
+LIBRARY = "libnvidia-ml.so.1"
+
+SUCCESS, UNINITIALIZED, NOT_SUPPORTED, NOT_FOUND, INSUFFICIENT_SIZE = 0, 1, 3, 6, 7
+GPU_IS_LOST, VERSION_MISMATCH, ARGUMENT_VERSION_MISMATCH = 15, 18, 25
+_NOT_AVAILABLE = 2**64 - 1
+_MESSAGES = {15: b"GPU is lost", 25: b"Argument version mismatch"}
+
+
+class MemoryV1(ctypes.Structure):
+    _fields_ = (("total", c_uint64), ("free", c_uint64), ("used", c_uint64))
+
+
+class MemoryV2(ctypes.Structure):
+    _fields_ = (
+        ("version", c_uint),
+        ("total", c_uint64),
+        ("reserved", c_uint64),
+        ("free", c_uint64),
+        ("used", c_uint64),
+    )
+
+
+class Process(ctypes.Structure):
+    _fields_ = (
+        ("pid", c_uint),
+        ("used", c_uint64),
+        ("gpu_instance", c_uint),
+        ("compute_instance", c_uint),
+    )
+
+
+class Library:
+    """Stands for the loaded library: its attributes are its C functions."""
+
+    def __init__(self, script):
+        self._script = script
+        self._cards = [Card(gpu) for gpu in script.get("gpus", ())]
+        self._started = False
+        self._text = ctypes.create_string_buffer(80)
+        for name, (types, function) in self._functions().items():
+            if name not in script.get("lacks", ()):
+                result = c_void_p if name == "nvmlErrorString" else c_int
+                setattr(self, name, CFUNCTYPE(result, *types)(function))
+
+    def _functions(self):
+        pointer = c_void_p
+        card = {
+            "nvmlDeviceGetUUID": ((pointer, c_uint), Card.uuid),
+            "nvmlDeviceGetName": ((pointer, c_uint), Card.name),
+            "nvmlDeviceGetMemoryInfo": ((pointer,), Card.memory),
+            "nvmlDeviceGetMemoryInfo_v2": ((pointer,), Card.memory_v2),
+            "nvmlDeviceGetPowerUsage": ((pointer,), Card.power),
+            "nvmlDeviceGetTotalEnergyConsumption": ((pointer,), Card.energy),
+            "nvmlDeviceGetUtilizationRates": ((pointer,), Card.utilization),
+            "nvmlDeviceGetComputeRunningProcesses_v2": ((pointer, pointer), Card.processes),
+            "nvmlDeviceGetComputeRunningProcesses_v3": ((pointer, pointer), Card.processes),
+            "nvmlDeviceGetMigMode": ((pointer, pointer), Card.mig),
+        }
+        functions = {
+            name: ((pointer, *types), self._on_card(name, answer))
+            for name, (types, answer) in card.items()
+        }
+        return functions | {
+            "nvmlInitWithFlags": ((c_uint,), self._init),
+            "nvmlShutdown": ((), self._shutdown),
+            "nvmlErrorString": ((c_int,), self._message),
+            "nvmlSystemGetDriverVersion": ((pointer, c_uint), self._driver),
+            "nvmlSystemGetCudaDriverVersion_v2": ((pointer,), self._cuda),
+            "nvmlDeviceGetCount_v2": ((pointer,), self._count),
+            "nvmlDeviceGetHandleByIndex_v2": ((c_uint, pointer), self._by_index),
+            "nvmlDeviceGetHandleByUUID": ((c_char_p, pointer), self._by_uuid),
+        }
+
+    def _on_card(self, name, answer):
+        def call(handle, *arguments):
+            if not self._started:
+                return UNINITIALIZED
+            card = self._cards[handle - 1]
+            return card.refuses(name) or answer(card, *arguments)
+
+        return call
+
+    def _init(self, _flags):
+        code = self._script.get("init", SUCCESS)
+        self._started = code == SUCCESS
+        return code
+
+    def _shutdown(self):
+        self._started = False
+        return SUCCESS
+
+    def _message(self, code):
+        self._text.value = _MESSAGES.get(code, b"error %d" % code)
+        return ctypes.addressof(self._text)
+
+    def _driver(self, text, size):
+        return _write_text(text, size, self._script.get("driver", "575.57.08"))
+
+    def _cuda(self, version):
+        return _write(c_int, version, self._script.get("cuda", 12090))
+
+    def _count(self, count):
+        return _write(c_uint, count, len(self._cards)) if self._started else UNINITIALIZED
+
+    def _by_index(self, index, handle):
+        # Handles are opaque to the caller; 0 would be a null pointer.
+        return self._cards[index].refuses("handle") or _write(c_void_p, handle, index + 1)
+
+    def _by_uuid(self, uuid, handle):
+        if not self._started:
+            return UNINITIALIZED
+        for index, card in enumerate(self._cards):
+            if card.script["uuid"].encode() == uuid:
+                return self._by_index(index, handle)
+        return NOT_FOUND
+
+
+class Card:
+    def __init__(self, script):
+        self.script = script
+        self._calls = 0
+        self._read = {}
+
+    def refuses(self, name):
+        self._calls += 1
+        if self._calls > self.script.get("lost_after", self._calls):
+            return GPU_IS_LOST
+        return self.script.get("errors", {}).get(name, SUCCESS)
+
+    def _next(self, key):
+        value = self.script.get(key)
+        if not isinstance(value, list):
+            return value
+        turn = self._read.get(key, 0)
+        self._read[key] = turn + 1
+        return value[min(turn, len(value) - 1)]
+
+    def _number(self, kind, address, key):
+        value = self._next(key)
+        return NOT_SUPPORTED if value is None else _write(kind, address, value)
+
+    def uuid(self, text, size):
+        return _write_text(text, size, self.script["uuid"])
+
+    def name(self, text, size):
+        return _write_text(text, size, self.script.get("name", "Fake GPU"))
+
+    def memory(self, address):
+        used = self._next("used")
+        if used is None:
+            return NOT_SUPPORTED
+        # The first version knows no reserve: it counts as used.
+        used += self.script.get("reserved", 0)
+        total = self.script["total"]
+        return _write_struct(MemoryV1, address, total=total, free=total - used, used=used)
+
+    def memory_v2(self, address):
+        if MemoryV2.from_address(address).version != ctypes.sizeof(MemoryV2) | 2 << 24:
+            return ARGUMENT_VERSION_MISMATCH
+        used = self._next("used")
+        if used is None:
+            return NOT_SUPPORTED
+        total, reserved = self.script["total"], self.script.get("reserved", 0)
+        free = total - used - reserved
+        return _write_struct(
+            MemoryV2, address, total=total, reserved=reserved, free=free, used=used
+        )
+
+    def power(self, address):
+        return self._number(c_uint, address, "power_mw")
+
+    def energy(self, address):
+        return self._number(c_uint64, address, "energy_mj")
+
+    def utilization(self, address):
+        # Two unsigned ints follow each other: gpu, memory.
+        return self._number(c_uint, address, "busy_percent") or _write(c_uint, address + 4, 11)
+
+    def processes(self, count, array):
+        listed = self.script.get("processes")
+        if listed is None:
+            return NOT_SUPPORTED
+        room = c_uint.from_address(count).value
+        _write(c_uint, count, len(listed))
+        if len(listed) > room:
+            return INSUFFICIENT_SIZE
+        for index, (pid, used) in enumerate(listed.items()):
+            _write_struct(
+                Process,
+                array + index * ctypes.sizeof(Process),
+                pid=int(pid),
+                used=_NOT_AVAILABLE if used is None else used,
+                gpu_instance=2**32 - 1,
+                compute_instance=2**32 - 1,
+            )
+        return SUCCESS
+
+    def mig(self, current, pending):
+        return self._number(c_uint, current, "mig") or _write(c_uint, pending, 0)
+
+
+def library(script):
+    """What loading the library gives; raises OSError where it cannot be loaded."""
+    if script.get("load_fails"):
+        raise OSError(f"{LIBRARY}: cannot open shared object file: No such file or directory")
+    return Library(script)
+
+
+def patched(real, script):
+    """A CDLL that loads the fake, and anything else as ever; still a class, as others expect."""
+
+    class Patched(real):
+        def __new__(cls, name=None, *_, **__):
+            return library(script) if name == LIBRARY else super().__new__(cls)
+
+    return Patched
+
+
+def install_from_environment():
+    """Patch ctypes for this whole process, if the environment names a script."""
+    if os.environ.get(SCRIPT):
+        script = json.loads(Path(os.environ[SCRIPT]).read_text())
+        ctypes.CDLL = patched(ctypes.CDLL, script)
+
+
+def _write(kind, address, value):
+    kind.from_address(address).value = value
+    return SUCCESS
+
+
+def _write_text(address, size, text):
+    content = text.encode() + b"\0"
+    if len(content) > size:
+        return INSUFFICIENT_SIZE
+    ctypes.memmove(address, content, len(content))
+    return SUCCESS
+
+
+def _write_struct(kind, address, **values):
+    struct = kind.from_address(address)
+    for name, value in values.items():
+        setattr(struct, name, value)
+    return SUCCESS

@@ -1,0 +1,274 @@
+"""Every bad input: one message that names file and key, exit code 2, and nothing written."""
+
+import re
+
+import pytest
+
+from tests.conftest import TINY
+
+# (what is replaced in the tiny matrix, by what, what the message must hold)
+BROKEN_FILES = {
+    "unknown key": ("mode =", "moda =", ["moda: unknown key", "did you mean 'mode'"]),
+    "unknown key in a table": (
+        "batch_size = 8",
+        "batch_sise = 8",
+        ["training.batch_sise: unknown key", "did you mean 'batch_size'"],
+    ),
+    "unknown key of a student": (
+        "depth = 2",
+        "depht = 2",
+        ["students.small", "unknown key", "'depth'"],
+    ),
+    "unknown axis": (
+        'student = ["small"]',
+        'studnt = ["small"]',
+        ["axes.studnt: unknown axis", "did you mean 'student'"],
+    ),
+    "missing axis": ("image_size = [8]", "", ["axes.image_size: this axis is needed"]),
+    "wrong type": (
+        "batch_size = 8",
+        'batch_size = "8"',
+        ["training.batch_size: expected an integer, found '8' (str)"],
+    ),
+    "wrong type of a table": (
+        "[data]",
+        "[data.deeper]",
+        ["data.", "expected a value", "unknown key", "needed"],
+    ),
+    "wrong type in an axis": (
+        "image_size = [8]",
+        'image_size = ["8"]',
+        ["axes.image_size[0]: expected an integer, found '8'"],
+    ),
+    "unknown method": (
+        '"embed-kd"]\nstudent',
+        '"embedd-kd"]\nstudent',
+        ["axes.method[1]: expected one of", "did you mean 'embed-kd'"],
+    ),
+    "unknown student": (
+        'student = ["small"]',
+        'student = ["smal"]',
+        ["axes.student[0]: unknown student 'smal'", "did you mean 'small'"],
+    ),
+    "unknown teacher": (
+        'teacher = ["dwarf"]',
+        'teacher = ["dwarv"]',
+        ["axes.teacher[0]: unknown teacher 'dwarv'", "did you mean 'dwarf'"],
+    ),
+    "no teacher": ('teacher = ["dwarf"]', "", ["axes.teacher: the method", "needs a teacher"]),
+    "image size and patch": (
+        "image_size = [8]",
+        "image_size = [10]",
+        ["students.small.patch_size: image size 10 is not divisible by the patch size 4"],
+    ),
+    "teacher's image size and patch": (
+        "image_size = 16",
+        "image_size = 20",
+        ["teachers.dwarf.patch_size: image size 20", "patch size 8", "the nearest that is: 16"],
+    ),
+    "width and heads": (
+        "width = 16",
+        "width = 17",
+        ["students.small.width: width 17 is not divisible by 2 heads"],
+    ),
+    "nothing left": (
+        "[students.small]",
+        '[[exclude]]\nstudent = "small"\n[students.small]',
+        ["exclude: no cells left"],
+    ),
+    "unknown axis in exclude": (
+        "[students.small]",
+        '[[exclude]]\nstuden = "small"\n[students.small]',
+        ["exclude[0].studen: unknown axis"],
+    ),
+    "wrong value in exclude": (
+        "[students.small]",
+        '[[exclude]]\nmethod = "kd"\n[students.small]',
+        ["exclude[0].method: expected one of 'embed-kd'"],
+    ),
+    "incomplete include": (
+        "[students.small]",
+        '[[include]]\nstudent = "small"\n[students.small]',
+        ["include[0].method: expected a value for the axis 'method'"],
+    ),
+    "not TOML": ("[axes]", "[axes", ["not valid TOML", "line"]),
+    "a preset that is broken": (
+        "axes.method = [",
+        "axis.method = [",
+        ["preset 'control'", "axis: unknown key", "did you mean 'axes'"],
+    ),
+    "a name that leads elsewhere": ('name = "tiny"', 'name = "../x"', ["name: expected"]),
+    "fewest steps": ("min_steps = 2", "min_steps = 1", ["budget.min_steps", "found 1"]),
+    "not a number": (
+        "batch_size = 8",
+        "batch_size = 8\nalpha2 = nan",
+        ["training.alpha2", "finite"],
+    ),
+    "huge": ("batch_size = 8", "batch_size = 8000000000", ["training.batch_size", "1048576"]),
+    "fewer images than a batch": (
+        "train_images = 64",
+        "train_images = 4",
+        ["data.train_images: expected at least one batch of 8 images, found 4"],
+    ),
+    "training on noise": (
+        'mode = "profile"',
+        'mode = "train"',
+        ["data.source", "needs real images", '"digits"'],
+    ),
+    "pretrained without a checkpoint": (
+        "[teachers.dwarf]",
+        '[teachers.dwarf]\nweights = "pretrained"',
+        ["teachers.dwarf.checkpoint", "a local folder, found none"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN_FILES)
+def test_broken_matrix_files(case, kdbench, tiny, tmp_path):
+    old, new, expected = BROKEN_FILES[case]
+    assert old in TINY
+    tiny.write_text(TINY.replace(old, new, 1))
+    before = sorted(tmp_path.rglob("*"))
+    for command in (["run", "--device", "cpu"], ["cells"]):
+        said = kdbench(*command, "--matrix", tiny)
+        assert said.code == 2, said
+        assert said.out == ""
+        assert str(tiny) in said.err
+        if case == "wrong type of a table":
+            assert any(part in said.err for part in expected), said.err
+        else:
+            for part in expected:
+                assert part in said.err, said.err
+        assert len(said.err.strip().splitlines()) == 1, said.err
+    assert sorted(tmp_path.rglob("*")) == before, "nothing is written"
+
+
+BROKEN_ARGUMENTS = {
+    "missing file": (["run", "--matrix", "nowhere.toml"], ["nowhere.toml: cannot read", "no such"]),
+    "a folder": (["run", "--matrix", "."], ["expected a TOML file, found a folder"]),
+    "unknown preset": (
+        ["run", "--matrix", "{tiny}", "--preset", "contrl"],
+        ["unknown preset 'contrl'", "did you mean 'control'"],
+    ),
+    "set without a value": (
+        ["run", "--matrix", "{tiny}", "--set", "training.batch_size"],
+        ["--set: expected KEY=VALUE", "--set training.batch_size=32"],
+    ),
+    "set with a bare word": (
+        ["run", "--matrix", "{tiny}", "--set", "mode=profile"],
+        ["--set: mode: expected a TOML value, found 'profile'", 'mode="profile"'],
+    ),
+    "set with more than a value": (
+        ["run", "--matrix", "{tiny}", "--set", "mode=1\nname=2"],
+        ["--set: mode: expected a TOML value"],
+    ),
+    "set of an unknown key": (
+        ["run", "--matrix", "{tiny}", "--set", "training.batchsize=3"],
+        ["training.batchsize: unknown key", "did you mean 'batch_size'"],
+    ),
+    "set through a value": (
+        ["run", "--matrix", "{tiny}", "--set", "mode.deeper=3"],
+        ["--set: mode.deeper", "no table"],
+    ),
+    "only without a value": (
+        ["run", "--matrix", "{tiny}", "--only", "method"],
+        ["--only: expected COLUMN=V1,V2"],
+    ),
+    "only of an unknown column": (
+        ["run", "--matrix", "{tiny}", "--only", "metod=embed-kd"],
+        ["--only: unknown column 'metod'", "'method'"],
+    ),
+    "only with nothing left": (
+        ["run", "--matrix", "{tiny}", "--only", "method=embed"],
+        ["--only: no cells left", "'embed-kd'"],
+    ),
+    "a device that is not there": (
+        ["run", "--matrix", "{tiny}", "--device", "cuda:7"],
+        ["--device", "'cuda:7'"],
+    ),
+    "no device at all": (["run", "--matrix", "{tiny}", "--device", "gpu"], ["--device", "'gpu'"]),
+    "unknown status": (
+        ["run", "--matrix", "{tiny}", "--device", "cpu", "--retry", "fail"],
+        ["--retry: unknown status 'fail'", "'failed'"],
+    ),
+    "no results there": (["show", "nowhere"], ["nowhere: expected a results folder"]),
+    "results in a file": (["plot", "{tiny}"], ["expected a results folder, found a file"]),
+    "not a results folder": (["show", "."], ["not a results folder", "tiny.toml"]),
+    "unknown figure": (
+        ["plot", "{finished}", "--figure", "fig44"],
+        ["unknown figure 'fig44'", "'fig4'"],
+    ),
+    "unknown metric": (
+        ["plot", "{finished}", "--metric", "alocated"],
+        ["unknown metric 'alocated'", "'allocated'"],
+    ),
+    "unknown format": (["plot", "{finished}", "--format", "gif"], ["'gif'", "'png'"]),
+    "unknown format of a table": (
+        ["show", "{finished}", "--format", "jsn"],
+        ["--format", "did you mean 'json'"],
+    ),
+    "unknown reference": (
+        ["show", "{finished}", "--reference", "teacher-kd/small/8px/dwarv"],
+        ["'teacher-kd/small/8px/dwarf'"],
+    ),
+    "unknown environment": (["show", "{finished}", "--environment", "h100"], ["h100", "cpu"]),
+    "unknown command": (["shwo"], ["shwo"]),
+    "unknown option": (["run", "--matrx", "x"], ["--matrx"]),
+    "no matrix named": (["run"], ["--matrix"]),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN_ARGUMENTS)
+def test_broken_arguments(case, kdbench, tiny, finished, tmp_path):
+    arguments, expected = BROKEN_ARGUMENTS[case]
+    before = sorted(tmp_path.rglob("*")), sorted(finished.rglob("*"))
+    said = kdbench(*(a.format(tiny=tiny, finished=finished) for a in arguments))
+    assert said.code == 2, said
+    assert "Traceback" not in said.err
+    for part in expected:
+        assert part in said.err, said.err
+    assert (sorted(tmp_path.rglob("*")), sorted(finished.rglob("*"))) == before
+
+
+def test_unreadable_file(kdbench, tmp_path):
+    path = tmp_path / "latin.toml"
+    path.write_bytes(b'name = "\xe9"')
+    said = kdbench("run", "--matrix", path)
+    assert (said.code, "not UTF-8" in said.err) == (2, True)
+
+
+def test_a_file_that_is_too_large_is_not_read(kdbench, tmp_path):
+    path = tmp_path / "large.toml"
+    path.write_bytes(b"#" * 1_000_001)
+    said = kdbench("cells", "--matrix", path)
+    assert (said.code, "at most 1000000 bytes" in said.err) == (2, True)
+
+
+def test_too_many_cells_are_told_before_they_are_built(kdbench, tiny):
+    sizes = list(range(4, 4 * 400, 4))
+    widths = ", ".join(str(size) for size in sizes)
+    said = kdbench(
+        "cells",
+        "--matrix",
+        tiny,
+        "--set",
+        f"axes.image_size=[{widths}]",
+        "--set",
+        f"axes.batch_size=[{widths}]",
+    )
+    assert said.code == 2
+    assert "axes: expected at most 100000 cells" in said.err
+
+
+def test_results_folder_that_cannot_be_written(kdbench, tiny, tmp_path):
+    (tmp_path / "results").write_text("in the way")
+    said = kdbench("run", "--matrix", tiny, "--device", "cpu")
+    assert said.code == 2
+    assert "cannot write results here" in said.err
+
+
+def test_terminal_escapes_of_a_file_do_not_reach_the_terminal(kdbench, tiny):
+    tiny.write_text(TINY.replace("batch_size = 8", '"\\u001b[31mred" = 8'))
+    said = kdbench("cells", "--matrix", tiny)
+    assert said.code == 2
+    assert not re.search(r"\x1b", said.err)

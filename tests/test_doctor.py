@@ -1,0 +1,493 @@
+"""What doctor finds, the probe of torch, and how --device is settled."""
+
+import http.server
+import io
+import subprocess
+import sys
+import threading
+from importlib import metadata
+
+import pytest
+from fake_nvml.fixtures import GIB, OTHER_UUID, UUID, card, fake_nvml  # noqa: F401
+from rich.console import Console
+
+from kdbench.errors import InputError, WorkerError
+from kdbench.orchestrate import doctor
+from kdbench.orchestrate import probe as probing
+from kdbench.orchestrate.doctor import examine, render
+from kdbench.orchestrate.probe import ResolvedDevice, probe_torch, resolve_device
+from kdbench.schema import TABLES
+
+# ruff: noqa: F811 - fixtures are imported, since conftest.py is shared
+
+KNOWN = {column.name for columns in TABLES.values() for column in columns}
+NO_DRIVER = {"load_fails": True}
+
+
+def seen(*devices, build="12.9", problem=None):
+    """What the probe prints on a machine with these cards, by (name, uuid)."""
+    return {
+        "torch_version": "2.13.0",
+        "cuda_build": build,
+        "cuda_available": bool(devices),
+        "cuda_problem": problem,
+        "threads": 8,
+        "devices": [
+            {"index": i, "name": n, "uuid": u, "memory_bytes": GIB, "capability": "9.0"}
+            for i, (n, u) in enumerate(devices)
+        ],
+        "bf16": True,
+    }
+
+
+ONE_CARD = seen(("Fake GPU", UUID.removeprefix("GPU-")))
+
+
+def found(report):
+    return {finding.name: finding for finding in report.findings}
+
+
+def look(torch=ONE_CARD, results=None):
+    report = examine(results, probe=lambda: torch, reaches=lambda _: None)
+    return found(report)
+
+
+@pytest.fixture(autouse=True)
+def plain_environment(monkeypatch):
+    for name in ("HF_HUB_OFFLINE", "HF_ENDPOINT", "CUDA_VISIBLE_DEVICES"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NO_PROXY", "*")
+
+
+@pytest.fixture
+def cuda_build(monkeypatch):
+    monkeypatch.setattr(probing, "torch_cuda_build", lambda: "12.9")
+
+
+# ---- doctor
+
+
+def test_an_ordinary_card_lacks_nothing_but_polled_peaks_are_lower_bounds(fake_nvml):
+    fake_nvml(card(processes={"7": GIB}))
+    findings = look()
+    assert UUID in findings["card 0"].found
+    assert "80.0 GiB" in findings["card 0"].found
+    assert findings["driver"].found == "575.57.08, for CUDA up to 12.9"
+    assert findings["card 0: per process"].found == "memory is available"
+    assert "nvml-counter" in findings["card 0: energy"].found
+    on_card = [f for name, f in findings.items() if name.startswith(("card", "driver", "torch"))]
+    assert all(f.good and not f.null for f in on_card)
+    bounds = {column for f in on_card for column in f.lower_bound}
+    assert bounds == {"device_peak_bytes", "process_peak_bytes"}
+
+
+@pytest.mark.parametrize(
+    ("change", "name", "null"),
+    [
+        ({"processes": {"7": 0}}, "per process", {"process_peak_bytes", "process_bytes"}),
+        ({"processes": {"7": None}}, "per process", {"process_peak_bytes"}),
+        ({"processes": None}, "per process", {"process_peak_bytes", "process_source"}),
+        ({"energy_mj": None}, "energy", {"energy_joules"}),
+        ({"energy_mj": None, "power_mw": None}, "energy", {"energy_step_joules", "power_watts"}),
+    ],
+)
+def test_what_a_card_does_not_tell_names_its_columns(fake_nvml, change, name, null):
+    fake_nvml(card(**change))
+    finding = look()[f"card 0: {name}"]
+    assert not finding.good
+    assert null <= set(finding.null)
+
+
+def test_energy_without_a_counter_is_still_had_from_power(fake_nvml):
+    fake_nvml(card(energy_mj=None))
+    finding = look()["card 0: energy"]
+    assert "nvml-power" in finding.found
+    assert "energy_step_joules" not in finding.null
+
+
+def test_mig_is_told(fake_nvml):
+    fake_nvml(card(mig=1))
+    assert "MIG" in look()["card 0"].found
+    assert not look()["card 0"].good
+
+
+def test_a_card_that_does_not_answer_is_told_beside_one_that_does(fake_nvml):
+    fake_nvml(card(), card(uuid=OTHER_UUID, lost_after=0))
+    findings = look()
+    assert findings["card 0"].good
+    assert findings["card"].found.startswith("1 of 2 does not answer")
+
+
+@pytest.mark.parametrize(
+    ("script", "why"),
+    [
+        (NO_DRIVER, "libnvidia-ml.so.1 cannot be loaded"),
+        ({"init": 18}, "different versions"),
+        ({"gpus": []}, "lists no card"),
+    ],
+)
+def test_without_a_card_its_columns_are_null(fake_nvml, script, why):
+    fake_nvml(**script)
+    findings = look(torch=seen(build=None))
+    assert why in findings["card"].found
+    assert {"process_peak_bytes", "device_peak_bytes", "energy_step_joules", "gpu_name"} <= set(
+        findings["card"].null
+    )
+    assert findings["torch"].null == ("reserved_peak_bytes",)
+    assert findings["torch"].good, "a machine without a card needs no CUDA build"
+
+
+@pytest.mark.parametrize(
+    ("torch", "told", "remedy"),
+    [
+        (seen(build=None), "the CPU alone", "install a CUDA build of torch"),
+        (seen(problem="the driver is too old"), "the driver is too old", "update the driver"),
+    ],
+)
+def test_a_card_that_torch_cannot_use_is_told(fake_nvml, torch, told, remedy):
+    fake_nvml(card())
+    finding = look(torch)["torch"]
+    assert (finding.good, finding.remedy) == (False, remedy)
+    assert told in finding.found
+    assert "device_peak_bytes" in finding.null
+
+
+def test_a_torch_that_does_not_load_is_a_finding(fake_nvml):
+    def broken():
+        raise WorkerError("torch does not work here: no libcudart")
+
+    fake_nvml(card())
+    finding = found(examine(probe=broken, reaches=lambda _: None))["torch"]
+    assert not finding.good
+    assert "no libcudart" in finding.found
+
+
+@pytest.mark.parametrize("script", [NO_DRIVER, {"gpus": [card(energy_mj=None, processes=None)]}])
+def test_every_column_named_is_one_of_the_store(fake_nvml, script, monkeypatch):
+    monkeypatch.setattr(doctor, "can_reset_peak", lambda: False)
+    monkeypatch.setattr(doctor, "collect_environment", lambda _: ENVIRONMENT)
+    fake_nvml(**script)
+    findings = look(torch=seen())
+    named = {c for f in findings.values() for c in (*f.null, *f.lower_bound)}
+    assert named >= {"cpu_model", "host_peak_bytes", "reserved_peak_bytes"}
+    assert named <= KNOWN
+
+
+ENVIRONMENT = {
+    "cpu_model": None,
+    "cpu_count": 4,
+    "cpu_usable": 2,
+    "memory_bytes": 8 * GIB,
+    "torch_version": "2.13.0",
+}
+
+
+def test_a_containers_memory_limit_is_told(fake_nvml, monkeypatch):
+    monkeypatch.setattr(doctor, "collect_environment", lambda _: ENVIRONMENT)
+    monkeypatch.setattr(doctor, "memory_limit_bytes", lambda: 2 * GIB)
+    fake_nvml(**NO_DRIVER)
+    assert look()["memory"].found == "2.0 GiB for this container, of the machine's 8.0 GiB"
+    monkeypatch.setattr(doctor, "memory_limit_bytes", lambda: 2**62)
+    assert look()["memory"].found == "8.0 GiB"
+    assert look()["processor"].found == "unknown: 4 threads, 2 usable here"
+
+
+def test_a_kernel_without_the_mark_gives_a_lower_bound(fake_nvml, monkeypatch):
+    fake_nvml(**NO_DRIVER)
+    for can, bound in ((True, ()), (False, ("host_peak_bytes",))):
+        monkeypatch.setattr(doctor, "can_reset_peak", lambda can=can: can)
+        assert look()["host memory's peak"].lower_bound == bound
+
+
+@pytest.fixture
+def hub():
+    """Call with a status for the address of a server that answers with it."""
+    servers = []
+
+    def serve(status):
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_HEAD(self):
+                self.send_response(status)
+                self.end_headers()
+
+            def log_message(self, *_):
+                pass
+
+        servers.append(http.server.HTTPServer(("127.0.0.1", 0), Handler))
+        threading.Thread(target=servers[-1].serve_forever, args=(0.01,), daemon=True).start()
+        return f"http://127.0.0.1:{servers[-1].server_port}"
+
+    yield serve
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def ask_hub():
+    return found(examine(probe=lambda: ONE_CARD))["hub"]
+
+
+def test_a_hub_that_answers_is_told(fake_nvml, hub, monkeypatch):
+    fake_nvml(**NO_DRIVER)
+    monkeypatch.setenv("HF_ENDPOINT", hub(200))
+    assert ask_hub().good
+    assert ask_hub().found.endswith(" answers")
+
+
+def test_a_hub_that_cannot_be_used_is_a_finding(fake_nvml, hub, monkeypatch):
+    fake_nvml(**NO_DRIVER)
+    monkeypatch.setenv("HF_ENDPOINT", hub(503))
+    assert "it answers 503" in ask_hub().found
+    for address in ("http://127.0.0.1:1", "file:///etc", "nonsense", "http://[", "http://a b/"):
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        assert not ask_hub().good
+        assert address in ask_hub().found
+
+
+def test_offline_the_hub_is_not_asked(fake_nvml, monkeypatch):
+    fake_nvml(**NO_DRIVER)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    report = examine(probe=lambda: ONE_CARD, reaches=lambda _: pytest.fail("asked"))
+    assert "HF_HUB_OFFLINE" in found(report)["hub"].found
+
+
+def test_folders_are_judged_by_what_exists_of_them(fake_nvml, monkeypatch, tmp_path):
+    fake_nvml(**NO_DRIVER)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "not" / "yet"))
+    (tmp_path / "file").write_text("")
+    findings = look(results=tmp_path / "file")
+    assert findings["cache"].good
+    assert str(tmp_path / "not" / "yet") in findings["cache"].found
+    assert not findings["results"].good
+    assert "results" not in look()
+
+
+def test_the_report_reads_at_80_columns(fake_nvml):
+    fake_nvml(card(processes={"7": 0}))
+    report = examine(probe=lambda: ONE_CARD, reaches=lambda _: "no route [to host]")
+    text = io.StringIO()
+    Console(width=80, file=text).print(render(report))
+    lines = text.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    words = set(text.getvalue().replace(",", " ").replace(";", " ").split())
+    for finding in report.findings:
+        for part in (finding.name, finding.found, finding.remedy or "", *finding.null):
+            missing = set(part.replace(",", " ").replace(";", " ").split()) - words
+            assert not [word for word in missing if len(word) < 40]
+    (line,) = [line for line in lines if "card 0: per process" in line]
+    assert line.startswith("!! card 0: per process ")
+
+
+# ---- the probe
+
+
+def test_the_probe_tells_of_the_installed_torch_without_loading_it_here():
+    answer = probe_torch()
+    assert answer["torch_version"] == metadata.version("torch")
+    assert answer["threads"] >= 1
+    assert isinstance(answer["bf16"], bool)
+    assert answer["cuda_available"] == bool(answer["devices"])
+
+
+FAKE_TORCH = f"""
+from types import SimpleNamespace as Space
+print("a banner that some build prints")
+__version__ = "9.9"
+version = Space(cuda="12.9")
+get_num_threads = lambda: 3
+properties = Space(name="Fake GPU", uuid="{UUID.removeprefix("GPU-")}", total_memory=5, major=9,
+                   minor=0)
+cuda = Space(
+    is_available=lambda: True, device_count=lambda: 1,
+    get_device_properties=lambda index: properties,
+    is_bf16_supported=lambda including_emulation: including_emulation is False,
+)
+"""
+
+
+@pytest.fixture
+def torch_is(monkeypatch, tmp_path):
+    """Call with source code that children import as torch."""
+
+    def put(source):
+        (tmp_path / "torch.py").write_text(source)
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    return put
+
+
+def test_the_probe_tells_of_cards(torch_is):
+    torch_is(FAKE_TORCH)
+    assert probe_torch() == {
+        "torch_version": "9.9",
+        "cuda_build": "12.9",
+        "cuda_available": True,
+        "cuda_problem": None,
+        "threads": 3,
+        "devices": [
+            {
+                "index": 0,
+                "name": "Fake GPU",
+                "uuid": UUID.removeprefix("GPU-"),
+                "memory_bytes": 5,
+                "capability": "9.0",
+            }
+        ],
+        "bf16": True,
+    }
+
+
+def test_the_probe_tells_why_cuda_does_not_start(torch_is):
+    torch_is(
+        FAKE_TORCH + "def init(): raise RuntimeError('driver too old\\nmore')\n"
+        "cuda = Space(is_available=lambda: False, init=init)\n"
+        "cpu = Space(get_capabilities=dict)\n"
+    )
+    answer = probe_torch()
+    assert answer["cuda_problem"] == "driver too old"
+    assert answer["devices"] == []
+    assert answer["bf16"] is False
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("raise OSError('libcudart.so.12: cannot open')", "libcudart.so.12: cannot open"),
+        ("import os; os._exit(3)", "ended with 3: it printed nothing"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "ended with -11"),
+        ("import os; os.write(1, b'hello'); os._exit(0)", "expected JSON, found: hello"),
+        ("import os; os.write(1, b'[1]'); os._exit(0)", "expected JSON"),
+    ],
+)
+def test_a_probe_that_fails_says_how(torch_is, source, message):
+    torch_is(source)
+    with pytest.raises(WorkerError, match=message.replace(".", r"\.")):
+        probe_torch()
+
+
+def test_a_probe_that_hangs_is_ended(torch_is):
+    torch_is("import time; time.sleep(1000)")
+    with pytest.raises(WorkerError, match=r"did not answer within 0\.5 s"):
+        probe_torch(timeout=0.5)
+
+
+# ---- --device
+
+
+def no_probe():
+    pytest.fail("torch was asked")
+
+
+def test_cpu_asks_nobody(monkeypatch):
+    monkeypatch.setattr(probing, "open_nvml", no_probe)
+    assert resolve_device("cpu", probe=no_probe) == ResolvedDevice("cpu")
+
+
+def test_auto_without_a_card_is_the_cpu_and_says_why(fake_nvml, cuda_build):
+    fake_nvml(**NO_DRIVER)
+    resolved = resolve_device("auto", probe=no_probe)
+    assert (resolved.device, resolved.gpu) == ("cpu", None)
+    assert "no NVIDIA driver" in resolved.note
+
+
+def test_auto_with_a_torch_for_the_cpu_is_the_cpu_and_says_why(fake_nvml, monkeypatch):
+    monkeypatch.setattr(probing, "torch_cuda_build", lambda: None)
+    fake_nvml(card())
+    resolved = resolve_device("auto", probe=no_probe)
+    assert (resolved.device, resolved.gpu) == ("cpu", None)
+    assert resolved.note == "Fake GPU 80GB is not used: torch is a build for the CPU"
+
+
+def test_auto_where_cuda_does_not_start_is_the_cpu_and_says_why(fake_nvml, cuda_build):
+    fake_nvml(card())
+    resolved = resolve_device("auto", probe=lambda: seen(problem="too old"))
+    assert resolved.device == "cpu"
+    assert "too old" in resolved.note
+
+
+@pytest.mark.parametrize("prefix", ["", "GPU-"])
+@pytest.mark.parametrize(
+    ("request_", "device", "index"),
+    [
+        ("auto", "cuda:0", 1),
+        ("cuda", "cuda:0", 1),
+        ("cuda:0", "cuda:0", 1),
+        ("cuda:1", "cuda:1", 0),
+    ],
+)
+def test_torchs_card_is_matched_by_uuid_not_by_index(
+    fake_nvml, cuda_build, prefix, request_, device, index
+):
+    fake_nvml(card(), card(uuid=OTHER_UUID))
+    uuids = [prefix + uuid.removeprefix("GPU-") for uuid in (OTHER_UUID, UUID)]
+    answer = seen(*(("Fake GPU", uuid) for uuid in uuids))
+    resolved = resolve_device(request_, probe=lambda: answer)
+    assert (resolved.device, resolved.gpu.index, resolved.note) == (device, index, None)
+
+
+@pytest.mark.parametrize("uuid", [None, "5ca1ab1e-dead"])
+def test_a_card_that_nvml_does_not_list_is_used_without_it(fake_nvml, cuda_build, uuid):
+    fake_nvml(card())
+    resolved = resolve_device("cuda", probe=lambda: seen(("Fake GPU", uuid)))
+    assert (resolved.device, resolved.gpu) == ("cuda:0", None)
+    assert "null" in resolved.note
+
+
+@pytest.mark.parametrize(
+    ("request_", "hint"),
+    [
+        ("gpu", "did you mean 'cuda:0'?"),
+        ("cuda1", "did you mean 'cuda:1'?"),
+        ("gpu:2", "did you mean 'cuda:2'?"),
+        ("3", "did you mean 'cuda:3'?"),
+        ("cuda:-1", None),
+        ("tpu", None),
+        ("", None),
+        ("cuda:0\n", "did you mean 'cuda:0'?"),
+    ],
+)
+def test_nonsense_says_what_was_expected(request_, hint):
+    with pytest.raises(InputError) as raised:
+        resolve_device(request_, probe=no_probe)
+    message = f"--device: expected auto, cpu, cuda or cuda:N, found {request_!r}"
+    assert str(raised.value) == message + (f"; {hint}" if hint else "")
+    assert raised.value.exit_code == 2
+
+
+def test_a_card_that_is_not_there_names_those_that_are(fake_nvml, cuda_build):
+    fake_nvml(card())
+    with pytest.raises(InputError, match=r"'cuda:4': torch sees cuda:0 \(Fake GPU\); name one"):
+        resolve_device("cuda:4", probe=lambda: ONE_CARD)
+
+
+def test_cuda_with_a_torch_for_the_cpu_says_so(fake_nvml, monkeypatch):
+    monkeypatch.setattr(probing, "torch_cuda_build", lambda: None)
+    fake_nvml(card())
+    with pytest.raises(InputError, match="build for the CPU; install a CUDA build"):
+        resolve_device("cuda", probe=no_probe)
+
+
+@pytest.mark.parametrize(
+    ("script", "visible", "why"),
+    [
+        (NO_DRIVER, None, "no NVIDIA driver"),
+        ({"gpus": [card()]}, "7", "CUDA_VISIBLE_DEVICES='7'"),
+        ({"gpus": [card()]}, None, r"torch sees no card \(too old\)"),
+    ],
+)
+def test_cuda_where_there_is_none_says_why(
+    fake_nvml, cuda_build, monkeypatch, script, visible, why
+):
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    fake_nvml(**script)
+    with pytest.raises(InputError, match=why):
+        resolve_device("cuda", probe=lambda: seen(problem="too old"))
+
+
+def test_nothing_here_loads_torch():
+    code = "import sys, kdbench.orchestrate.doctor as d; print(*sys.modules)"
+    command = [sys.executable, "-P", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    loaded = {name.partition(".")[0] for name in done.stdout.split()}
+    assert not loaded & {"torch", "pandas", "pyarrow", "rich"}

@@ -1,0 +1,234 @@
+"""Matrix files: which cells they ask for, and how the cells are identified."""
+
+import itertools
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kdbench import load_matrix
+from tests.conftest import REPOSITORY, TINY
+
+FIG4 = REPOSITORY / "benchmarks" / "fig4.toml"
+LARGE32 = "vit-large-patch32"
+
+
+def labels(**options):
+    return [cell.label for cell in load_matrix(FIG4, **options).cells]
+
+
+def test_fig4_is_the_papers_four_bars():
+    assert sorted(labels()) == [
+        f"embed-kd/base/64px/{LARGE32}",
+        f"embed-kd/large/32px/{LARGE32}",
+        f"embed-kd/large/64px/{LARGE32}",
+        f"teacher-kd/base/32px/{LARGE32}",
+    ]
+
+
+def test_presets_of_fig4():
+    grid = itertools.product(("embed-kd", "teacher-kd"), ("base", "large"), (32, 64))
+    assert sorted(labels(preset="all")) == sorted(f"{m}/{s}/{n}px/{LARGE32}" for m, s, n in grid)
+    teachers = {label.split("/")[-1] for label in labels(preset="teachers")}
+    assert len(labels(preset="teachers")) == 16
+    assert teachers == {
+        f"vit-{size}-patch{patch}" for size in ("base", "large") for patch in (16, 32)
+    }
+    added = set(labels(preset="control")) - set(labels())
+    assert added == {f"student-only/{s}/{n}px" for s in ("base", "large") for n in (32, 64)}
+
+
+def test_the_papers_scale():
+    matrix = load_matrix(FIG4, preset="paper")
+    assert matrix.mode == "train"
+    assert {cell.training.epochs for cell in matrix.cells} == {200}
+    assert {cell.data.path for cell in matrix.cells} == {"uoft-cs/cifar100"}
+    assert {cell.teacher.weights for cell in matrix.cells} == {"pretrained"}
+    assert {cell.teacher.checkpoint for cell in matrix.cells} == {
+        "google/vit-large-patch32-224-in21k"
+    }
+
+
+def test_defaults_are_the_papers():
+    training = load_matrix(FIG4).cells[0].training
+    assert (training.batch_size, training.learning_rate, training.weight_decay) == (64, 1e-4, 0.1)
+    assert (training.alpha1, training.alpha2, training.images_per_class) == (0.5, 0.5, 100)
+
+
+def test_random_teachers_are_labelled_so():
+    rows = [run.plan_row() for run in load_matrix(FIG4).runs()]
+    assert {row["teacher_weights"] for row in rows} == {"random"}
+    assert {row["student"]: row["student_inferred"] for row in rows} == {
+        "base": False,
+        "large": True,
+    }
+
+
+def test_quickstart_has_three_methods_and_several_seeds():
+    matrix = load_matrix(REPOSITORY / "benchmarks" / "quickstart.toml")
+    assert {cell.method for cell in matrix.cells} == {"teacher-kd", "embed-kd", "student-only"}
+    assert len(matrix.runs()) == len(matrix.cells) * len(matrix.seeds)
+    assert len(matrix.seeds) > 1
+
+
+def test_set_and_only(tiny):
+    matrix = load_matrix(
+        tiny,
+        assignments=["training.batch_size=4", "axes.image_size=[8, 16]"],
+        only=["method=embed-kd", "image_size=16"],
+    )
+    assert [run.cell.label for run in matrix.runs()] == ["embed-kd/small/16px/dwarf"]
+    assert matrix.runs()[0].cell.training.batch_size == 4
+
+
+def test_later_assignments_win_and_lie_over_the_preset(tiny):
+    matrix = load_matrix(
+        tiny,
+        preset="control",
+        assignments=['axes.method=["teacher-kd"]', 'axes.method=["student-only"]'],
+    )
+    assert [cell.label for cell in matrix.cells] == ["student-only/small/8px"]
+
+
+def test_an_added_axis_is_in_the_label(tiny):
+    matrix = load_matrix(tiny, assignments=["axes.alpha2=[0.25, 0.5]"])
+    assert [cell.label for cell in matrix.cells][:2] == [
+        "teacher-kd/small/8px/dwarf/alpha2=0.25",
+        "teacher-kd/small/8px/dwarf/alpha2=0.5",
+    ]
+    assert [(c.training.alpha1, c.training.alpha2) for c in matrix.cells][:2] == [
+        (0.75, 0.25),
+        (0.5, 0.5),
+    ]
+
+
+def test_include_adds_cells(tiny):
+    tiny.write_text(
+        TINY.replace(
+            "[students.small]",
+            """
+[[include]]
+method = "embed-kd"
+image_size = [16, 32]
+batch_size = 2
+[students.small]""",
+            1,
+        )
+    )
+    matrix = load_matrix(tiny)
+    assert [cell.label for cell in matrix.cells][2:] == [
+        "embed-kd/small/16px/dwarf/batch_size=2",
+        "embed-kd/small/32px/dwarf/batch_size=2",
+    ]
+    assert [cell.training.batch_size for cell in matrix.cells] == [8, 8, 2, 2]
+
+
+def test_a_method_without_a_teacher_comes_once(tiny):
+    tiny.write_text(
+        TINY + "\n[teachers.other]\npatch_size=8\nwidth=8\ndepth=1\nheads=1\nimage_size=16\n"
+    )
+    matrix = load_matrix(tiny, preset="control", assignments=['axes.teacher=["dwarf", "other"]'])
+    assert [cell.label for cell in matrix.cells].count("student-only/small/8px") == 1
+    assert len(matrix.cells) == 5
+
+
+def ids(tiny, **options):
+    return {cell.label: cell.cell_id for cell in load_matrix(tiny, **options).cells}
+
+
+@pytest.mark.parametrize(
+    "assignment",
+    [
+        "seeds=[1]",
+        "repeats=2",
+        "budget.max_steps=9",
+        "threads=2",
+        'mode="profile"',
+        'data.name="other"',
+        "students.small.inferred=true",
+    ],
+)
+def test_what_does_not_decide_a_step_is_not_in_its_id(tiny, assignment):
+    assert ids(tiny, assignments=[assignment]) == ids(tiny)
+
+
+@pytest.mark.parametrize(
+    "assignment",
+    [
+        "training.batch_size=4",
+        "students.small.width=32",
+        "teachers.dwarf.depth=2",
+        'training.precision="bf16"',
+        'training.attention="sdpa"',
+        "training.learning_rate=1e-3",
+        "data.classes=6",
+        'training.loss="published-code"',
+        "training.images_per_class=4",
+    ],
+)
+def test_what_decides_a_step_is_in_its_id(tiny, assignment):
+    before, after = ids(tiny), ids(tiny, assignments=[assignment])
+    assert before.keys() == after.keys()
+    assert all(before[label] != after[label] for label in before)
+
+
+def test_the_content_of_a_local_checkpoint_is_in_the_id(tiny, tmp_path, monkeypatch):
+    from kdbench.fingerprint import fingerprint_folder
+
+    folder = tmp_path / "vit"
+    folder.mkdir()
+    options = {
+        "assignments": [
+            'teachers.dwarf.weights="pretrained"',
+            f'teachers.dwarf.checkpoint="{folder}"',
+        ]
+    }
+    seen = set()
+    for content in ("a", "b"):
+        fingerprint_folder.cache_clear()
+        (folder / "model.safetensors").write_text(content)
+        seen.add(ids(tiny, **options)["embed-kd/small/8px/dwarf"])
+    assert len(seen) == 2
+
+
+def test_run_keys_tell_runs_apart_and_stay_the_same(tiny):
+    matrix = load_matrix(tiny, assignments=["seeds=[0, 1]", "repeats=2"])
+    environment = {"torch_version": "2", "cpu_model": "x", "gpu_name": None, "driver_version": None}
+
+    def keys(digest="w", device="cpu", **change):
+        return [
+            run.run_key(worker_digest=digest, environment=environment | change)
+            for run in matrix.runs(device)
+        ]
+
+    assert len(set(keys())) == 8
+    assert keys() == keys()
+    assert not set(keys()) & set(keys(digest="other code"))
+    assert not set(keys()) & set(keys(device="cuda:0"))
+    assert not set(keys()) & set(keys(torch_version="3"))
+
+
+def test_repeats_lie_apart(tiny):
+    runs = load_matrix(tiny, assignments=["repeats=2"]).runs()
+    assert [run.repeat for run in runs] == [0, 0, 1, 1]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    methods=st.sets(st.sampled_from(["teacher-kd", "embed-kd", "student-only"]), min_size=1),
+    sizes=st.sets(st.integers(1, 12), min_size=1, max_size=4),
+    dropped=st.integers(0, 3),
+)
+def test_the_grid_is_the_product_less_what_is_excluded(tmp_path_factory, methods, sizes, dropped):
+    tiny = tmp_path_factory.mktemp("grid") / "tiny.toml"
+    sides = sorted(4 * size for size in sizes)
+    gone = sides[: min(dropped, len(sides) - 1)]
+    excluded = "".join(f"[[exclude]]\nimage_size = {side}\n" for side in gone)
+    tiny.write_text(TINY.replace("[students.small]", excluded + "[students.small]", 1))
+    names = ", ".join(f'"{method}"' for method in sorted(methods))
+    matrix = load_matrix(tiny, assignments=[f"axes.method=[{names}]", f"axes.image_size={sides}"])
+    assert {(c.method, c.image_size) for c in matrix.cells} == set(
+        itertools.product(methods, set(sides) - set(gone))
+    )
+    assert len({cell.label for cell in matrix.cells}) == len(matrix.cells)
+    assert len({cell.cell_id for cell in matrix.cells}) == len(matrix.cells)

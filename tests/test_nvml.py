@@ -1,0 +1,232 @@
+"""What is read from NVML, and that what is not told is None: the real pynvml on a fake driver."""
+
+import os
+import subprocess
+import sys
+
+import pynvml
+import pytest
+from fake_nvml import driver
+from fake_nvml.fixtures import GIB, OTHER_UUID, UUID, card, fake_nvml, fake_nvml_environment  # noqa: F401
+
+from kdbench.orchestrate.nvml import AVAILABLE, NOT_SEEN, Gpu, open_nvml
+
+# ruff: noqa: F811 - fixtures are imported, since conftest.py is shared
+
+
+@pytest.fixture
+def reader(fake_nvml):
+    """Call with a card for its reader."""
+    with_open = []
+
+    def read(*cards, uuid=UUID, **script):
+        fake_nvml(*cards, **script)
+        context = open_nvml()
+        with_open.append(context)
+        return context.__enter__().reader(uuid)
+
+    yield read
+    for context in with_open:
+        context.__exit__(None, None, None)
+
+
+def test_a_card_is_described_as_the_driver_tells(fake_nvml):
+    fake_nvml(card(processes={"7": GIB}))
+    with open_nvml() as nvml:
+        assert nvml.problem is None
+        assert nvml.gpus() == [
+            Gpu(
+                index=0,
+                uuid=UUID,
+                name="Fake GPU 80GB",
+                memory_total_bytes=80 * GIB,
+                driver_version="575.57.08",
+                cuda_driver_version="12.9",
+                process_memory=AVAILABLE,
+                energy_counter=True,
+                mig=False,
+                power=True,
+            )
+        ]
+
+
+def test_a_card_that_tells_little_is_described_with_none(fake_nvml):
+    fake_nvml(
+        card(used=None, energy_mj=None, power_mw=None, processes=None),
+        lacks=["nvmlSystemGetCudaDriverVersion_v2", "nvmlDeviceGetMigMode"],
+    )
+    with open_nvml() as nvml:
+        (gpu,) = nvml.gpus()
+    assert gpu.memory_total_bytes is None
+    assert gpu.cuda_driver_version is None
+    assert gpu.process_memory == "the driver does not list the card's processes (Not Supported)"
+    assert (gpu.energy_counter, gpu.power, gpu.mig) == (False, False, False)
+
+
+@pytest.mark.parametrize(
+    ("processes", "told"),
+    [
+        ({}, NOT_SEEN),
+        ({"7": 5, "8": None}, AVAILABLE),
+        ({"7": None}, "the driver does not tell it"),
+        ({"7": 0, "8": 0}, "0 for every process, as in some containers"),
+    ],
+)
+def test_whether_memory_per_process_is_available_is_told(fake_nvml, processes, told):
+    fake_nvml(card(processes=processes))
+    with open_nvml() as nvml:
+        assert nvml.gpus()[0].process_memory == told
+
+
+def test_mig_is_seen_when_it_is_on_and_not_when_it_is_only_supported(fake_nvml):
+    fake_nvml(card(mig=1), card(uuid=OTHER_UUID, mig=0))
+    with open_nvml() as nvml:
+        assert [gpu.mig for gpu in nvml.gpus()] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("script", "problem"),
+    [
+        ({"load_fails": True}, "no NVIDIA driver"),
+        ({"init": driver.VERSION_MISMATCH}, "different versions"),
+        ({"init": 9}, "not loaded"),
+        ({"init": 999}, "Unknown Error"),
+        ({"lacks": ["nvmlInitWithFlags"]}, "Function Not Found"),
+    ],
+)
+def test_a_driver_that_does_not_start_is_a_state_and_no_error(fake_nvml, script, problem):
+    fake_nvml(card(), **script)
+    with open_nvml() as nvml:
+        assert problem in nvml.problem
+        assert nvml.count() == 0
+        assert nvml.gpus() == []
+        reader = nvml.reader(UUID)
+        assert reader.problem is not None
+        assert reader.device_bytes() is None
+        assert reader.neighbours() is None
+
+
+def test_the_library_is_shut_down_again(fake_nvml):
+    fake_nvml(card())
+    with open_nvml():
+        assert pynvml.nvmlDeviceGetCount() == 1
+    with pytest.raises(pynvml.NVMLError):
+        pynvml.nvmlDeviceGetCount()
+
+
+def test_a_reader_reads_the_card_of_its_uuid_in_base_units(reader):
+    read = reader(card(uuid=OTHER_UUID, used=GIB), card(used=[GIB, 2 * GIB]))
+    assert read.problem is None
+    assert [read.device_bytes() for _ in range(3)] == [GIB, 2 * GIB, 2 * GIB]
+    assert read.power_watts() == 70.5
+    assert read.energy_joules() == 1000.0
+    assert read.gpu_percent() == 37
+
+
+def test_an_unknown_uuid_reads_none(reader):
+    read = reader(card(), uuid=OTHER_UUID)
+    assert OTHER_UUID in read.problem
+    assert read.device_bytes() is None
+
+
+def test_an_old_driver_is_read_by_the_functions_it_has(reader):
+    lacks = ["nvmlDeviceGetMemoryInfo_v2", "nvmlDeviceGetComputeRunningProcesses_v3"]
+    read = reader(card(processes={"7": GIB}), lacks=lacks)
+    # Its used memory has the driver's reserve in it.
+    assert read.device_bytes() == 3 * GIB + GIB // 2
+    assert read.process_bytes(7) == GIB
+
+
+def test_a_driver_that_refuses_the_second_struct_is_read_by_the_first(reader):
+    errors = {"nvmlDeviceGetMemoryInfo_v2": driver.ARGUMENT_VERSION_MISMATCH}
+    assert reader(card(errors=errors)).device_bytes() == 3 * GIB + GIB // 2
+
+
+def test_a_passing_error_leaves_a_gap_and_does_not_change_how_memory_counts(reader):
+    script = card(errors={"nvmlDeviceGetMemoryInfo_v2": 999})
+    read = reader(script)
+    assert read.device_bytes() is None
+    script["errors"].clear()
+    assert read.device_bytes() == 3 * GIB
+
+
+def test_functions_that_are_missing_read_none(reader):
+    names = ("PowerUsage", "TotalEnergyConsumption", "UtilizationRates")
+    lists = [f"nvmlDeviceGetComputeRunningProcesses_v{n}" for n in (2, 3)]
+    read = reader(card(), lacks=[f"nvmlDeviceGet{name}" for name in names] + lists)
+    assert read.power_watts() is None
+    assert read.energy_joules() is None
+    assert read.gpu_percent() is None
+    assert read.process_bytes(7) is None
+    assert read.neighbours() is None
+    assert read.device_bytes() == 3 * GIB
+
+
+def test_no_energy_and_no_power_is_none_also_where_the_driver_says_0(reader):
+    read = reader(card(energy_mj=None, power_mw=0))
+    assert read.energy_joules() is None
+    assert read.power_watts() is None
+    assert reader(card(energy_mj=0)).energy_joules() is None
+
+
+def test_an_idle_card_is_at_0_percent(reader):
+    assert reader(card(busy_percent=0)).gpu_percent() == 0
+
+
+@pytest.mark.parametrize(
+    ("processes", "expected"),
+    [
+        ({"7": GIB}, GIB),
+        ({"7": GIB, "8": 5, "9": 100}, GIB + 5),
+        ({"9": 100}, None),  # ours are not listed: perhaps under other numbers
+        ({"7": None}, None),
+        ({"7": 0}, None),
+        ({"7": GIB, "8": None}, None),  # a part is unknown: no sum
+        ({"7": GIB, "8": 0}, None),
+        ({}, None),
+        (None, None),
+    ],
+)
+def test_memory_of_a_process_and_its_children(reader, processes, expected):
+    assert reader(card(processes=processes)).process_bytes(7, {8}) == expected
+
+
+def test_neighbours_are_the_others(reader):
+    read = reader(card(processes={"9": 1, "7": GIB, "8": None}))
+    assert read.neighbours({7}) == [8, 9]
+    assert read.neighbours() == [7, 8, 9]
+    assert reader(card()).neighbours() == []
+
+
+def test_a_card_that_falls_off_the_bus_reads_none_from_then_on(reader):
+    script = card(lost_after=3)
+    read = reader(script)  # one call: the handle
+    assert read.device_bytes() == 3 * GIB
+    assert read.power_watts() == 70.5
+    assert read.device_bytes() is None
+    assert read.problem == "GPU is lost"
+    script["lost_after"] = 1000
+    assert read.device_bytes() is None, "a lost card is not asked again"
+
+
+def test_a_lost_card_is_counted_but_not_described(fake_nvml):
+    fake_nvml(card(lost_after=0), card(uuid=OTHER_UUID))
+    with open_nvml() as nvml:
+        assert nvml.count() == 2
+        assert [(gpu.index, gpu.uuid) for gpu in nvml.gpus()] == [(1, OTHER_UUID)]
+
+
+def test_the_fake_reaches_a_child_and_runs_the_next_sitecustomize(fake_nvml_environment, tmp_path):
+    environment = fake_nvml_environment(card())
+    (tmp_path / "sitecustomize.py").write_text("import os; os.environ['CHAINED'] = 'yes'")
+    environment["PYTHONPATH"] += os.pathsep + str(tmp_path)
+    code = (
+        "import os, ctypes, pynvml; pynvml.nvmlInit(); ctypes.CDLL(None).getpid();"
+        "handle = pynvml.nvmlDeviceGetHandleByIndex(0);"
+        "print(pynvml.nvmlDeviceGetUUID(handle), os.environ['CHAINED'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code],
+        env=environment, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.split() == [UUID, "yes"]

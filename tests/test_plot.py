@@ -1,0 +1,219 @@
+"""The figures: read back from their SVG, which keeps every text as a comment."""
+
+import re
+
+import pytest
+from analysis_fixtures import GPU, cell_row, commit, no_numbers, paper_rows, trained_rows
+from matplotlib.text import Text
+
+from kdbench.analysis.aggregate import group_cells
+from kdbench.analysis.figures import FIGURES
+from kdbench.analysis.figures.sheet import Sheet
+from kdbench.analysis.figures.style import drawing
+from kdbench.analysis.metrics import find_metrics
+from kdbench.analysis.plot import plot
+from kdbench.analysis.reference import find_reference
+from kdbench.analysis.results import load_results
+from kdbench.errors import InputError
+
+
+def texts(path):
+    return [t.strip() for t in re.findall(r"<!-- (.*?) -->", path.read_text())]
+
+
+def drawn(results, out, **options):
+    (path,) = plot(results, formats=("svg",), out=out, **options)
+    return texts(path)
+
+
+def measured(shown):
+    return [t for t in shown if re.search(r"  (ref|[×÷][\d.]+)$", t)]
+
+
+def hatched(shown):
+    return [t for t in shown if t.startswith("paper ")]
+
+
+def test_figure_4_as_the_paper_has_it(tmp_path):
+    shown = drawn(load_results(commit(tmp_path, paper_rows())), tmp_path)
+    assert {"Parameter bytes", "Peak allocated in a step"} <= set(shown)
+    assert {"1.25 GB  ref", "129 MB  ÷9.7", "2.68 GB  ×1.29", "~2.82 h  ref"} <= set(shown)
+    # Beside each cell in both panels of memory, and the times relative to each machine's own.
+    assert len(hatched(shown)) == 12
+    assert {"paper 131 MB ÷9.4", "paper 54.0 s ÷11", "Time per epoch, relative"} <= set(shown)
+    assert "hatched: the paper's parameter bytes" in shown
+    assert "Test accuracy" not in shown
+    caption = " ".join(shown)
+    for told in (
+        "Intel Xeon Platinum 8481C, 2 threads, torch 2.11.0+cpu",
+        "2026-01-02, kdbench aa1203a0f00d",
+        "1 run per cell",
+        "* shape inferred",
+        "~ extrapolated",
+        "source: ledger",
+    ):
+        assert told in caption
+
+
+def test_a_training_of_something_else_gets_no_bars_of_the_paper(tmp_path):
+    shown = drawn(load_results(commit(tmp_path, trained_rows())), tmp_path)
+    assert {"Test accuracy", "94.9 %  ref", "95.9 %  ×1.01", "Time per epoch"} <= set(shown)
+    assert not hatched(shown)
+    assert "Hatched" not in " ".join(shown)
+
+
+@pytest.mark.parametrize(("dataset", "count"), [("cifar100", 4), ("cifar10", 0)])
+def test_the_papers_accuracy_belongs_to_its_data_set(tmp_path, dataset, count):
+    rows = paper_rows(mode="train", dataset=dataset, accuracy=0.5)
+    shown = drawn(load_results(commit(tmp_path, rows)), tmp_path, metrics=["accuracy"])
+    assert len([t for t in hatched(shown) if "%" in t]) == count
+
+
+def test_times_stay_absolute_without_a_common_reference(tmp_path):
+    other = cell_row("embed-kd", "base", 32)  # which the paper lacks
+    results = load_results(commit(tmp_path, [*paper_rows(), other]))
+    shown = drawn(results, tmp_path, metrics=["epoch_time"], reference=other["label"])
+    assert "Time per epoch" in shown
+    assert not hatched(shown)
+
+
+def test_a_cell_without_a_number_has_no_bar(tmp_path):
+    rows = [*paper_rows(), cell_row("teacher-kd", "large", 64, **no_numbers("oom", "too large"))]
+    shown = drawn(load_results(commit(tmp_path, rows)), tmp_path)
+    assert shown.count("oom") == 3
+    assert len(measured(shown)) == 12
+    assert any("oom: teacher-kd/large/64px" in t and "too large" in t for t in shown)
+    assert not any(re.match(r"0(\.0+)? ", t) for t in shown)
+
+
+def test_chosen_metrics_replace_the_default(tmp_path):
+    rows = paper_rows(**GPU, reserved_peak_bytes=3_000_000_000)
+    shown = drawn(load_results(commit(tmp_path, rows)), tmp_path, metrics=["reserved", "host"])
+    assert {"Peak reserved in a step", "Peak host memory"} <= set(shown)
+    assert "Parameter bytes" not in shown
+    # The paper's figure beside the card's memory, not beside the host's.
+    assert len([t for t in hatched(shown) if "B" in t]) == 4
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"figure": "fig44"}, "--figure: unknown figure 'fig44'; did you mean 'fig4'?"),
+        ({"metrics": ["alocated"]}, "did you mean 'allocated'?"),
+        ({"formats": ("jpg",)}, "--format: unknown format 'jpg'"),
+        ({"formats": ()}, "at least one format"),
+        ({"reference": "nobody"}, "no cell has the label 'nobody'"),
+        ({"metrics": ["reserved"]}, "no reserved, which is null when not on a CUDA device"),
+        ({"figure": "fig4", "metrics": ["energy"]}, "--figure: these results give no figure"),
+    ],
+)
+def test_what_cannot_be_drawn_is_an_error_and_writes_nothing(tmp_path, options, told):
+    results = load_results(commit(tmp_path / "store", paper_rows()))
+    with pytest.raises(InputError) as error:
+        plot(results, out=tmp_path / "figures", **options)
+    assert told in str(error.value)
+    assert not (tmp_path / "figures").exists()
+
+
+def test_nothing_finished_nothing_drawn(tmp_path):
+    results = load_results(commit(tmp_path, [cell_row(**no_numbers("failed", "why"))]))
+    with pytest.raises(InputError, match="no run finished"):
+        plot(results)
+
+
+def test_a_folder_that_cannot_be_written_is_an_error(tmp_path):
+    results = load_results(commit(tmp_path / "store", trained_rows()))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot write the figure"):
+        plot(results, out=tmp_path / "file" / "figures")
+
+
+def test_every_format_is_written_whole_beside_the_results(tmp_path):
+    results = load_results(commit(tmp_path, trained_rows()))
+    paths = plot(results, figure="fig4", formats=("png", "svg", "pdf", "png"))
+    assert paths == [tmp_path / "figures" / f"fig4.{form}" for form in ("png", "svg", "pdf")]
+    starts = [path.read_bytes()[:5] for path in paths]
+    assert starts == [b"\x89PNG\r", b"<?xml", b"%PDF-"]
+    assert sorted((tmp_path / "figures").iterdir()) == sorted(paths)
+
+
+@pytest.mark.parametrize("form", ["svg", "pdf", "png"])
+def test_the_same_results_give_the_same_bytes(tmp_path, form):
+    results = load_results(commit(tmp_path / "store", paper_rows()))
+    files = [plot(results, formats=(form,), out=tmp_path / name)[0] for name in ("a", "b")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_environments_and_matrices_are_never_in_one_figure(tmp_path):
+    commit(tmp_path / "fig4", [*paper_rows(), *paper_rows(**GPU)])
+    commit(tmp_path / "quickstart", trained_rows())
+    results = load_results(tmp_path)
+    ids = [environment.id for environment in results.environments()]
+    beside = plot(results, formats=("svg",))
+    assert [path.relative_to(tmp_path).as_posix() for path in beside] == [
+        f"fig4/figures/fig4-fig4-{ids[0]}.svg",
+        f"fig4/figures/fig4-fig4-{ids[1]}.svg",
+        "quickstart/figures/fig4.svg",
+    ]
+    assert "H200" not in " ".join(texts(beside[0]))
+    assert "Xeon" not in " ".join(texts(beside[1]))
+    assert len(measured(texts(beside[0]))) == 12
+    together = plot(results, formats=("svg",), out=tmp_path / "out")
+    assert len(set(together)) == 3
+    assert together[2].name == f"fig4-quickstart-{ids[0]}.svg"
+
+
+def test_whiskers_are_explained_where_they_are(tmp_path):
+    few = drawn(load_results(commit(tmp_path / "few", trained_rows(seeds=3))), tmp_path / "a")
+    many = drawn(load_results(commit(tmp_path / "many", trained_rows(seeds=6))), tmp_path / "b")
+    assert "whiskers" not in " ".join(few)
+    assert "whiskers: 95 % interval over them" in " ".join(many)
+
+
+def long_rows():
+    for index, batch_size in enumerate((64, 128, 256)):
+        for method in ("teacher-kd", "embed-kd", "student-only"):
+            student = "a-really-long-student-name-that-never-seems-to-end"
+            label = f"{method}/{student}/32px/vit-large-patch32/batch_size={batch_size}"
+            yield cell_row(method, student, label=label, batch_size=batch_size, cell_id=str(index))
+
+
+@pytest.mark.parametrize(
+    ("rows", "metrics"),
+    [
+        (paper_rows(), None),
+        (paper_rows(), ["allocated", "epoch_time"]),
+        ([*paper_rows(), cell_row("student-only")], ["parameters"]),
+        (paper_rows(**GPU, mode="train", dataset="cifar100", accuracy=0.5), None),
+        (trained_rows(seeds=7), None),
+        (list(long_rows()), None),
+    ],
+)
+def test_every_text_lies_inside_the_canvas_and_on_no_other(tmp_path, rows, metrics, monkeypatch):
+    found = []
+    draw_text = Text.draw
+
+    def recorded(text, renderer):
+        if text.get_visible() and text.get_text().strip():
+            found.append((text.get_text(), text.get_window_extent(renderer)))
+        draw_text(text, renderer)
+
+    monkeypatch.setattr(Text, "draw", recorded)
+    results = load_results(commit(tmp_path, rows))
+    ((matrix, environment, _),) = results.sheets()
+    groups = group_cells(results)
+    chosen = tuple(find_metrics(metrics or ()))
+    sheet = Sheet(matrix, environment, results, groups, find_reference(groups, None), chosen)
+    with drawing():
+        figure = FIGURES["fig4"].draw(sheet)
+        figure.canvas.draw()
+    width, height = figure.bbox.width, figure.bbox.height
+    assert len(found) > 15
+    for text, box in found:
+        assert box.x0 >= 0, text
+        assert box.y0 >= 0, text
+        assert box.x1 <= width, text
+        assert box.y1 <= height, text
+    for index, (text, box) in enumerate(found):
+        for other, beside in found[index + 1 :]:
+            assert not box.padded(-1).overlaps(beside.padded(-1)), (text, other)

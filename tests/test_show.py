@@ -1,0 +1,148 @@
+"""The tables."""
+
+from io import StringIO
+
+import pandas as pd
+import pytest
+from analysis_fixtures import GPU, cell_row, commit, no_numbers, paper_rows, trained_rows
+from rich.console import Console
+
+from kdbench.analysis.results import load_results
+from kdbench.analysis.show import render, summary
+from kdbench.errors import InputError
+
+TEACHER = "teacher-kd/base/32px/vit-large-patch32"
+
+
+def shown(results, *, width=100, **options):
+    console = Console(width=width, record=True, file=StringIO())
+    for part in render(results, **options):
+        console.print(part)
+    return console.export_text()
+
+
+@pytest.fixture
+def paper(tmp_path):
+    return load_results(commit(tmp_path, paper_rows()))
+
+
+def test_ratios_are_to_the_first_teacher_kd_cell(paper):
+    frame = summary(paper).set_index("label")
+    assert frame["reference"].unique().tolist() == [TEACHER]
+    large = frame.loc["embed-kd/large/32px/vit-large-patch32"]
+    assert large["parameter_bytes"] == 128_600_000
+    assert large["parameter_bytes_ratio"] == pytest.approx(0.1286 / 1.247)
+    assert large["allocated_peak_bytes_ratio"] == pytest.approx(2.68 / 2.07)
+    assert frame.loc[TEACHER, "epoch_seconds_ratio"] == 1
+    text = shown(paper)
+    for value in ("1.25 GB", "÷9.7", "×1.29", "~2.82 h", "13.0 s"):
+        assert value in text
+    assert f"ref: {TEACHER}" in text
+
+
+def test_another_reference(paper):
+    chosen = "embed-kd/large/64px/vit-large-patch32"
+    frame = summary(paper, reference=chosen).set_index("label")
+    assert frame.loc[TEACHER, "step_seconds_median_ratio"] == pytest.approx(13 / 40)
+    assert f"ref: {chosen}" in shown(paper, reference=chosen)
+
+
+@pytest.mark.parametrize("function", [summary, render])
+def test_an_unknown_reference_is_an_error(paper, function):
+    with pytest.raises(InputError, match="no cell has the label") as error:
+        function(paper, reference=TEACHER.replace("base", "bose"))
+    assert f"did you mean '{TEACHER}'" in str(error.value)
+
+
+def test_a_reference_that_two_cells_share_is_an_error(tmp_path):
+    results = load_results(commit(tmp_path, [cell_row(), cell_row(batch_size=32)]))
+    with pytest.raises(InputError, match=r"several cells have the label .*batch_size=32"):
+        summary(results, reference=TEACHER)
+    assert len(summary(results, reference=f"{TEACHER} (batch_size=32)")) == 2
+
+
+def test_without_a_teacher_kd_cell_the_first_is_the_reference(tmp_path):
+    rows = [cell_row("student-only"), cell_row("embed-kd")]
+    frame = summary(load_results(commit(tmp_path, rows)))
+    assert set(frame["reference"]) == {"embed-kd/base/32px/vit-large-patch32"}
+
+
+def test_missing_is_null_and_a_dash_but_never_0(tmp_path):
+    failed = cell_row("embed-kd", **no_numbers("oom", "out of memory"))
+    results = load_results(commit(tmp_path, [cell_row(), failed]))
+    row = summary(results).set_index("method").loc["embed-kd"]
+    for column in ("step_seconds_median", "parameter_bytes", "parameter_bytes_ratio", "accuracy"):
+        assert pd.isna(row[column])
+    assert (row["status"], row["error"], row["finished"]) == ("oom", "out of memory", 0)
+    text = shown(results)
+    assert "oom: embed-kd/base/32px/vit-large-patch32: out of memory" in text
+    line = next(line for line in text.splitlines() if line.startswith("embed-kd"))
+    assert line.split()[2:] == ["–"] * 5
+
+
+def test_some_failed_runs_are_counted(tmp_path):
+    rows = [cell_row(), cell_row(repeat=1, **no_numbers("timeout", "stopped after 60 s"))]
+    results = load_results(commit(tmp_path, rows))
+    assert summary(results)["status"].tolist() == ["1 ok, 1 timeout"]
+    assert "timeout: teacher-kd" in shown(results)
+
+
+@pytest.mark.parametrize(("step", "steps", "told"), [(0.75, 2000, "2,000 steps"), (2, None, "nev")])
+def test_when_the_precompute_pays(tmp_path, step, steps, told):
+    rows = [cell_row(), cell_row("embed-kd", step_seconds_median=float(step))]
+    results = load_results(commit(tmp_path, rows))
+    paid = summary(results).set_index("method").loc["embed-kd", "payback_steps"]
+    assert (pd.isna(paid) and steps is None) or paid == steps
+    assert told in shown(results)
+
+
+def test_no_payback_without_the_same_cell_by_both_methods(paper):
+    assert summary(paper)["payback_steps"].isna().all()
+    assert "precompute (" not in shown(paper)
+
+
+def test_marks_and_sources_are_explained(paper):
+    text = shown(paper)
+    for note in (
+        "* shape inferred from the memory the paper reports",
+        "~ extrapolated",
+        "Teacher weights are random",
+        "ledger: one accounting step",
+        "vmhwm: the kernel's exact high-water mark",
+    ):
+        assert note in text
+    assert "patch32*" in text
+
+
+def test_environments_get_a_table_each(tmp_path):
+    results = load_results(commit(tmp_path, [*paper_rows(), *paper_rows(**GPU)]))
+    assert len(render(results)) == 2
+    assert len(summary(results)) == 8
+    assert summary(results)["environment_id"].nunique() == 2
+    assert "GPU" not in shown(load_results(tmp_path, environment="xeon"))
+
+
+def test_the_widest_table_fits_a_terminal(tmp_path):
+    gpu = {**GPU, "process_peak_bytes": 10**9, "device_peak_bytes": 10**9}
+    rows = paper_rows(mode="train", accuracy=0.5, **gpu)
+    text = shown(load_results(commit(tmp_path, rows)))
+    assert "large/64px/" in text
+    assert "50.0 %" in text
+    assert "…" not in text
+
+
+def test_labels_are_no_markup_and_cannot_control_the_terminal(tmp_path):
+    rows = [
+        cell_row(label="[red]x[/red]", **no_numbers("failed", "bad\x1b[31m [bold]y[/bold]\nz")),
+    ]
+    results = load_results(commit(tmp_path, rows))
+    text = shown(results)
+    assert "\x1b" not in text
+    assert "[red]x[/red]" in text.replace("\n", "")
+    assert r"bad\x1b[31m [bold]y[/bold]\nz" in text
+
+
+def test_runs_of_a_training_are_told(tmp_path):
+    text = shown(load_results(commit(tmp_path, trained_rows())))
+    assert "3 runs per cell, of which the median is shown" in text
+    assert "94.9 %" in text
