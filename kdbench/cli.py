@@ -12,6 +12,7 @@ import typer
 
 from kdbench import __version__
 from kdbench.errors import InputError, KdbenchError, did_you_mean, quoted
+from kdbench.words import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -223,7 +224,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             standalone_mode=False,
         )
     except KdbenchError as error:
-        typer.echo(f"kdbench: {_printable(str(error))}", err=True)
+        typer.echo(f"kdbench: {printable(error)}", err=True)
         return error.exit_code
     except _UsageError as error:
         error.show()
@@ -245,7 +246,3 @@ def _console() -> Console:
     from rich.console import Console
 
     return Console()
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from statistics import median as _median
 
-from scipy.special import stdtrit
+from scipy.special import bdtr, stdtrit
 
 # Fewer values than this cannot hold the median with 95 % between their extremes:
 # 1 - 2 * 0.5**5 = 93.75 %.
@@ -35,12 +35,14 @@ def median_interval(
         The two ends, or None where even the extremes do not reach `confidence`.
     """
     ordered, n = sorted(values), len(values)
-    rank, tail = 0, 0.0
-    while rank < n // 2:
-        tail += math.comb(n, rank) / 2**n
-        if 1 - 2 * tail < confidence:
-            break
-        rank += 1
+    # Halving: a whole training has 10^5 steps, too many to sum the probabilities one by one.
+    rank, too_far = 0, n // 2 + 1
+    while too_far - rank > 1:
+        middle = (rank + too_far) // 2
+        if 1 - 2 * float(bdtr(middle - 1, n, 0.5)) >= confidence:
+            rank = middle
+        else:
+            too_far = middle
     return (ordered[rank - 1], ordered[n - rank]) if rank else None
 
 

@@ -63,11 +63,7 @@ class Store:
             for folder in ("logs", ".spool", ".superseded"):
                 (self.root / folder).mkdir(exist_ok=True)
         except OSError as error:
-            raise InputError(
-                f"cannot write results here: {(error.strerror or str(error)).lower()}",
-                where=self.root,
-                hint="choose another folder with --out",
-            ) from None
+            raise self._unwritable(error, "choose another folder with --out") from None
 
     def spool(self, run_key: str) -> Path:
         """Return an empty folder for what a running cell writes line by line."""
@@ -85,10 +81,17 @@ class Store:
 
         Every table gets its part, also one without rows: a part that is missing then means
         damage, not a quiet run.
+
+        Raises:
+            InputError: the folder cannot be written to any more, as when the disk is full.
         """
-        for table in [*(name for name in TABLES if name != "cells"), "cells"]:
-            rows = [{**row, "run_key": run_key} for row in tables.get(table, ())]
-            self._write(table, f"{run_key}.parquet", rows)
+        try:
+            for table in [*(name for name in TABLES if name != "cells"), "cells"]:
+                rows = [{**row, "run_key": run_key} for row in tables.get(table, ())]
+                self._write(table, f"{run_key}.parquet", rows)
+        except OSError as error:
+            spool = self.root / ".spool" / run_key
+            raise self._unwritable(error, f"what was measured is kept in {spool}") from None
         self.drop_spool(run_key)
 
     def drop_spool(self, run_key: str) -> None:
@@ -108,7 +111,7 @@ class Store:
 
     def committed(self) -> dict[str, str]:
         """Return the status of every committed run by its run_key."""
-        rows = read_table(self.root, "cells", columns=["run_key", "status"])
+        rows = _read(self.root, "cells", ["run_key", "status"]).to_pydict()
         return dict(zip(rows["run_key"], rows["status"], strict=True))
 
     def _write(self, table: str, name: str, rows: Iterable[Row]) -> None:
@@ -116,12 +119,19 @@ class Store:
         folder = self.root / table
         unfinished = folder / f".{name}.{os.getpid()}"
         content = pa.Table.from_pylist([dict(row) for row in rows], schema=schema)
-        with unfinished.open("wb") as file:
-            pq.write_table(content, file, compression="zstd")
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(folder / name)
+        try:
+            with unfinished.open("wb") as file:
+                pq.write_table(content, file, compression="zstd")
+                file.flush()
+                os.fsync(file.fileno())
+            unfinished.replace(folder / name)
+        finally:  # still there only where it could not be finished
+            unfinished.unlink(missing_ok=True)
         _sync_folder(folder)
+
+    def _unwritable(self, error: OSError, hint: str) -> InputError:
+        told = (error.strerror or str(error)).lower()
+        return InputError(f"cannot write results here: {told}", where=self.root, hint=hint)
 
 
 def is_store(root: Path) -> bool:
@@ -162,17 +172,23 @@ def read_table(root: Path, table: str, *, columns: Sequence[str] | None = None) 
     Raises:
         InputError: a part is damaged or has another schema.
     """
-    parts = sorted(p for p in (root / table).glob("*.parquet") if not p.name.startswith("."))
-    tables = [_read_part(part, table, columns) for part in parts]
-    whole = pa.concat_tables(tables) if tables else arrow_schema(table).empty_table()
+    whole = _read(root, table, columns)
     frame: pd.DataFrame = whole.to_pandas(types_mapper=_nullable)
     return frame
 
 
-def _read_part(part: Path, table: str, columns: Sequence[str] | None) -> pa.Table:
+def _read(root: Path, table: str, columns: Sequence[str] | None) -> pa.Table:
+    parts = sorted(p for p in (root / table).glob("*.parquet") if not p.name.startswith("."))
+    tables = [_read_part(part, table, columns) for part in parts]
+    return pa.concat_tables(tables) if tables else arrow_schema(table).empty_table()
+
+
+def _read_part(part: Path, table: str, columns: Sequence[str] | None) -> pa.Table | None:
     expected = arrow_schema(table)
     try:
         found = pq.read_table(part, columns=list(columns) if columns else None, partitioning=None)
+    except FileNotFoundError:
+        return None  # a run that is going on has just set it aside
     except (OSError, pa.ArrowException) as error:
         told = str(error).splitlines()[0]
         raise InputError(

@@ -27,19 +27,32 @@ _TYPES = {
 
 
 def validated(
-    model: type[Model], document: Mapping[str, Any], *, where: object, prefix: str = ""
+    model: type[Model],
+    document: Mapping[str, Any],
+    *,
+    where: object,
+    prefix: str = "",
+    written: Mapping[str, Any] | None = None,
 ) -> Model:
     """Check `document` against `model`.
 
+    Args:
+        model: what it should be.
+        document: what it is.
+        where: the file that it comes from.
+        prefix: dotted key of the document in the file.
+        written: the document as the user wrote it, where that differs; keys are told as in it.
+
     Raises:
-        InputError: the first thing wrong, with its dotted key below `prefix`.
+        InputError: the first thing wrong, with its dotted key.
     """
     try:
         return model.model_validate(document)
     except ValidationError as error:
         # A misspelt key is missing under its right name as well: tell the misspelling.
         found = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
-        raise _as_input_error(found[0], model, document, where, prefix) from None
+        shown = document if written is None else written
+        raise _as_input_error(found[0], model, shown, where, prefix) from None
 
 
 def dotted(parts: Sequence[str | int], document: object) -> str:

@@ -8,7 +8,6 @@ import threading
 from importlib import metadata
 
 import pytest
-from fake_nvml.fixtures import GIB, OTHER_UUID, UUID, card, fake_nvml  # noqa: F401
 from rich.console import Console
 
 from kdbench.errors import InputError, WorkerError
@@ -17,6 +16,7 @@ from kdbench.orchestrate import probe as probing
 from kdbench.orchestrate.doctor import examine, render
 from kdbench.orchestrate.probe import ResolvedDevice, probe_torch, resolve_device
 from kdbench.schema import TABLES
+from tests.fake_nvml.fixtures import GIB, OTHER_UUID, UUID, card, fake_nvml  # noqa: F401
 
 # ruff: noqa: F811 - fixtures are imported, since conftest.py is shared
 

@@ -134,9 +134,8 @@ def test_the_step_under_the_ledger_computes_the_same(tmp_path):
 
 def test_nothing_stays_hooked():
     layer, ledger = nn.Linear(2, 2), Ledger(CPU)
-    with pytest.raises(ZeroDivisionError), ledger:
-        layer(torch.ones(1, 2))
-        1 / 0  # noqa: B018
+    with pytest.raises(RuntimeError, match="shapes"), ledger:
+        layer(torch.ones(1, 3))  # fails in the middle of a module
     before = ledger.peak_bytes()
     layer(torch.ones(1000, 2))
     assert ledger.peak_bytes() == before
@@ -147,7 +146,7 @@ def make_session(folder, method, *assignments):
     run = tiny_run(folder, method, *assignments)
     data = load_data(run.cell, device=CPU)
     teacher = load_teacher(run.cell, device=CPU, cache=folder) if method == "teacher-kd" else None
-    embeddings = torch.randn(5, 24) if method == "embed-kd" else None
+    embeddings = torch.ones(5, 24) if method == "embed-kd" else None
     return build_session(
         run.cell,
         device=CPU,

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdbench import load_matrix
+from kdbench.fingerprint import fingerprint_folder
 from tests.conftest import REPOSITORY, TINY
 
 FIG4 = REPOSITORY / "benchmarks" / "fig4.toml"
@@ -173,8 +174,6 @@ def test_what_decides_a_step_is_in_its_id(tiny, assignment):
 
 
 def test_the_content_of_a_local_checkpoint_is_in_the_id(tiny, tmp_path, monkeypatch):
-    from kdbench.fingerprint import fingerprint_folder
-
     folder = tmp_path / "vit"
     folder.mkdir()
     options = {

@@ -4,6 +4,7 @@ import csv
 
 import pytest
 import torch
+from transformers import ViTModel
 
 from kdbench import load_matrix
 from kdbench.cell import Student as Shape
@@ -42,8 +43,6 @@ def test_a_student_without_a_teacher_has_no_projection():
 
 
 def test_the_teacher_is_vit_large():
-    from transformers import ViTModel
-
     shape = load_matrix(REPOSITORY / "benchmarks" / "fig4.toml").cells[0].teacher
     with torch.device("meta"):
         teacher = ViTModel(vit_config(shape))
@@ -76,8 +75,6 @@ def test_parameter_bytes_agree_with_the_papers_figure(bar):
     )
     held = sum(p.nbytes for p in student.parameters())
     if cell.method == "teacher-kd":
-        from transformers import ViTModel
-
         with torch.device("meta"):
             held += sum(p.nbytes for p in ViTModel(vit_config(cell.teacher)).parameters())
     read = float(bar["memory_allocated_gb"])

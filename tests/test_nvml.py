@@ -6,10 +6,10 @@ import sys
 
 import pynvml
 import pytest
-from fake_nvml import driver
-from fake_nvml.fixtures import GIB, OTHER_UUID, UUID, card, fake_nvml, fake_nvml_environment  # noqa: F401
 
 from kdbench.orchestrate.nvml import AVAILABLE, NOT_SEEN, Gpu, open_nvml
+from tests.fake_nvml import driver
+from tests.fake_nvml.fixtures import GIB, OTHER_UUID, UUID, card, fake_nvml, fake_nvml_environment  # noqa: F401
 
 # ruff: noqa: F811 - fixtures are imported, since conftest.py is shared
 

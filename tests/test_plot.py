@@ -3,7 +3,6 @@
 import re
 
 import pytest
-from analysis_fixtures import GPU, cell_row, commit, no_numbers, paper_rows, trained_rows
 from matplotlib.text import Text
 
 from kdbench.analysis.aggregate import group_cells
@@ -15,6 +14,7 @@ from kdbench.analysis.plot import plot
 from kdbench.analysis.reference import find_reference
 from kdbench.analysis.results import load_results
 from kdbench.errors import InputError
+from tests.analysis_fixtures import GPU, cell_row, commit, no_numbers, paper_rows, trained_rows
 
 
 def texts(path):

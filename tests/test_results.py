@@ -6,7 +6,6 @@ import sys
 
 import pandas as pd
 import pytest
-from analysis_fixtures import GPU, cell_row, commit, no_numbers, paper_rows, trained_rows
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,10 +13,11 @@ from kdbench.analysis.aggregate import group_cells
 from kdbench.analysis.metrics import METRICS, find_metrics
 from kdbench.analysis.reported import reported_for
 from kdbench.analysis.results import load_results
-from kdbench.analysis.units import MISSING, axis_unit, format_ratio, format_value
-from kdbench.analysis.words import fold_label, printable
 from kdbench.errors import InputError
 from kdbench.store import Store
+from kdbench.units import MISSING, axis_unit, format_ratio, format_value
+from kdbench.words import fold_label, printable
+from tests.analysis_fixtures import GPU, cell_row, commit, no_numbers, paper_rows, trained_rows
 
 FACTORS = {
     "bytes": {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12},
@@ -59,7 +59,7 @@ def test_other_tables_hold_committed_rows_of_the_kept_cells_alone(tmp_path):
         ("methd=embed-kd", "unknown column 'methd'; did you mean 'method'?"),
         ("environment_id=x", "unknown column"),
         ("method", "expected COLUMN=V1,V2"),
-        ("method=embed-kq", "no rows left: none has method 'embed-kq'; did you mean 'embed-kd'?"),
+        ("method=embed-kq", "no cells left: none has method 'embed-kq'; did you mean 'embed-kd'?"),
         ("image_size=9", "there are '32', '64'"),
     ],
 )

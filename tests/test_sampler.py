@@ -8,12 +8,12 @@ import sys
 import time
 
 import pytest
-from fake_nvml.fixtures import GIB, UUID, card, fake_nvml, fake_nvml_environment  # noqa: F401
 
 from kdbench.orchestrate import sampler as module
 from kdbench.orchestrate.nvml import open_nvml
 from kdbench.orchestrate.sampler import Commands, Every, Lines, Sampler, next_deadline
 from kdbench.schema import TABLES
+from tests.fake_nvml.fixtures import GIB, UUID, card, fake_nvml, fake_nvml_environment  # noqa: F401
 
 # ruff: noqa: F811 - fixtures are imported, since conftest.py is shared
 

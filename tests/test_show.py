@@ -4,12 +4,12 @@ from io import StringIO
 
 import pandas as pd
 import pytest
-from analysis_fixtures import GPU, cell_row, commit, no_numbers, paper_rows, trained_rows
 from rich.console import Console
 
 from kdbench.analysis.results import load_results
 from kdbench.analysis.show import render, summary
 from kdbench.errors import InputError
+from tests.analysis_fixtures import GPU, cell_row, commit, no_numbers, paper_rows, trained_rows
 
 TEACHER = "teacher-kd/base/32px/vit-large-patch32"
 

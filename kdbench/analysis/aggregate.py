@@ -14,9 +14,9 @@ from typing import Any
 from kdbench.analysis.environments import Environment
 from kdbench.analysis.metrics import METRICS, Metric
 from kdbench.analysis.results import Results
-from kdbench.analysis.words import printable
 from kdbench.schema import PLAN_COLUMNS
 from kdbench.stats import FEWEST_PROCESSES, mean_interval, median_interval, ratio
+from kdbench.words import printable
 
 _METHOD_ORDER = ("teacher-kd", "embed-kd", "student-only")
 # Not settings of a cell, or the same for all rows of a group.

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kdbench.analysis.words import printable
 from kdbench.cell import digest
 from kdbench.errors import InputError, did_you_mean
+from kdbench.words import printable
 
 
 @dataclass(frozen=True)

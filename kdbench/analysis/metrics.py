@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from kdbench.analysis.units import Unit
 from kdbench.errors import InputError, did_you_mean, quoted
 from kdbench.schema import TABLES
+from kdbench.units import Unit
 
 
 @dataclass(frozen=True)

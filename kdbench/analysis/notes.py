@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from kdbench.analysis.aggregate import CellGroup
 from kdbench.analysis.metrics import Metric
 from kdbench.analysis.reference import payback_steps
-from kdbench.analysis.units import format_count, format_value
-from kdbench.analysis.words import printable
+from kdbench.units import format_count, format_value
+from kdbench.words import printable
 
 _SOURCES = {
     "ledger": "ledger: one accounting step, exact for all that passes through dispatch",

@@ -15,7 +15,8 @@ from kdbench.analysis.environments import (
     assign_environments,
     pick_environment,
 )
-from kdbench.errors import InputError, did_you_mean, quoted
+from kdbench.errors import InputError, quoted
+from kdbench.only import Only
 from kdbench.schema import TABLES
 from kdbench.store import find_stores, read_table
 
@@ -161,30 +162,5 @@ def _read_cells(where: Path) -> tuple[dict[str, Path], list[pd.DataFrame]]:
 
 
 def _filtered(cells: pd.DataFrame, condition: str) -> pd.DataFrame:
-    column, equals, values = condition.partition("=")
-    known = [c.name for c in TABLES["cells"]]
-    if not equals:
-        raise InputError(f"expected COLUMN=V1,V2, found {condition!r}", where="--only")
-    if column not in known:
-        raise InputError(
-            f"unknown column {column!r}",
-            where="--only",
-            hint=did_you_mean(column, known) or f"the columns are {quoted(known)}",
-        )
-    shown = [_as_text(row[column]) for row in plain_rows(cells[[column]])]
-    wanted = values.split(",")
-    kept = cells[[text in wanted for text in shown]]
-    if kept.empty:
-        there = sorted(set(shown))
-        raise InputError(
-            f"no rows left: none has {column} {quoted(wanted, ' or ')}",
-            where="--only",
-            hint=did_you_mean(values, there) or f"there are {quoted(there[:20])}",
-        )
-    return kept
-
-
-def _as_text(value: object) -> str:
-    if value is None:
-        return "null"
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    only = Only.parse(condition, [column.name for column in TABLES["cells"]])
+    return cells[only.keep([row[only.column] for row in plain_rows(cells[[only.column]])])]

@@ -16,8 +16,8 @@ from kdbench.analysis.metrics import METRICS, Metric
 from kdbench.analysis.notes import table_notes
 from kdbench.analysis.reference import check_reference, find_reference, payback_steps
 from kdbench.analysis.results import Results
-from kdbench.analysis.units import MISSING, format_ratio, format_value
-from kdbench.analysis.words import fold_label, printable
+from kdbench.units import MISSING, format_ratio, format_value
+from kdbench.words import fold_label, printable
 
 # Shown always; the others only where some cell has a number.
 _MAIN = ("step_time", "epoch_time", "parameters", "allocated", "host")

@@ -20,6 +20,8 @@ class Estimate:
         self.epochs: int | None = None
         self._seconds: list[float] = []
         self._plan: Mapping[str, Any] = {}
+        #: steps of training done, over all epochs; `step` is forgotten at every phase's start
+        self._trained = 0
         self._measuring_since: float | None = None
 
     def follow(self, event: Mapping[str, Any]) -> None:
@@ -36,6 +38,8 @@ class Estimate:
             self.epochs = event.get("epochs")
         elif kind == "step":
             self.step, self.epoch = int(event["step"]) + 1, event.get("epoch")
+            if event["phase"] == "train":
+                self._trained += 1
             if event["phase"] != "account" and event.get("seconds") is not None:
                 self._seconds.append(float(event["seconds"]))
         elif kind == "progress":
@@ -49,9 +53,7 @@ class Estimate:
         if self.phase == "account":
             return step
         if self.epochs is not None:
-            per_epoch = int(self._plan["steps"])
-            done = (self.epoch or 0) * per_epoch + (self.step or 0)
-            return max(0.0, (self.epochs * per_epoch - done) * step)
+            return max(0.0, (self.epochs * int(self._plan["steps"]) - self._trained) * step)
         return self._measure_left(step) + step
 
     def _measure_left(self, step: float) -> float:

@@ -25,6 +25,10 @@ _ALLOWED = frozenset(
         "HOME",
         "LANG",
         "LD_LIBRARY_PATH",
+        # by name: NVIDIA_API_KEY is a secret
+        "NVIDIA_DRIVER_CAPABILITIES",
+        "NVIDIA_TF32_OVERRIDE",
+        "NVIDIA_VISIBLE_DEVICES",
         "DYLD_LIBRARY_PATH",
         "PATH",
         "PYTHONPATH",
@@ -43,7 +47,6 @@ _ALLOWED_PREFIXES = (
     "KMP_",
     "LC_",
     "MKL_",
-    "NVIDIA_",
     "OMP_",
     "OPENBLAS_",
     "PYTORCH_",
@@ -75,6 +78,7 @@ class Outcome:
 
     returncode: int
     timed_out: bool
+    #: the user asked to stop; the job itself may have been done by then
     interrupted: bool
     wall_seconds: float
     events: tuple[dict[str, Any], ...]
@@ -133,8 +137,10 @@ def launch(
             timed_out = child.poll() is None and not interrupted
             _end(child)
     new = tail.read()
-    with suppress(KeyboardInterrupt):
+    try:
         on_tick(new)
+    except KeyboardInterrupt:
+        interrupted = True
     return Outcome(
         returncode=child.returncode,
         timed_out=timed_out,

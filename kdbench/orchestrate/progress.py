@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from kdbench.cell import CellRun
 from kdbench.orchestrate.estimate import Estimate
+from kdbench.units import format_value
+from kdbench.words import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -155,10 +157,11 @@ class Shown:
         parts = [cell["status"]]
         if cell.get("step_seconds_median") is not None:
             parts.append(
-                f"{_seconds(cell['step_seconds_median'])} per step ({cell['steps_measured']} timed)"
+                f"{format_value(cell['step_seconds_median'], 'seconds')} per step "
+                f"({cell['steps_measured']} timed)"
             )
         if cell.get("allocated_peak_bytes") is not None:
-            parts.append(f"peak allocated {_bytes(cell['allocated_peak_bytes'])}")
+            parts.append(f"peak allocated {format_value(cell['allocated_peak_bytes'], 'bytes')}")
         if cell.get("accuracy") is not None:
             parts.append(f"accuracy {cell['accuracy']:.3f}")
         if cell.get("error"):
@@ -168,7 +171,7 @@ class Shown:
 
     def note(self, text: str) -> None:
         """Print one line above the live view."""
-        self._console.print(_printable(text), markup=False, highlight=False, soft_wrap=True)
+        self._console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
     def finish(self) -> None:
         """End the live view."""
@@ -198,37 +201,19 @@ class Shown:
             ("device_bytes", "device"),
         ):
             if sample.get(column) is not None:
-                parts.append(f"{name} {_bytes(sample[column])}")
+                parts.append(f"{name} {format_value(sample[column], 'bytes')}")
         line = (
             f"{self._title}: {', '.join(parts)}{self._left()} [{monotonic() - self._since:.0f} s]"
         )
-        return Spinner("dots", text=Text(_printable(line)))
+        return Spinner("dots", text=Text(printable(line)))
 
     def _left(self) -> str:
         """Say how long this cell and, by the finished ones, the whole run still take."""
         cell = self._estimate.seconds_left()
         waiting = self._total - self._started
-        told = [] if cell is None else [f"cell {_duration(cell)} left"]
+        told = [] if cell is None else [f"cell {format_value(cell, 'seconds')} left"]
         if self._walls and waiting:
             mean = sum(self._walls) / len(self._walls)
             own = cell if cell is not None else max(0.0, mean - (monotonic() - self._since))
-            told.append(f"run about {_duration(own + waiting * mean)} left")
+            told.append(f"run about {format_value(own + waiting * mean, 'seconds')} left")
         return f"; {', '.join(told)}" if told else ""
-
-
-def _printable(text: str) -> str:
-    """Replace control characters: names come from files, and must not steer the terminal."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
-
-
-def _seconds(value: float) -> str:
-    return f"{value:.2f} s" if value >= 1 else f"{value * 1e3:.1f} ms"
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
-
-
-def _bytes(value: float) -> str:
-    return f"{value / 1e9:.2f} GB" if value >= 1e9 else f"{value / 1e6:.1f} MB"

@@ -136,27 +136,30 @@ class _Runner:
         try:
             for key, run in todo:
                 problem = self._ensure_teacher(run, unfitted)
-                cell = self._run_one(key, run, problem, replaces=key in known)
+                status, stopped = self._run_one(key, run, problem, replaces=key in known)
                 tally.done += 1
-                if cell["status"] == "interrupted":
+                if status not in ("ok", "interrupted"):
+                    tally.failed.append((run.cell.label, status))
+                if stopped:  # perhaps when the cell was done already: then its rows are whole
                     tally.interrupted = True
                     return
-                if cell["status"] != "ok":
-                    tally.failed.append((run.cell.label, cell["status"]))
         except KeyboardInterrupt:  # between two cells
             tally.interrupted = True
 
     def _run_one(
         self, key: str, run: CellRun, problem: str | None, *, replaces: bool
-    ) -> dict[str, Any]:
+    ) -> tuple[str, bool]:
+        """Run and commit one cell; returns its status, and whether the user asked to stop."""
         started_at = datetime.now(UTC)
         self._progress.cell_started(run)
+        stopped = False
         if problem is not None:
             rows: Rows = failed_rows(
                 run, error=problem, environment=self._environment, started_at=started_at
             )
         else:
             outcome, samples = self._measure(key, run)
+            stopped = outcome.interrupted
             rows = summarise(
                 run,
                 outcome,
@@ -170,7 +173,7 @@ class _Runner:
         self._store.commit(key, rows)
         cell = rows["cells"][0]
         self._progress.cell_finished(cell)
-        return cell
+        return str(cell["status"]), stopped
 
     def _measure(self, key: str, run: CellRun) -> tuple[Outcome, list[dict[str, Any]]]:
         spool, log = self._store.spool(key), self._store.log(key)

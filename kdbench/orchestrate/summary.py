@@ -35,13 +35,14 @@ def summarise(
     status, error = _status(outcome, events, log)
     steps = events.get("step", [])
     timed = [step for step in steps if step["phase"] in _TIMED]
-    phases = _with_polled_peaks(events.get("phase", []), samples)
+    phases = _with_polled_peaks(_phases(events), samples)
     # A later event adds to an earlier one: `result` comes in parts.
     result = {key: value for event in events.get("result", []) for key, value in event.items()}
     cell = {
         **run.plan_row(),
         "status": status,
-        "error": error,
+        # a file's name may hold bytes that are no text, and no table holds those
+        "error": error and error.encode(errors="backslashreplace").decode(),
         "threads": next((event["threads"] for event in events.get("started", [])), None),
         "wall_seconds": outcome.wall_seconds,
         "started_at": started_at,
@@ -114,7 +115,7 @@ def _status(
             "(budget.timeout_seconds); what it measured until then is kept"
         )
     if outcome.returncode < 0:
-        name = signal.Signals(-outcome.returncode).name
+        name = _signal_name(-outcome.returncode)
         hint = (
             ": often the system's answer to memory running out, see its log"
             if -outcome.returncode == signal.SIGKILL
@@ -122,6 +123,13 @@ def _status(
         )
         return "killed", f"the worker was killed by {name}{hint}"
     return "failed", f"the worker ended with exit code {outcome.returncode}: {_last_words(log)}"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # most real-time signals have no name of their own
+        return f"signal {number}"
 
 
 def _last_words(log: Path) -> str:
@@ -189,7 +197,8 @@ def _memory_columns(
     device, idle = highest(samples, "device_bytes", windows), baseline(samples, "device_bytes")
     if process is not None:
         columns |= {"process_peak_bytes": process, "process_source": "nvml-polled"}
-    if device is not None and idle is not None:
+    # Less than when idle: another process gave memory back, and nothing is known of ours.
+    if device is not None and idle is not None and device >= idle:
         columns |= {"device_peak_bytes": device - idle, "device_source": "nvml-polled"}
     return columns | _host_columns(timed, phases, samples)
 
@@ -202,13 +211,21 @@ def _host_columns(
     exact = [
         phase["host_peak_bytes"]
         for phase in phases
-        if phase["phase"] in _TIMED and phase["host_source"] == "vmhwm"
+        if phase["phase"] in _TIMED and phase.get("host_source") == "vmhwm"
     ]
     if exact:
         return {"host_peak_bytes": max(exact), "host_source": "vmhwm"}
     # No phase of timed steps came to its end, or the system keeps no high-water mark.
     seen = highest(samples, "host_bytes", _windows(timed))
     return {} if seen is None else {"host_peak_bytes": seen, "host_source": "polled"}
+
+
+def _phases(events: Mapping[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Every phase that began; the one that the worker died in has no figures."""
+    finished = {phase["started_ns"]: phase for phase in events.get("phase", [])}
+    begun = events.get("phase_start", [])
+    unfinished = [phase for phase in begun if phase["started_ns"] not in finished]
+    return [*finished.values(), *unfinished]
 
 
 def _with_polled_peaks(
@@ -218,7 +235,7 @@ def _with_polled_peaks(
     filled = []
     for phase in phases:
         row = dict(phase)
-        if row.get("host_peak_bytes") is None:
+        if row.get("host_peak_bytes") is None and row.get("seconds") is not None:
             end = row["started_ns"] + int(row["seconds"] * 1e9)
             row["host_peak_bytes"] = highest(samples, "host_bytes", [(row["started_ns"], end)])
             row["host_source"] = "polled" if row["host_peak_bytes"] is not None else None

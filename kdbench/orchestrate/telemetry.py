@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 Sample = dict[str, Any]
@@ -13,13 +14,20 @@ Window = tuple[int, int]
 
 def highest(samples: Iterable[Sample], column: str, windows: Sequence[Window]) -> int | None:
     """Highest value sampled within the windows: a lower bound of the true peak, or None."""
-    values = [
-        sample[column]
-        for sample in samples
-        if sample.get(column) is not None
-        and any(start <= sample["monotonic_ns"] <= end for start, end in windows)
-    ]
-    return max(values, default=None)
+    ordered = sorted(windows)
+    starts = [start for start, _ in ordered]
+    # The latest end of all windows that have begun: a long training has hundreds of windows and
+    # a million samples, so each sample looks at one of them.
+    ends = list(accumulate((end for _, end in ordered), max))
+    best: int | None = None
+    for sample in samples:
+        value = sample.get(column)
+        if value is None or (best is not None and value <= best):
+            continue
+        begun = bisect_right(starts, sample["monotonic_ns"])
+        if begun and sample["monotonic_ns"] <= ends[begun - 1]:
+            best = value
+    return best
 
 
 def baseline(samples: Sequence[Sample], column: str) -> int | None:
@@ -62,15 +70,21 @@ def _within(
         return _at(series, end) - _at(series, start)
     inside = [
         (start, _at(series, start)),
-        *(p for p in series if start < p[0] < end),
+        *series[bisect_right(series, start, key=_when) : bisect_left(series, end, key=_when)],
         (end, _at(series, end)),
     ]
     return sum((b[0] - a[0]) / 1e9 * (a[1] + b[1]) / 2 for a, b in pairwise(inside))
 
 
 def _at(series: Sequence[tuple[int, float]], time: int) -> float:
-    for (before, low), (after, high) in pairwise(series):
-        if before <= time <= after:
-            share = (time - before) / (after - before) if after > before else 0.0
-            return low + share * (high - low)
-    return series[-1][1]
+    """Value at a time that the series encloses."""
+    index = bisect_left(series, time, key=_when)
+    after, high = series[index]
+    if after == time:
+        return high
+    before, low = series[index - 1]
+    return low + (time - before) / (after - before) * (high - low)
+
+
+def _when(point: tuple[int, float]) -> int:
+    return point[0]

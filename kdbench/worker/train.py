@@ -38,7 +38,7 @@ def train(session: Session, events: Events) -> None:
             tested = evaluate(session)
         events.emit("epoch", epoch=epoch, learning_rate=rate, **trained, **tested)
         if not math.isfinite(trained["train_loss"]):
-            raise DivergedError(f"the mean loss of epoch {epoch} is {trained['train_loss']}")
+            raise DivergedError(f"the mean loss of epoch {epoch} is not finite")
         if schedule is not None:
             schedule.step()
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pynvml
 import pytest
 
-from fake_nvml import driver
+from tests.fake_nvml import driver
 
 UUID = "GPU-5ca1ab1e-0000-4000-8000-000000000001"
 OTHER_UUID = "GPU-5ca1ab1e-0000-4000-8000-000000000002"

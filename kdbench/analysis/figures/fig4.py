@@ -19,8 +19,8 @@ from kdbench.analysis.figures.sheet import Sheet, draw_sheet
 from kdbench.analysis.metrics import METRICS, Metric
 from kdbench.analysis.notes import source_note
 from kdbench.analysis.reported import PAPER, reported_for
-from kdbench.analysis.units import axis_unit, format_ratio, format_value
 from kdbench.errors import InputError
+from kdbench.units import axis_unit, format_ratio, format_value
 
 # Both by default: one is what the paper reports, the other is where a card runs out.
 DEFAULT_METRICS = ("parameters", "allocated")

@@ -16,7 +16,7 @@ from kdbench.analysis.figures.panels import Panel, draw_panel
 from kdbench.analysis.metrics import Metric
 from kdbench.analysis.notes import count_note, footnotes, problem_notes
 from kdbench.analysis.results import Results
-from kdbench.analysis.words import fold_label, printable
+from kdbench.words import fold_label, printable
 
 # All in inches.
 _PANEL_WIDTH, _MARGIN, _GUTTER, _ROW = 2.75, 0.2, 0.28, 0.47

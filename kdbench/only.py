@@ -1,0 +1,55 @@
+"""`--only COLUMN=V1,V2`: rows with certain values in a column of `cells`; no expressions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kdbench.errors import InputError, did_you_mean, quoted
+
+
+@dataclass(frozen=True)
+class Only:
+    """One filter; values compare as they are written: `true`, `null`, `32`."""
+
+    column: str
+    wanted: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, condition: str, known: Sequence[str]) -> Only:
+        """Read `COLUMN=V1,V2`.
+
+        Raises:
+            InputError: it is not of that form, or the column is not among `known`.
+        """
+        column, equals, values = condition.partition("=")
+        if not equals:
+            raise InputError(f"expected COLUMN=V1,V2, found {condition!r}", where="--only")
+        if column not in known:
+            hint = did_you_mean(column, known) or f"the columns are {quoted(known)}"
+            raise InputError(f"unknown column {column!r}", where="--only", hint=hint)
+        return cls(column, tuple(values.split(",")))
+
+    def keep(self, values: Sequence[object]) -> list[bool]:
+        """Tell which of a column's values are wanted.
+
+        Raises:
+            InputError: none is.
+        """
+        shown = [_as_text(value) for value in values]
+        kept = [text in self.wanted for text in shown]
+        if not any(kept):
+            there = sorted(set(shown))
+            hint = did_you_mean(",".join(self.wanted), there)
+            raise InputError(
+                f"no cells left: none has {self.column} {quoted(self.wanted, ' or ')}",
+                where="--only",
+                hint=hint or f"there are {quoted(there[:20])}",
+            )
+        return kept
+
+
+def _as_text(value: object) -> str:
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,225 @@
+"""From what a matrix file says to the cells that it means."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from kdbench.cell import (
+    Budget,
+    Cell,
+    Data,
+    Frozen,
+    Method,
+    Mode,
+    Name,
+    Seed,
+    Student,
+    Teacher,
+    Training,
+)
+from kdbench.document import Document
+from kdbench.errors import InputError, did_you_mean, quoted
+from kdbench.fingerprint import fingerprint_folder
+from kdbench.grid import AXES, MAIN_AXES, Point, Values, grid, included, matches, parse_values
+from kdbench.validation import validated
+
+
+class MatrixFile(Frozen):
+    """The file's keys, as the file has them."""
+
+    name: Name | None = None
+    description: str = ""
+    mode: Mode = "profile"
+    seeds: Annotated[tuple[Seed, ...], Field(strict=False, min_length=1)] = (0,)
+    repeats: Annotated[int, Field(ge=1, le=100_000)] = 1
+    threads: Annotated[int, Field(ge=1, le=65536)] | None = None
+    axes: dict[str, Any]
+    exclude: Annotated[tuple[dict[str, Any], ...], Field(strict=False)] = ()
+    include: Annotated[tuple[dict[str, Any], ...], Field(strict=False)] = ()
+    students: dict[Name, Student]
+    teachers: dict[Name, Teacher] = Field(default_factory=dict)
+    data: Data
+    training: Training = Training()
+    budget: Budget = Budget()
+
+
+def resolve_cells(matrix: str, file: MatrixFile, document: Document, where: Path) -> Iterator[Cell]:
+    """Make the cells in order: the grid, less what is excluded, then what is included.
+
+    Args:
+        matrix: the matrix's name.
+        file: the file's keys, checked one by one.
+        document: the same as written, for the settings that an axis refines.
+        where: the file.
+
+    Raises:
+        InputError: the keys do not fit together.
+    """
+    axes = parse_values(file.axes, where=where, key="axes")
+    for name in ("method", "student", "image_size"):
+        if name not in axes:
+            raise InputError("this axis is needed, found none", where=where, key=f"axes.{name}")
+    axes.setdefault("teacher", ())
+    _check_names(axes, file, where, "axes")
+    excluded = []
+    for index, entry in enumerate(file.exclude):
+        key = f"exclude[{index}]"
+        excluded.append(parse_values(entry, where=where, key=key))
+        _check_names(excluded[-1], file, where, key)
+    points = [
+        point for point in grid(axes, where) if not any(matches(point, entry) for entry in excluded)
+    ]
+    shown = {name for name, values in axes.items() if name not in MAIN_AXES}
+    for index, entry in enumerate(file.include):
+        key = f"include[{index}]"
+        values = parse_values(entry, where=where, key=key)
+        _check_names(values, file, where, key)
+        shown |= {name for name in values if name not in MAIN_AXES}
+        points.extend(included(values, axes, where=where, key=key))
+    extra = [name for name in AXES if name in shown]
+    labels: dict[str, None] = {}
+    for point in points:
+        cell = _resolve(matrix, point, extra, file, document, where)
+        if cell.label not in labels:  # methods without a teacher come once, not once per teacher
+            labels[cell.label] = None
+            yield cell
+
+
+def _check_names(point: Values, file: MatrixFile, where: Path, key: str) -> None:
+    tables: dict[str, dict[str, Any]] = {
+        "student": dict(file.students),
+        "teacher": dict(file.teachers),
+    }
+    for kind, table in tables.items():
+        for index, name in enumerate(point.get(kind, ())):
+            if name not in table:
+                hint = did_you_mean(name, table) or f"the file has {quoted(table) or 'none'}"
+                raise InputError(
+                    f"unknown {kind} {name!r}: no [{kind}s.{name}]",
+                    where=where,
+                    key=f"{key}.{kind}[{index}]",
+                    hint=hint,
+                )
+
+
+def _resolve(
+    matrix: str,
+    point: Point,
+    extra: Sequence[str],
+    file: MatrixFile,
+    document: Document,
+    where: Path,
+) -> Cell:
+    method, size = point["method"], point["image_size"]
+    teacher_name = None if method == "student-only" else point["teacher"]
+    if teacher_name is None and method != "student-only":
+        raise InputError(
+            f"the method {method!r} needs a teacher, found none", where=where, key="axes.teacher"
+        )
+    settings = document.get("training", {}) | {
+        name: point[name] for name in extra if point.get(name) is not None
+    }
+    training = validated(Training, settings, where=where, prefix="training")
+    student = file.students[point["student"]]
+    teacher = file.teachers[teacher_name] if teacher_name else None
+    _check_shape(f"students.{point['student']}", student, size, where)
+    if teacher is not None:
+        _check_shape(f"teachers.{teacher_name}", teacher, teacher.image_size, where)
+        _check_teacher(f"teachers.{teacher_name}", teacher, file, where)
+    parts = [method, point["student"], f"{size}px", *([teacher_name] if teacher_name else [])]
+    parts += [f"{name}={point[name]}" for name in extra if point.get(name) is not None]
+    return Cell(
+        label="/".join(parts),
+        matrix=matrix,
+        method=method,
+        student_name=point["student"],
+        student=student,
+        image_size=size,
+        teacher_name=teacher_name,
+        teacher=teacher,
+        data=_data(file, training, where),
+        training=_with_loss_weights(training, method),
+        content_digests=_content_digests(teacher, file.data),
+    )
+
+
+def _with_loss_weights(training: Training, method: Method) -> Training:
+    """Resolve the weights of the losses; the published code's are fixed (DESIGN, Loss)."""
+    alpha1, alpha2 = training.alpha1, training.alpha2
+    if training.loss == "published-code":
+        alpha1, alpha2 = 1.0, 0.5
+    elif alpha1 is None:
+        alpha1 = 1.0 - alpha2
+    if method == "student-only":  # it has one loss, which nothing weighs against
+        alpha1, alpha2 = 1.0, 0.0
+    return training.model_copy(update={"alpha1": alpha1, "alpha2": alpha2})
+
+
+def _check_shape(key: str, shape: Student | Teacher, image_size: int, where: Path) -> None:
+    if image_size % shape.patch_size:
+        near = max(1, round(image_size / shape.patch_size)) * shape.patch_size
+        raise InputError(
+            f"image size {image_size} is not divisible by the patch size {shape.patch_size}",
+            where=where,
+            key=f"{key}.patch_size",
+            hint=f"the nearest that is: {near}",
+        )
+    if shape.width % shape.heads:
+        raise InputError(
+            f"width {shape.width} is not divisible by {shape.heads} heads",
+            where=where,
+            key=f"{key}.width",
+        )
+
+
+def _check_teacher(key: str, teacher: Teacher, file: MatrixFile, where: Path) -> None:
+    if teacher.weights == "pretrained" and not teacher.checkpoint:
+        raise InputError(
+            'weights = "pretrained" needs a hub name or a local folder, found none',
+            where=where,
+            key=f"{key}.checkpoint",
+        )
+    if teacher.weights == "fitted" and file.data.source == "synthetic":
+        raise InputError(
+            'weights = "fitted" needs real images, found data.source = "synthetic"',
+            where=where,
+            key=f"{key}.weights",
+        )
+
+
+def _data(file: MatrixFile, training: Training, where: Path) -> Data:
+    if file.data.source == "datasets" and not file.data.path:
+        raise InputError(
+            'source = "datasets" needs a hub name or a local folder, found none',
+            where=where,
+            key="data.path",
+        )
+    if file.mode == "train" and file.data.source == "synthetic":
+        raise InputError(
+            'mode = "train" needs real images, found source = "synthetic"',
+            where=where,
+            key="data.source",
+            hint='"digits" is bundled',
+        )
+    if file.data.train_images < training.batch_size:
+        raise InputError(
+            f"expected at least one batch of {training.batch_size} images, found "
+            f"{file.data.train_images}",
+            where=where,
+            key="data.train_images",
+        )
+    return file.data
+
+
+def _content_digests(teacher: Teacher | None, data: Data) -> tuple[tuple[str, str], ...]:
+    """Digest what lies in local folders: their names do not say what is in them."""
+    local = {"teacher": teacher.checkpoint if teacher else None, "data": data.path}
+    return tuple(
+        (kind, fingerprint_folder(Path(path)))
+        for kind, path in local.items()
+        if path and Path(path).is_dir()
+    )

@@ -1,0 +1,411 @@
+"""`kdbench run`, end to end on the tiny matrix: what is on disk, and how runs end."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import duckdb
+import pandas as pd
+import pytest
+
+from kdbench.schema import MEMORY_CATEGORIES, TABLES
+from tests.conftest import TINY
+
+
+def table(root, name):
+    return pd.read_parquet(root / name)
+
+
+def test_every_table_is_there_and_reads_as_it_is(finished):
+    root = finished / "tiny"
+    for name, columns in TABLES.items():
+        names = [column.name for column in columns]
+        assert list(table(root, name).columns) == names
+        relation = duckdb.sql(f"select * from read_parquet('{root}/{name}/*.parquet')")
+        assert relation.columns == names
+        assert len(relation.df()) == len(table(root, name))
+
+
+def test_one_row_per_run(finished):
+    cells = table(finished / "tiny", "cells")
+    assert sorted(cells["method"]) == ["embed-kd", "student-only", "teacher-kd"]
+    assert set(cells["status"]) == {"ok"}
+    assert cells["run_key"].is_unique
+    assert set(cells["teacher_weights"].dropna()) == {"random"}
+    assert cells.set_index("method")["teacher"].isna().to_dict() == {
+        "embed-kd": False,
+        "student-only": True,
+        "teacher-kd": False,
+    }
+    assert (cells["threads"] == 1).all()
+    assert cells["error"].isna().all()
+
+
+def test_all_tables_are_about_the_same_runs(finished):
+    root = finished / "tiny"
+    keys = set(table(root, "cells")["run_key"])
+    for name in ("phases", "steps", "samples", "memory"):
+        assert set(table(root, name)["run_key"]) == keys
+
+
+def test_the_cells_agree_with_their_steps(finished):
+    root = finished / "tiny"
+    steps = table(root, "steps")
+    timed = steps[steps["phase"] == "measure"].groupby("run_key")["seconds"]
+    cells = table(root, "cells").set_index("run_key")
+    assert (timed.count() == cells["steps_measured"]).all()
+    assert timed.median().sub(cells["step_seconds_median"]).abs().max() < 1e-12
+    assert (cells["steps_measured"] >= 2).all()
+    # 64 images in batches of 8
+    assert (cells["epoch_seconds"] - 8 * cells["step_seconds_median"]).abs().max() < 1e-12
+    assert set(cells["epoch_seconds_kind"]) == {"extrapolated"}
+    assert (steps[steps["phase"] == "warmup"].groupby("run_key").size() == 1).all()
+
+
+def test_memory_on_the_cpu(finished):
+    root = finished / "tiny"
+    cells = table(root, "cells").set_index("run_key")
+    split = table(root, "memory")
+    assert set(split["category"]) <= set(MEMORY_CATEGORIES)
+    assert (split.groupby("run_key")["bytes"].sum() == cells["allocated_peak_bytes"]).all()
+    assert set(cells["allocated_source"]) == {"ledger"}
+    assert (cells["allocated_peak_bytes"] > cells["parameter_bytes"]).all()
+    assert (cells["host_peak_bytes"] > 50e6).all(), "an interpreter with torch is larger"
+    for gpu_only in (
+        "reserved_peak_bytes",
+        "process_peak_bytes",
+        "device_peak_bytes",
+        "energy_step_joules",
+        "gpu_name",
+        "process_source",
+        "device_source",
+    ):
+        assert cells[gpu_only].isna().all(), gpu_only
+
+
+def test_what_holds_the_teacher(finished):
+    cells = table(finished / "tiny", "cells").set_index("method")
+    held = cells["parameter_bytes"]
+    assert held["teacher-kd"] > held["embed-kd"] > held["student-only"]
+    assert (cells["student_parameters"] * 4).drop("teacher-kd").equals(held.drop("teacher-kd"))
+
+
+def test_the_precompute_is_a_phase_of_its_own(finished):
+    root = finished / "tiny"
+    cells = table(root, "cells").set_index("method")
+    phases = table(root, "phases")
+    (precompute,) = phases[phases["phase"] == "precompute"].to_dict("records")
+    assert precompute["run_key"] == cells.loc["embed-kd", "run_key"]
+    assert precompute["units_total"] == 5  # 5 classes x 8 images, in batches of 8
+    measured = precompute["units"] == 5
+    assert cells.loc["embed-kd", "precompute_seconds_kind"] == (
+        "measured" if measured else "extrapolated"
+    )
+    # the class embeddings: 5 x 24 floats
+    assert cells.loc["embed-kd", "precompute_kept_bytes"] == 5 * 24 * 4
+    assert cells.loc["embed-kd", "precompute_peak_bytes"] > 0
+    assert cells["precompute_seconds"].isna().to_dict() == {
+        "embed-kd": False,
+        "teacher-kd": True,
+        "student-only": True,
+    }
+
+
+def test_an_extrapolated_precompute_is_marked(kdbench, tiny):
+    said = kdbench(
+        "run",
+        "--matrix",
+        tiny,
+        "--device",
+        "cpu",
+        "--only",
+        "method=embed-kd",
+        "--set",
+        "training.images_per_class=400000",
+        "--set",
+        "budget.precompute_seconds=0.05",
+        "--set",
+        "budget.precompute_min_batches=3",
+    )
+    assert said.code == 0, said
+    (cell,) = table(tiny.parent / "results/tiny", "cells").to_dict("records")
+    phases = table(tiny.parent / "results/tiny", "phases").set_index("phase")
+    assert cell["precompute_seconds_kind"] == "extrapolated"
+    done, total = phases.loc["precompute", ["units", "units_total"]]
+    assert 3 <= done < total == 250_000
+    # the time of those batches, scaled; the phase's own time has a warm-up batch in it too
+    assert cell["precompute_seconds"] < phases.loc["precompute", "seconds"] * total / done
+
+
+def test_samples_begin_before_the_worker_and_end_after_it(finished):
+    root = finished / "tiny"
+    for _, samples in table(root, "samples").groupby("run_key"):
+        ordered = samples.sort_values("monotonic_ns")["host_bytes"]
+        assert pd.isna(ordered.iloc[0])
+        assert ordered.notna().sum() > 5
+    steps, samples = table(root, "steps"), table(root, "samples")
+    for key, own in steps.groupby("run_key"):
+        times = samples[samples["run_key"] == key]["monotonic_ns"]
+        assert times.min() < own["started_ns"].min() <= own["started_ns"].max() < times.max()
+
+
+def test_the_environment_is_kept(finished):
+    cells = table(finished / "tiny", "cells")
+    environment = json.loads(cells["environment"][0])
+    assert environment["packages"]["torch"] == cells["torch_version"][0]
+    assert environment["memory_bytes"] > 0
+    assert cells["started_at"].dt.tz is not None
+
+
+def test_the_same_command_again_runs_nothing(kdbench, tiny, tmp_path):
+    first = kdbench("run", "--matrix", tiny, "--device", "cpu", "--only", "method=embed-kd")
+    assert first.code == 0
+    part = next((tmp_path / "results/tiny/cells").glob("[!e]*.parquet"))
+    stamp = part.stat().st_mtime_ns
+    second = kdbench("run", "--matrix", tiny, "--device", "cpu", "--only", "method=embed-kd")
+    assert second.code == 0
+    assert "1 of 1 cells are there already" in second.out
+    assert part.stat().st_mtime_ns == stamp
+    assert len(table(tmp_path / "results/tiny", "cells")) == 1
+    third = kdbench(
+        "run", "--matrix", tiny, "--device", "cpu", "--only", "method=embed-kd", "--fresh"
+    )
+    assert third.code == 0
+    assert len(table(tmp_path / "results/tiny", "cells")) == 1
+    assert part.stat().st_mtime_ns != stamp
+    assert list((tmp_path / "results/tiny/.superseded/cells").glob("*.parquet"))
+
+
+def fault(tmp_path, monkeypatch, code):
+    """Have every worker run `code` when it starts; it travels in on PYTHONPATH."""
+    folder = tmp_path / "fault"
+    folder.mkdir(exist_ok=True)
+    (folder / "sitecustomize.py").write_text(
+        "import sys\nif 'kdbench.worker' in sys.orig_argv:\n" + textwrap.indent(code, "    ")
+    )
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+
+
+# Runs in the first worker only; the others are left alone.
+ONCE = """
+import os, pathlib
+flag = pathlib.Path({flag!r})
+if not flag.exists():
+    flag.touch()
+    {action}
+"""
+
+
+def once(tmp_path, action):
+    return ONCE.format(flag=str(tmp_path / "faulted"), action=action)
+
+
+@pytest.mark.parametrize(
+    ("action", "status", "told"),
+    [
+        ("os.kill(os.getpid(), 9)", "killed", "SIGKILL"),
+        ("os._exit(3)", "failed", "exit code 3"),
+        (
+            "sys.stderr.write('disk on fire\\n'); sys.stderr.flush(); os._exit(4)",
+            "failed",
+            "disk on fire",
+        ),
+    ],
+)
+def test_a_cell_that_dies_is_a_row_and_the_run_goes_on(
+    kdbench, tiny, tmp_path, monkeypatch, action, status, told
+):
+    fault(tmp_path, monkeypatch, once(tmp_path, action))
+    said = kdbench("run", "--matrix", tiny, "--device", "cpu")
+    assert said.code == 1, said
+    cells = table(tmp_path / "results/tiny", "cells").set_index("method")
+    assert cells["status"].to_dict() == {"teacher-kd": status, "embed-kd": "ok"}
+    assert told in cells.loc["teacher-kd", "error"]
+    assert pd.isna(cells.loc["teacher-kd", "step_seconds_median"])
+    assert f"{status}: teacher-kd/small/8px/dwarf" in said.err
+    # told again when it is skipped, and run again when asked to
+    again = kdbench("run", "--matrix", tiny, "--device", "cpu")
+    assert again.code == 1
+    assert "2 of 2 cells are there already" in again.out
+    retried = kdbench("run", "--matrix", tiny, "--device", "cpu", "--retry", status)
+    assert retried.code == 0, retried
+    assert set(table(tmp_path / "results/tiny", "cells")["status"]) == {"ok"}
+
+
+def test_running_out_of_memory_is_its_own_status(kdbench, tiny, tmp_path, monkeypatch):
+    """A real refusal of the allocator, under a limit of address space."""
+    fault(
+        tmp_path,
+        monkeypatch,
+        "import resource\nresource.setrlimit(resource.RLIMIT_AS, (24 << 30, 24 << 30))\n",
+    )
+    said = kdbench(
+        "run",
+        "--matrix",
+        tiny,
+        "--device",
+        "cpu",
+        "--only",
+        "method=embed-kd",
+        "--set",
+        "axes.image_size=[1024]",
+        "--set",
+        "training.batch_size=64",
+        "--set",
+        "data.train_images=64",
+    )
+    assert said.code == 1, said
+    (cell,) = table(tmp_path / "results/tiny", "cells").to_dict("records")
+    assert cell["status"] == "oom", cell["error"]
+
+
+def test_a_cell_that_takes_too_long(kdbench, tiny, tmp_path, monkeypatch):
+    fault(tmp_path, monkeypatch, once(tmp_path, "import time; time.sleep(600)"))
+    said = kdbench(
+        "run",
+        "--matrix",
+        tiny,
+        "--device",
+        "cpu",
+        "--only",
+        "method=embed-kd",
+        "--set",
+        "budget.timeout_seconds=1.5",
+    )
+    assert said.code == 1
+    (cell,) = table(tmp_path / "results/tiny", "cells").to_dict("records")
+    assert cell["status"] == "timeout"
+    assert "budget.timeout_seconds" in cell["error"]
+
+
+def test_what_a_cell_measured_before_it_died_is_kept(kdbench, tiny, tmp_path):
+    said = kdbench(
+        "run",
+        "--matrix",
+        tiny,
+        "--device",
+        "cpu",
+        "--only",
+        "method=embed-kd",
+        "--set",
+        "budget.timeout_seconds=8",
+        "--set",
+        "budget.measure_seconds=60",
+        "--set",
+        "budget.max_steps=1000000",
+    )
+    assert said.code == 1
+    (cell,) = table(tmp_path / "results/tiny", "cells").to_dict("records")
+    steps = table(tmp_path / "results/tiny", "steps")
+    assert cell["status"] == "timeout"
+    assert cell["steps_measured"] == (steps["phase"] == "measure").sum() > 10
+    assert pd.isna(cell["allocated_peak_bytes"]), "the accounting step was never reached"
+    shown = kdbench("show", tmp_path / "results")
+    assert "timeout" in shown.out
+
+
+def test_a_failing_teacher_is_the_cells_error(kdbench, tiny, tmp_path):
+    tiny.write_text(
+        TINY.replace(
+            "[teachers.dwarf]",
+            f'[teachers.dwarf]\nweights = "pretrained"\ncheckpoint = "{tmp_path}"',
+            1,
+        )
+    )
+    said = kdbench("run", "--matrix", tiny, "--device", "cpu", "--only", "method=embed-kd")
+    assert said.code == 1
+    (cell,) = table(tmp_path / "results/tiny", "cells").to_dict("records")
+    assert cell["status"] == "failed"
+    assert "cannot load the checkpoint" in cell["error"]
+    assert "save_pretrained" in cell["error"]
+
+
+def test_tables_are_readable_while_a_run_goes_on(tiny, tmp_path):
+    child = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "kdbench",
+            "run",
+            "--matrix",
+            str(tiny),
+            "--device",
+            "cpu",
+            "--preset",
+            "control",
+        ],
+        stdout=subprocess.DEVNULL,
+        cwd=tmp_path,
+    )
+    root, seen = tmp_path / "results/tiny", set()
+    try:
+        while child.poll() is None:
+            if (root / ".superseded").is_dir():  # the last that prepare() makes
+                for name in TABLES:
+                    frame = table(root, name)
+                    count = duckdb.execute(
+                        f"select count(*) from read_parquet('{root}/{name}/*.parquet')"
+                    ).fetchone()
+                    assert count[0] >= len(frame)
+                seen.add(len(table(root, "cells")))
+            time.sleep(0.05)
+    finally:
+        child.kill()
+    assert child.returncode == 0
+    assert {0, 1, 2} <= seen, "read before the first commit, and between commits"
+    assert len(table(root, "cells")) == 3
+
+
+def test_plain_lines_without_a_terminal(kdbench, tiny):
+    said = kdbench("run", "--matrix", tiny, "--device", "cpu", "--only", "method=embed-kd")
+    assert "\x1b" not in said.out
+    lines = said.out.splitlines()
+    assert any(line.startswith("[1/1] embed-kd/small/8px/dwarf: ok") for line in lines), lines
+    assert any("precompute" in line for line in lines)
+
+
+def test_interrupt(tiny, tmp_path):
+    """Ctrl-C: the cell is a row, no worker stays, and the same command finishes the rest."""
+    arguments = [
+        sys.executable,
+        "-m",
+        "kdbench",
+        "run",
+        "--matrix",
+        str(tiny),
+        "--device",
+        "cpu",
+        "--only",
+        "method=embed-kd",
+        "--set",
+        "budget.measure_seconds=1",
+        "--set",
+        "budget.max_steps=1000000",
+    ]
+    child = subprocess.Popen(
+        arguments, cwd=tmp_path, stdout=subprocess.PIPE, text=True, stderr=subprocess.STDOUT
+    )
+    spool = tmp_path / "results/tiny/.spool"
+    events = None
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        events = next(spool.glob("*/events.jsonl"), None) if spool.is_dir() else None
+        if events is not None and "started" in events.read_text():
+            break
+        time.sleep(0.02)
+    worker = json.loads(events.read_text().splitlines()[0])["pid"]
+    child.send_signal(signal.SIGINT)
+    out, _ = child.communicate(timeout=60)
+    assert child.returncode == 130, out
+    assert "goes on from here" in out
+    (cell,) = table(tmp_path / "results/tiny", "cells").to_dict("records")
+    assert cell["status"] == "interrupted"
+    with pytest.raises(ProcessLookupError):
+        os.kill(worker, 0)
+    done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert table(tmp_path / "results/tiny", "cells")["status"].tolist() == ["ok"]

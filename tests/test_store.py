@@ -1,0 +1,419 @@
+"""The store: typed parts, a commit that is one rename, and readers that never see half of it."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from datetime import UTC, datetime
+from pathlib import Path
+
+import duckdb
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from kdbench.errors import InputError
+from kdbench.schema import TABLES
+from kdbench.store import Store, arrow_schema, find_stores, read_table
+
+STARTED = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
+KEY = "0123456789abcdef"
+
+
+@pytest.fixture
+def store(tmp_path):
+    made = Store(tmp_path / "results" / "tiny")
+    made.prepare()
+    return made
+
+
+def rows(**cell):
+    """A run's rows: one row per table, all but a few columns null."""
+    return {
+        "cells": [{"status": "ok", "started_at": STARTED, "schema_version": 1, **cell}],
+        "phases": [{"phase": "measure", "started_ns": 1}],
+        "epochs": [{"epoch": 0}],
+        "steps": [{"phase": "measure", "step": n, "seconds": 0.5} for n in range(3)],
+        "samples": [{"monotonic_ns": 1}, {"monotonic_ns": 2, "host_bytes": 3}],
+        "memory": [{"category": "other", "bytes": 1, "blocks": 1}],
+    }
+
+
+def parts(store, table):
+    return sorted(p.name for p in (store.root / table).iterdir())
+
+
+def duck(store, table, what="count(*)"):
+    with duckdb.connect() as connection:
+        (value,) = connection.execute(
+            f"select {what} from read_parquet('{store.root / table}/*.parquet')"
+        ).fetchone()
+    return value
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_every_table_can_be_read_before_the_first_run(table, store):
+    names = [column.name for column in TABLES[table]]
+    assert list(pd.read_parquet(store.root / table).columns) == names
+    assert duck(store, table) == 0
+    frame = read_table(store.root, table)
+    assert (list(frame.columns), len(frame)) == (names, 0)
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_a_part_of_nulls_has_the_types_of_its_table(table, store):
+    # Without an explicit schema pyarrow writes an all-null column as type null, and the data set
+    # cannot be put together with a part that has values there.
+    store.commit(KEY, {table: [{}], "cells": [{}]})
+    assert pq.read_schema(store.root / table / f"{KEY}.parquet").equals(
+        arrow_schema(table), check_metadata=True
+    )
+    store.commit("f" * 16, rows())
+    assert len(pd.read_parquet(store.root / table)) == len(read_table(store.root, table))
+    types = {"int64": "BIGINT", "float64": "DOUBLE", "string": "VARCHAR", "bool": "BOOLEAN"}
+    for column in TABLES[table]:
+        seen = duck(store, table, f"any_value(typeof({column.name}))")
+        assert seen == types.get(column.dtype, "TIMESTAMP WITH TIME ZONE"), column.name
+
+
+def test_a_table_without_rows_has_its_part_too(store):
+    store.commit(KEY, {"cells": [{"status": "failed"}]})
+    for table in TABLES:
+        assert f"{KEY}.parquet" in parts(store, table)
+    assert len(read_table(store.root, "steps")) == 0
+
+
+def test_preparing_again_keeps_what_is_there(store):
+    store.commit(KEY, rows())
+    store.prepare()
+    assert store.committed() == {KEY: "ok"}
+
+
+def test_missing_stays_null_and_integers_stay_integers(store):
+    store.commit(KEY, rows(allocated_peak_bytes=2**53 + 1, error=None))
+    store.commit("f" * 16, rows(allocated_peak_bytes=None, error="said nothing"))
+    frame = read_table(store.root, "cells").set_index("run_key")
+    # 2**53 + 1 is the first integer that a float64 cannot hold
+    assert frame["allocated_peak_bytes"].dtype == pd.Int64Dtype()
+    assert frame.loc[KEY, "allocated_peak_bytes"] == 2**53 + 1
+    assert frame.loc["f" * 16, "allocated_peak_bytes"] is pd.NA
+    assert frame.loc[KEY, "error"] is pd.NA
+    assert frame.loc[KEY, "started_at"].to_pydatetime() == STARTED
+
+
+VALUES = {
+    # text that Arrow can hold: any but lone surrogates
+    "string": st.text(st.characters(exclude_categories=["Cs"]), max_size=20),
+    "int64": st.integers(-(2**63), 2**63 - 1),
+    "float64": st.floats(allow_nan=False),
+    "bool": st.booleans(),
+    "timestamp": st.datetimes(
+        min_value=datetime(1970, 1, 1),  # noqa: DTZ001 - hypothesis wants it naive
+        max_value=datetime(2200, 1, 1),  # noqa: DTZ001
+        timezones=st.just(UTC),
+    ),
+}
+
+
+def any_row(table):
+    columns = {
+        column.name: st.none() | VALUES[column.dtype]
+        for column in TABLES[table]
+        if column.name != "run_key"
+    }
+    return st.fixed_dictionaries(columns)
+
+
+@pytest.mark.parametrize("table", ["cells", "phases", "samples"])
+@given(data=st.data())
+@settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_rows_survive_the_round_trip(table, store, data):
+    written = data.draw(st.lists(any_row(table), max_size=4))
+    store.commit(KEY, {table: written})
+    frame = read_table(store.root, table)
+    names = [column.name for column in TABLES[table]]
+    found = [dict(zip(names, values, strict=True)) for values in frame.itertuples(index=False)]
+    read = [{name: None if pd.isna(v) else v for name, v in row.items()} for row in found]
+    assert read == [{"run_key": KEY, **row} for row in written]
+
+
+@pytest.mark.parametrize("broken", TABLES)
+def test_a_crash_between_tables_commits_nothing(broken, store, monkeypatch):
+    # The rows go to the disk table by table; the write of one of them fails.
+    whole = pq.write_table
+
+    def fail(content, where, **options):
+        if content.schema.names == arrow_schema(broken).names:
+            where.write(b"PAR1 half a file")
+            raise OSError(28, "No space left on device")
+        whole(content, where, **options)
+
+    (store.spool(KEY) / "events.jsonl").write_text("{}\n")
+    monkeypatch.setattr("kdbench.store.pq.write_table", fail)
+    with pytest.raises(InputError, match=r"no space left on device.*\.spool") as caught:
+        store.commit(KEY, rows())
+    assert str(store.root) in str(caught.value)
+    monkeypatch.undo()
+    assert store.committed() == {}, "cells is the last: without it there is no commit"
+    assert parts(store, broken) == ["empty.parquet"], "neither half a part nor its temporary file"
+    for table in TABLES:
+        assert duck(store, table) == len(pd.read_parquet(store.root / table))
+    assert (store.root / ".spool" / KEY / "events.jsonl").exists(), "the measured lines are kept"
+    store.commit(KEY, rows())
+    assert store.committed() == {KEY: "ok"}
+    assert len(read_table(store.root, "steps")) == 3
+
+
+def test_temporary_files_are_hidden_and_in_place_before_the_commit(store, monkeypatch):
+    # What a reader could see at the moment of each write, and in which order they come.
+    seen = []
+    whole = pq.write_table
+
+    def look(content, where, **options):
+        unfinished = Path(where.name)
+        seen.append(unfinished.parent.name)
+        assert unfinished.name.startswith("."), "pandas and duckdb skip such names"
+        assert not unfinished.match("*.parquet")
+        where.write(b"half a file")
+        where.flush()
+        for table in TABLES:
+            duck(store, table)
+            pd.read_parquet(store.root / table)
+        assert store.committed() == {}
+        where.seek(0)
+        where.truncate()
+        whole(content, where, **options)
+
+    monkeypatch.setattr("kdbench.store.pq.write_table", look)
+    store.commit(KEY, rows())
+    assert sorted(seen) == sorted(TABLES)
+    assert seen[-1] == "cells"
+    for table in TABLES:
+        assert parts(store, table) == [f"{KEY}.parquet", "empty.parquet"]
+
+
+def test_a_commit_drops_its_spool_alone(store):
+    for key in (KEY, "other"):
+        (store.spool(key) / "events.jsonl").write_text("{}\n")
+    store.commit(KEY, rows())
+    assert [p.name for p in (store.root / ".spool").iterdir()] == ["other"]
+
+
+def test_a_spool_begins_empty(store):
+    # The events of a run that was killed must not be taken for those of its successor.
+    (store.spool(KEY) / "events.jsonl").write_text("{}\n")
+    assert list(store.spool(KEY).iterdir()) == []
+
+
+def test_a_second_commit_replaces_the_first(store):
+    store.commit(KEY, rows(status="failed"))
+    store.commit(KEY, rows())
+    assert store.committed() == {KEY: "ok"}
+    assert len(read_table(store.root, "cells")) == 1
+    assert duck(store, "steps") == 3
+
+
+def test_supersede_hides_the_commit_first_and_keeps_the_rows(store, monkeypatch):
+    store.commit(KEY, rows(status="failed"))
+    before = {table: read_table(store.root, table) for table in TABLES}
+    moved = []
+    replace = Path.replace
+
+    def stop_after_the_first(path, target):
+        if moved:
+            raise OSError(5, "the machine stopped here")
+        moved.append(path.parent.name)
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", stop_after_the_first)
+    with pytest.raises(OSError, match="stopped here"):
+        store.supersede(KEY)
+    monkeypatch.undo()
+    assert moved == ["cells"]
+    assert store.committed() == {}
+    store.supersede(KEY)
+    for table in TABLES:
+        assert parts(store, table) == ["empty.parquet"]
+        (aside,) = (store.root / ".superseded" / table).iterdir()
+        assert aside.name.startswith(KEY)
+        kept = pq.read_table(aside).to_pandas()
+        assert len(kept) == len(before[table]) > 0
+
+
+def test_superseding_twice_keeps_both(store):
+    for status in ("failed", "oom"):
+        store.commit(KEY, rows(status=status))
+        store.supersede(KEY)
+    aside = store.root / ".superseded" / "cells"
+    kept = [pq.read_table(part)["status"][0].as_py() for part in sorted(aside.iterdir())]
+    assert sorted(kept) == ["failed", "oom"]
+    store.supersede("not there")  # nothing to set aside is no error
+
+
+def test_a_part_that_is_set_aside_while_it_is_read_is_no_damage(store, monkeypatch):
+    # A reader lists the folder, and a run that goes on supersedes a part before it is opened.
+    store.commit(KEY, rows())
+    store.commit("f" * 16, rows())
+    read, superseded = pq.read_table, []
+
+    def late(part, **options):
+        if not superseded:
+            superseded.append(store.supersede("f" * 16))
+        return read(part, **options)
+
+    monkeypatch.setattr("kdbench.store.pq.read_table", late)
+    assert store.committed() == {KEY: "ok"}
+
+
+WRITER = """
+import sys, pathlib
+from kdbench.store import Store
+store = Store(pathlib.Path(sys.argv[1]))
+for n in range(int(sys.argv[2])):
+    steps = [{"phase": "measure", "step": s} for s in range(5)]
+    for run in (f"a{n}", "again"):
+        if run == "again" and n:
+            store.supersede(run)
+        store.commit(run, {"cells": [{"status": "ok"}], "steps": steps})
+"""
+
+
+def test_tables_are_whole_at_every_moment_of_another_process(store):
+    runs = 25
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(store.root), str(runs)],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+    ) as writer:
+        try:
+            while writer.poll() is None:
+                cells = read_table(store.root, "cells")
+                # read after cells: every committed run has its other parts by now...
+                steps = read_table(store.root, "steps", columns=["run_key", "step"])
+                assert cells["run_key"].is_unique
+                counts = steps["run_key"].value_counts()
+                for key in set(cells["run_key"]) - {"again"}:  # ...unless it was set aside since
+                    assert counts[key] == 5, key
+        finally:
+            writer.kill()
+    assert writer.returncode == 0
+    assert len(store.committed()) == runs + 1
+
+
+def test_other_readers_see_whole_tables_while_runs_are_committed(store):
+    # They list the folder themselves, so they can only promise this while nothing is superseded.
+    done = threading.Event()
+
+    def write():
+        try:
+            for n in range(25):
+                store.commit(f"{n:016x}", rows())
+        finally:
+            done.set()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        while not done.is_set():
+            assert len(pd.read_parquet(store.root / "steps")) % 3 == 0
+            assert duck(store, "steps") % 3 == 0
+    finally:
+        writer.join()
+    assert duck(store, "cells") == len(pd.read_parquet(store.root / "cells")) == 25
+
+
+def foreign(part):
+    pd.DataFrame({"a": [1]}).to_parquet(part)
+
+
+def other_version(part):
+    schema = arrow_schema("cells").with_metadata({"kdbench_schema_version": "99"})
+    pq.write_table(schema.empty_table(), part)
+
+
+def fewer_columns(part):
+    schema = arrow_schema("steps")
+    pq.write_table(schema.empty_table(), part)
+
+
+def other_types(part):
+    schema = arrow_schema("cells")
+    index = schema.get_field_index("threads")
+    schema = schema.set(index, pa.field("threads", pa.string()))
+    pq.write_table(pa.Table.from_pylist([{"threads": "many"}], schema=schema), part)
+
+
+def truncated(part):
+    pq.write_table(arrow_schema("cells").empty_table(), part)
+    part.write_bytes(part.read_bytes()[:-20])
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lambda part: part.write_bytes(b""), "damaged part"),
+        (lambda part: part.write_bytes(b"not parquet" * 100), "damaged part"),
+        (truncated, "damaged part"),
+        (foreign, "expected schema version 1, found none"),
+        (other_version, "expected schema version 1, found 99"),
+        (fewer_columns, "not a part of the table 'cells'"),
+        (other_types, "not a part of the table 'cells'"),
+    ],
+    ids=["empty", "noise", "truncated", "foreign", "version", "table", "types"],
+)
+def test_a_part_that_is_none_is_named(damage, told, store):
+    store.commit(KEY, rows())
+    part = store.root / "cells" / "deadbeef.parquet"
+    damage(part)
+    with pytest.raises(InputError, match=told) as caught:
+        read_table(store.root, "cells")
+    assert str(part) in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+    assert caught.value.exit_code == 2
+    part.rename(part.with_name(".deadbeef.parquet"))
+    assert store.committed() == {KEY: "ok"}, "moved out of the way, the rest can be read"
+
+
+@pytest.mark.parametrize("table", ["cells", ".spool", "logs"])
+def test_a_file_in_the_way_is_told(table, tmp_path):
+    (tmp_path / table).write_text("in the way")
+    with pytest.raises(InputError, match="cannot write results here") as caught:
+        Store(tmp_path).prepare()
+    assert str(tmp_path) in str(caught.value)
+    assert "--out" in str(caught.value)
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path):
+    if os.geteuid() == 0:  # nothing is read-only to root but the kernel's own file systems
+        if not Path("/proc/self").exists():
+            pytest.skip("root, and no folder that refuses it")
+        root = Path("/proc/kdbench")
+    else:
+        root = tmp_path / "kept"
+        root.mkdir(mode=0o500)
+    with pytest.raises(InputError, match="cannot write results here"):
+        Store(root).prepare()
+
+
+def test_stores_are_found_from_above_and_from_within(store, tmp_path):
+    assert find_stores(store.root) == [store.root]
+    other = Store(store.root.parent / "another")
+    other.prepare()
+    (store.root.parent / "unrelated").mkdir()
+    assert find_stores(store.root.parent) == [other.root, store.root]
+    for nothing in (tmp_path / "nowhere", store.root / "logs"):
+        with pytest.raises(InputError, match="results folder") as caught:
+            find_stores(nothing)
+        assert str(nothing) in str(caught.value)
+
+
+def test_a_version_of_the_layout_is_in_every_part(store):
+    store.commit(KEY, rows(environment=json.dumps({"a": 1})))
+    for table in TABLES:
+        for part in (store.root / table).glob("*.parquet"):
+            assert pq.read_schema(part).metadata[b"kdbench_schema_version"] == b"1"

@@ -1,0 +1,498 @@
+"""From events and samples to rows: how every kind of end is told, and what each figure is of."""
+
+import json
+import signal
+from datetime import UTC, datetime
+
+import pytest
+
+from kdbench.orchestrate.launcher import Outcome
+from kdbench.orchestrate.summary import failed_rows, summarise
+from kdbench.schema import PLAN_COLUMNS, TABLES
+from kdbench.store import Store, read_table
+from tests.models import tiny_run
+
+STARTED = datetime(2026, 1, 2, tzinfo=UTC)
+ENVIRONMENT = {
+    "cpu_model": "a processor",
+    "gpu_name": None,
+    "driver_version": None,
+    "torch_version": "2.11.0",
+    "git_revision": None,
+    "packages": {"torch": "2.11.0"},
+}
+SECOND = 10**9
+DONE = {"event": "end", "status": "ok"}
+HIGH_WATER = {"host_peak_bytes": 500, "host_source": "vmhwm"}
+POLLED = {"host_peak_bytes": None, "host_source": None}
+
+
+@pytest.fixture
+def run(tmp_path):
+    return tiny_run(tmp_path)
+
+
+@pytest.fixture
+def summed(run, tmp_path):
+    """Summarise events given as dicts; the rest of the outcome is as a good end leaves it."""
+
+    def call(*events, samples=(), log="", returncode=0, timed_out=False, interrupted=False):
+        path = tmp_path / "worker.log"
+        if log is not None:
+            path.write_bytes(log.encode() if isinstance(log, str) else log)
+        return summarise(
+            run,
+            Outcome(
+                returncode=returncode,
+                timed_out=timed_out,
+                interrupted=interrupted,
+                wall_seconds=12.5,
+                events=events,
+            ),
+            samples=samples,
+            environment=ENVIRONMENT,
+            started_at=STARTED,
+            log=path,
+        )
+
+    return call
+
+
+def step(number, *, at=None, seconds=1.0, phase="measure", epoch=None, **peaks):
+    at = float(number) if at is None else at
+    return {
+        "event": "step",
+        "phase": phase,
+        "step": number,
+        "epoch": epoch,
+        "started_ns": int(at * SECOND),
+        "seconds": seconds,
+        "loss": 1.0,
+        "allocated_peak_bytes": None,
+        "reserved_peak_bytes": None,
+        **peaks,
+    }
+
+
+def phase(name, start, seconds, **figures):
+    return {
+        "event": "phase",
+        "phase": name,
+        "started_ns": int(start * SECOND),
+        "seconds": seconds,
+        "allocated_peak_bytes": None,
+        "reserved_peak_bytes": None,
+        **POLLED,
+        **figures,
+    }
+
+
+def phase_start(name, start):
+    return {"event": "phase_start", "phase": name, "started_ns": int(start * SECOND)}
+
+
+def epoch(number, seconds=30.0, accuracy=0.5):
+    return {
+        "event": "epoch",
+        "epoch": number,
+        "steps": 8,
+        "train_seconds": seconds,
+        "test_accuracy": accuracy,
+    }
+
+
+def sample(at, **values):
+    return {"monotonic_ns": int(at * SECOND), **values}
+
+
+def cell_of(rows):
+    (cell,) = rows["cells"]
+    return cell
+
+
+# how it ended, what the worker had told, the log -> status and what the error says
+ENDS = {
+    "ok": ({}, [DONE], "", "ok", None),
+    "failed and told": (
+        {"returncode": 1},
+        [{"event": "end", "status": "failed", "error": "ValueError: no"}],
+        "Traceback\nValueError: not this\n",
+        "failed",
+        "ValueError: no",
+    ),
+    "failed without a word": (
+        {"returncode": 3},
+        [],
+        "",
+        "failed",
+        "the worker ended with exit code 3: it said nothing",
+    ),
+    "no log at all": ({"returncode": 3}, [], None, "failed", "exit code 3: it said nothing"),
+    "failed at import": (
+        {"returncode": 1},
+        [],
+        b"Traceback:\n  a line\nImportError: \xff torch\n\n  \n",
+        "failed",
+        "exit code 1: ImportError: \N{REPLACEMENT CHARACTER} torch",
+    ),
+    "gone without an end": ({}, [], "bye\n", "failed", "exit code 0: bye"),
+    "oom": (
+        {"returncode": 1},
+        [{"event": "end", "status": "oom", "error": "OutOfMemoryError: 2 GiB"}],
+        "",
+        "oom",
+        "OutOfMemoryError: 2 GiB",
+    ),
+    "diverged": (
+        {"returncode": 1},
+        [{"event": "end", "status": "diverged", "error": "the mean loss of epoch 0 is nan"}],
+        "",
+        "diverged",
+        "mean loss",
+    ),
+    "timeout": (
+        {"returncode": -signal.SIGINT, "timed_out": True},
+        [],
+        "KeyboardInterrupt\n",
+        "timeout",
+        "not done after 12 s (budget.timeout_seconds)",
+    ),
+    "timeout that had to be killed": (
+        {"returncode": -signal.SIGKILL, "timed_out": True},
+        [],
+        "",
+        "timeout",
+        "budget.timeout_seconds",
+    ),
+    "hung after its work": (
+        {"returncode": -signal.SIGKILL, "timed_out": True},
+        [DONE],
+        "",
+        "ok",
+        None,
+    ),
+    "out of the system's memory": (
+        {"returncode": -signal.SIGKILL},
+        [],
+        "",
+        "killed",
+        "killed by SIGKILL: often the system's answer to memory running out",
+    ),
+    "crashed": ({"returncode": -signal.SIGSEGV}, [], "", "killed", "the worker was killed by SIGS"),
+    "a signal without a name": ({"returncode": -40}, [], "", "killed", "killed by signal 40"),
+    "interrupted": (
+        {"returncode": -signal.SIGINT, "interrupted": True},
+        [],
+        "KeyboardInterrupt\n",
+        "interrupted",
+        "stopped by the user",
+    ),
+    "interrupted when it was done": ({"interrupted": True}, [DONE], "", "ok", None),
+    "an error that is no text": (
+        {"returncode": 1},
+        [{"event": "end", "status": "failed", "error": "no file \udce9.png"}],
+        "",
+        "failed",
+        "no file \\udce9.png",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ENDS)
+def test_how_a_run_ended(case, summed, tmp_path):
+    outcome, told, log, status, error = ENDS[case]
+    measured = [step(0, seconds=2.0), step(1, seconds=4.0)]
+    rows = summed(*measured, *told, log=log, **outcome)
+    cell = cell_of(rows)
+    assert cell["status"] == status
+    if error is None:
+        assert cell["error"] is None
+    else:
+        assert error in cell["error"]
+        assert len(cell["error"].splitlines()) == 1
+    if status == "killed" and "SIGKILL" not in error:
+        assert "memory" not in cell["error"], "a crash is not blamed on memory"
+    # Whatever the end: what was measured until then is kept, and the store takes it.
+    assert (cell["step_seconds_median"], cell["steps_measured"]) == (3.0, 2)
+    assert len(rows["steps"]) == 2
+    assert cell["wall_seconds"] == 12.5
+    store = Store(tmp_path / "store")
+    store.prepare()
+    store.commit("key", rows)
+    assert store.committed() == {"key": status}
+
+
+def test_a_long_last_line_is_cut(summed):
+    error = cell_of(summed(log="x" * 100_000, returncode=1))["error"]
+    assert len(error) < 600
+
+
+def test_rows_have_the_columns_of_their_tables(summed, run):
+    rows = summed(
+        {"event": "started", "pid": 7, "threads": 3, "torch_version": "2.11.0"},
+        phase("measure", 0, 2.0),
+        step(0),
+        epoch(0),
+        {"event": "memory", "category": "other", "module": None, "bytes": 1, "blocks": 1},
+        {"event": "unheard of", "value": 1},
+        {"event": "result", "unheard_of": 1},
+        DONE,
+        samples=[sample(0, host_bytes=1, unheard_of=2)],
+    )
+    assert list(rows) == list(TABLES)
+    for table, found in rows.items():
+        assert len(found) == 1, table
+        assert list(found[0]) == [column.name for column in TABLES[table]], table
+    cell = cell_of(rows)
+    assert {name: cell[name] for name in run.plan_row()} == run.plan_row()
+    assert (cell["threads"], cell["started_at"], cell["schema_version"]) == (3, STARTED, 1)
+    assert (cell["cpu_model"], cell["gpu_name"]) == ("a processor", None)
+    assert json.loads(cell["environment"]) == ENVIRONMENT
+
+
+def test_a_run_without_a_word_has_nulls_and_no_zeros(summed):
+    rows = summed(returncode=-signal.SIGKILL)
+    cell = cell_of(rows)
+    known = {
+        *("run_key", "status", "error", "wall_seconds", "started_at", "schema_version"),
+        *("cpu_model", "torch_version", "environment"),
+    }
+    known |= {column.name for column in PLAN_COLUMNS}
+    told = {name for name, value in cell.items() if value is not None} - known
+    assert told == {"steps_measured"}
+    assert cell["steps_measured"] == 0, "a count, not a measurement"
+    assert all(rows[table] == [] for table in TABLES if table != "cells")
+
+
+def test_a_run_that_never_started(run, tmp_path):
+    rows = failed_rows(run, error="no teacher", environment=ENVIRONMENT, started_at=STARTED)
+    cell = cell_of(rows)
+    assert list(cell) == [column.name for column in TABLES["cells"]]
+    assert (cell["status"], cell["error"], cell["label"]) == (
+        "failed",
+        "no teacher",
+        run.cell.label,
+    )
+    assert cell["step_seconds_median"] is None
+    store = Store(tmp_path / "store")
+    store.prepare()
+    store.commit("key", rows)
+    assert read_table(store.root, "cells")["error"].tolist() == ["no teacher"]
+
+
+@pytest.mark.parametrize("name", ["measure", "train"])
+def test_only_timed_steps_enter_the_figures(name, summed):
+    # An accounting step is slowed by the ledger, a warm-up step is not settled: neither is timed,
+    # and neither its memory nor its samples count.
+    peaks = {"allocated_peak_bytes": 10, "reserved_peak_bytes": 20}
+    high = {"allocated_peak_bytes": 9000, "reserved_peak_bytes": 9000}
+    rows = summed(
+        *[step(n, phase="warmup", at=n, seconds=100.0, **high) for n in range(3)],
+        *[step(n, phase=name, at=10 + n, seconds=1.0 + n, **peaks) for n in range(5)],
+        step(0, phase="account", at=50, seconds=None, **high),
+        DONE,
+        samples=[
+            sample(0, device_bytes=0),
+            sample(1, host_bytes=9000, device_bytes=9000, process_bytes=9000),
+            sample(12, host_bytes=7, device_bytes=8, process_bytes=6),
+            sample(50, host_bytes=9000, device_bytes=9000, process_bytes=9000),
+        ],
+    )
+    cell = cell_of(rows)
+    assert (cell["step_seconds_median"], cell["steps_measured"]) == (3.0, 5)
+    assert (cell["allocated_peak_bytes"], cell["reserved_peak_bytes"]) == (10, 20)
+    assert (cell["host_peak_bytes"], cell["device_peak_bytes"], cell["process_peak_bytes"]) == (
+        *(7, 8),
+        6,
+    )
+    assert len(rows["steps"]) == 9, "the table keeps them all"
+
+
+@pytest.mark.parametrize("count", [1, 5, 6, 9])
+def test_an_interval_needs_six_steps(count, summed):
+    cell = cell_of(summed(*[step(n, seconds=1.0 + n) for n in range(count)]))
+    assert cell["step_seconds_median"] == 1 + (count - 1) / 2
+    ends = (cell["step_seconds_ci_low"], cell["step_seconds_ci_high"])
+    assert ends == {6: (1.0, 6.0), 9: (2.0, 8.0)}.get(count, (None, None))
+
+
+def test_time_per_epoch_is_extrapolated_until_an_epoch_is_whole(summed, run):
+    timed = [step(n, phase="train", epoch=0, seconds=2.0) for n in range(3)]
+    cell = cell_of(summed(*timed))
+    assert cell["epoch_seconds"] == 2.0 * run.cell.steps_per_epoch == 16.0
+    assert cell["epoch_seconds_kind"] == "extrapolated"
+    cell = cell_of(summed(*timed, epoch(0, 30.0), epoch(1, 10.0), epoch(2, 12.0)))
+    assert (cell["epoch_seconds"], cell["epoch_seconds_kind"]) == (12.0, "measured")
+
+
+def test_accuracy_is_the_last_and_the_best(summed):
+    cell = cell_of(summed(epoch(0, accuracy=0.25), epoch(1, accuracy=0.75), epoch(2, accuracy=0.5)))
+    assert (cell["accuracy"], cell["accuracy_best"]) == (0.5, 0.75)
+    cell = cell_of(summed(epoch(0, accuracy=0.0)))
+    assert (cell["accuracy"], cell["accuracy_best"]) == (0.0, 0.0), "0 is a result"
+    assert cell_of(summed(step(0)))["accuracy"] is None
+
+
+def test_results_come_in_parts(summed):
+    cell = cell_of(
+        summed(
+            {"event": "result", "precompute_seconds": 3.0, "precompute_seconds_kind": "measured"},
+            {"event": "result", "parameter_bytes": 40, "student_parameters": 10},
+            {
+                "event": "result",
+                "ledger_peak_bytes": 1000,
+                "account_allocated_peak_bytes": None,
+            },
+            step(0),
+        )
+    )
+    assert (cell["precompute_seconds"], cell["precompute_seconds_kind"]) == (3.0, "measured")
+    assert (cell["parameter_bytes"], cell["student_parameters"]) == (40, 10)
+    assert (cell["allocated_peak_bytes"], cell["allocated_source"]) == (1000, "ledger")
+    assert cell["unattributed_bytes"] is None, "a CPU has no second source"
+    assert cell["precompute_kept_bytes"] is None
+
+
+def test_on_a_card_the_allocator_is_the_source(summed):
+    cell = cell_of(
+        summed(
+            step(0, allocated_peak_bytes=50, reserved_peak_bytes=90),
+            step(1, allocated_peak_bytes=70, reserved_peak_bytes=80),
+            {"event": "result", "ledger_peak_bytes": 60, "account_allocated_peak_bytes": 75},
+        )
+    )
+    assert (cell["allocated_peak_bytes"], cell["allocated_source"]) == (70, "cuda-allocator")
+    assert cell["reserved_peak_bytes"] == 90
+    # the accounting step's own peak against its ledger: never a timed step's
+    assert cell["unattributed_bytes"] == 15
+
+
+def test_the_high_water_mark_is_preferred_to_polling(summed):
+    samples = [sample(0.5, host_bytes=400), sample(1.5, host_bytes=450)]
+    timed = [step(0), step(1)]
+    cell = cell_of(summed(*timed, phase("measure", 0, 2.0, **HIGH_WATER), samples=samples))
+    assert (cell["host_peak_bytes"], cell["host_source"]) == (500, "vmhwm")
+    # a system without one
+    rows = summed(*timed, phase("measure", 0, 2.0), samples=samples)
+    assert (cell_of(rows)["host_peak_bytes"], cell_of(rows)["host_source"]) == (450, "polled")
+    assert [(p["host_peak_bytes"], p["host_source"]) for p in rows["phases"]] == [(450, "polled")]
+    # nor any sample in it
+    rows = summed(*timed, phase("measure", 0, 2.0), samples=[sample(9, host_bytes=1)])
+    assert (cell_of(rows)["host_peak_bytes"], cell_of(rows)["host_source"]) == (None, None)
+    assert [(p["host_peak_bytes"], p["host_source"]) for p in rows["phases"]] == [(None, None)]
+
+
+def test_the_peak_of_the_host_is_of_the_timed_phases_alone(summed):
+    cell = cell_of(
+        summed(
+            phase("setup", 0, 1.0, host_peak_bytes=9000, host_source="vmhwm"),
+            phase("precompute", 1, 1.0, host_peak_bytes=8000, host_source="vmhwm"),
+            phase("train", 2, 1.0, host_peak_bytes=500, host_source="vmhwm"),
+            phase("evaluate", 3, 1.0, host_peak_bytes=7000, host_source="vmhwm"),
+            phase("train", 4, 1.0, host_peak_bytes=600, host_source="vmhwm"),
+            phase("account", 5, 1.0, host_peak_bytes=9500, host_source="vmhwm"),
+            step(0, phase="train", epoch=0, at=2),
+        )
+    )
+    assert (cell["host_peak_bytes"], cell["host_source"]) == (600, "vmhwm")
+
+
+def test_the_gap_between_epochs_belongs_to_no_window(summed):
+    # 0-2 s and 5-7 s are trained; in 2-5 s the test images were classified with a peak of its own.
+    timed = [
+        step(n, phase="train", epoch=e, at=5 * e + n, allocated_peak_bytes=None)
+        for e in (0, 1)
+        for n in (0, 1)
+    ]
+    # 10 W while training, 1000 W between
+    energy = [(-1, 0), (0, 0), (2, 20), (5, 3020), (7, 3040), (8, 3040)]
+    cell = cell_of(
+        summed(
+            *timed,
+            samples=[
+                sample(-1, device_bytes=100, energy_joules=0.0),
+                *[sample(at, energy_joules=float(joules)) for at, joules in energy[1:]],
+                sample(1, device_bytes=300, process_bytes=150, host_bytes=40),
+                sample(3.5, device_bytes=9000, process_bytes=9000, host_bytes=9000),
+                sample(6, device_bytes=350, process_bytes=140, host_bytes=30),
+            ],
+        )
+    )
+    assert cell["energy_step_joules"] == pytest.approx(10.0)
+    assert cell["energy_source"] == "nvml-counter"
+    assert (cell["device_peak_bytes"], cell["process_peak_bytes"]) == (250, 150)
+    assert (cell["device_source"], cell["process_source"]) == ("nvml-polled", "nvml-polled")
+    assert (cell["host_peak_bytes"], cell["host_source"]) == (40, "polled")
+
+
+def test_energy_that_does_not_enclose_the_steps_is_not_claimed(summed):
+    cell = cell_of(
+        summed(
+            *[step(n) for n in range(4)],
+            samples=[sample(0, power_watts=9.0), sample(3, power_watts=9.0)],
+        )
+    )
+    assert (cell["energy_step_joules"], cell["energy_source"]) == (None, None)
+    cell = cell_of(summed(samples=[sample(0, power_watts=9.0), sample(3, power_watts=9.0)]))
+    assert (cell["energy_step_joules"], cell["energy_source"]) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("idle", "seen", "expected"),
+    [
+        (100, 350, 250),
+        (100, 100, 0),
+        # other processes gave back more than ours took: nothing is known, least of all -50
+        (100, 50, None),
+        (None, 350, None),
+        (100, None, None),
+    ],
+)
+def test_the_devices_peak_is_above_its_idle_baseline(idle, seen, expected, summed):
+    cell = cell_of(
+        summed(
+            step(0, at=1),
+            samples=[sample(0, device_bytes=idle), sample(1.5, device_bytes=seen)],
+        )
+    )
+    assert cell["device_peak_bytes"] == expected
+    assert cell["device_source"] == (None if expected is None else "nvml-polled")
+
+
+def test_a_cell_that_died_in_mid_measure(summed):
+    # What the spool holds when the worker is killed: no end of the phase, no result, no end.
+    rows = summed(
+        {"event": "started", "pid": 7, "threads": 2, "torch_version": "2.11.0"},
+        phase_start("setup", 0),
+        phase("setup", 0, 1.0, **HIGH_WATER),
+        phase_start("measure", 1),
+        {"event": "plan", "seconds": 20.0, "steps": 200, "min_steps": 2},
+        *[step(n, at=1 + n) for n in range(7)],
+        samples=[sample(0), sample(3, host_bytes=70), sample(20, host_bytes=90)],
+        returncode=-signal.SIGKILL,
+    )
+    cell = cell_of(rows)
+    assert (cell["status"], cell["steps_measured"], cell["step_seconds_ci_low"]) == (
+        "killed",
+        7,
+        1.0,
+    )
+    assert len(rows["steps"]) == 7
+    assert len(rows["samples"]) == 3
+    assert (cell["host_peak_bytes"], cell["host_source"]) == (70, "polled")
+    assert cell["parameter_bytes"] is None
+    # The phase that it died in is told by a row without figures.
+    setup, measure = rows["phases"]
+    assert (setup["phase"], setup["seconds"], setup["host_source"]) == ("setup", 1.0, "vmhwm")
+    assert measure == {
+        **dict.fromkeys(measure),
+        "phase": "measure",
+        "started_ns": SECOND,
+    }
+
+
+def test_each_phase_has_one_row(summed):
+    # `setup` comes twice: before the precompute and after it
+    names = [("setup", 0), ("precompute", 1), ("setup", 2), ("warmup", 3)]
+    told = [e for name, at in names for e in (phase_start(name, at), phase(name, at, 1.0))]
+    assert [p["phase"] for p in summed(*told, DONE)["phases"]] == [name for name, _ in names]
