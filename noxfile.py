@@ -71,7 +71,7 @@ def types(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Time kdbench itself, as ratios within one run."""
     install(session, "bench")
-    session.run("pytest", "benchmarks", *session.posargs)
+    session.run("pytest", "benchmarks", "-rP", *session.posargs)
 
 
 @nox.session

@@ -179,7 +179,8 @@ def read_table(root: Path, table: str, *, columns: Sequence[str] | None = None) 
 
 def _read(root: Path, table: str, columns: Sequence[str] | None) -> pa.Table:
     parts = sorted(p for p in (root / table).glob("*.parquet") if not p.name.startswith("."))
-    tables = [_read_part(part, table, columns) for part in parts]
+    read = (_read_part(part, table, columns) for part in parts)
+    tables = [found for found in read if found is not None]
     return pa.concat_tables(tables) if tables else arrow_schema(table).empty_table()
 
 

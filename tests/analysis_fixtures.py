@@ -57,6 +57,8 @@ def cell_row(
         "image_size": image_size,
         "teacher": teacher,
         "teacher_weights": "random" if teacher else None,
+        "teacher_checkpoint": f"google/{teacher}-224-in21k" if teacher else None,
+        "epochs": 200,
         "dataset": "cifar100-shaped",
         "batch_size": 64,
         "precision": "fp32",

@@ -437,7 +437,7 @@ def test_a_worker_whose_parent_is_gone_already_does_nothing(behave, spool, tmp_p
 
 def test_an_interrupt_when_the_worker_has_ended(behave, started, monkeypatch):
     # All its events come with the last look, after its end: the interrupt comes then, too.
-    monkeypatch.setattr(launcher, "_TICK_SECONDS", LONG)
+    monkeypatch.setattr(launcher, "_TICK_SECONDS", 2)
     behave("emit('end', status='ok'); raise SystemExit(0)")
     outcome = started(seen=stop_at("end"))
     assert outcome.interrupted
@@ -452,7 +452,7 @@ class StopAtEnd(Silent):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("tick", [0.02, LONG], ids=["while it ends", "after its end"])
+@pytest.mark.parametrize("tick", [0.02, 2], ids=["while it ends", "after its end"])
 def test_an_interrupt_at_the_end_of_a_cell_stops_the_run(tick, behave, tmp_path, monkeypatch):
     # The cell is done, and its rows stay; but the next one must not be started.
     monkeypatch.setattr(launcher, "_TICK_SECONDS", tick)

@@ -101,7 +101,10 @@ class Shown:
 
         self._total = total
         where = environment["gpu_name"] if device != "cpu" else environment["cpu_model"]
-        self.note(f"{device} ({where}), torch {environment['torch_version']}; results in {folder}")
+        self.note(
+            f"{device} ({where or 'name unknown'}), torch {environment['torch_version']}; "
+            f"results in {folder}"
+        )
         if skipped:
             self.note(
                 f"{skipped} of {total + skipped} cells are there already and are not run "

@@ -1,0 +1,91 @@
+"""Gather the evidence that needs a GPU, and pack it: `python -m tests.gpu [--archive FILE]`.
+
+It runs the checks of this folder, then Figure 4 in full, and writes results, figures, the
+doctor's report and the output of all of it to results/reference/<card>/. What fails is in the
+archive too, and in the exit code: nothing is left out silently.
+"""
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[2]
+CHECKS = Path(__file__).with_name("gpu_checks.py")
+
+
+def main():
+    options = parse()
+    name = re.sub(r"[^A-Za-z0-9]+", "-", card_name(options.device)).strip("-").lower()
+    folder = options.out / name
+    folder.mkdir(parents=True, exist_ok=True)
+    kdbench = [sys.executable, "-m", "kdbench"]
+    run = [
+        *kdbench,
+        "run",
+        "--matrix",
+        str(options.matrix),
+        "--device",
+        options.device,
+        "--out",
+        str(folder),
+    ]
+    if options.preset:
+        run += ["--preset", options.preset]
+    steps = {
+        "doctor": [*kdbench, "doctor"],
+        "checks": [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(CHECKS)],
+        "run": run,
+        "show": [*kdbench, "show", str(folder)],
+        "plot": [*kdbench, "plot", str(folder), "--format", "png,svg"],
+    }
+    if options.device == "cpu":  # a rehearsal of this script, without what needs a card
+        del steps["checks"]
+    failed = [step for step, command in steps.items() if not logged(command, folder / step)]
+    with tarfile.open(options.archive or folder.with_suffix(".tar.gz"), "w:gz") as archive:
+        archive.add(folder, arcname=name)
+    print(f"{folder}: {'failed: ' + ', '.join(failed) if failed else 'all well'}")
+    return 1 if failed else 0
+
+
+def parse():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="cuda:0")
+    parser.add_argument("--matrix", type=Path, default=REPOSITORY / "benchmarks" / "fig4.toml")
+    parser.add_argument("--preset", default=None)
+    parser.add_argument("--out", type=Path, default=REPOSITORY / "results" / "reference")
+    parser.add_argument("--archive", type=Path)
+    return parser.parse_args()
+
+
+def card_name(device):
+    if device == "cpu":
+        return "cpu"
+    import torch  # noqa: PLC0415 - a rehearsal on the CPU does without
+
+    return torch.cuda.get_device_name(device)
+
+
+def logged(command, stem):
+    """Run a command with its output kept; whether it ended well."""
+    path = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
+    with stem.with_suffix(".txt").open("w") as output:
+        done = subprocess.run(
+            command,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            check=False,
+            env={**os.environ, "PYTHONPATH": path},
+            cwd=REPOSITORY,
+        )
+    print(f"{stem.name}: exit code {done.returncode}", flush=True)
+    if done.returncode:
+        print(stem.with_suffix(".txt").read_text()[-4000:], flush=True)
+    return done.returncode == 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,63 @@
+"""The script that gathers evidence on a GPU, rehearsed on the CPU with the tiny matrix."""
+
+import subprocess
+import sys
+import tarfile
+
+from tests.conftest import REPOSITORY
+
+
+def test_rehearsal(tiny, tmp_path):
+    archive = tmp_path / "evidence.tar.gz"
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "tests.gpu",
+            "--device",
+            "cpu",
+            "--matrix",
+            str(tiny),
+            "--out",
+            str(tmp_path / "reference"),
+            "--archive",
+            str(archive),
+        ],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    with tarfile.open(archive) as packed:
+        names = packed.getnames()
+    for name in ("doctor.txt", "run.txt", "show.txt", "plot.txt", "tiny/figures/fig4.png"):
+        assert f"cpu/{name}" in names
+    assert sum(name.startswith("cpu/tiny/cells/") for name in names) == 3  # two runs, one empty
+
+
+def test_what_fails_is_told_and_packed(tmp_path):
+    archive = tmp_path / "evidence.tar.gz"
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "tests.gpu",
+            "--device",
+            "cpu",
+            "--matrix",
+            "nowhere.toml",
+            "--out",
+            str(tmp_path),
+            "--archive",
+            str(archive),
+        ],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "failed: run, show, plot" in done.stdout
+    with tarfile.open(archive) as packed:
+        assert "cpu/run.txt" in packed.getnames()
