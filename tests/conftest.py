@@ -1,6 +1,10 @@
 """Fixtures that many tests share: the command line, a tiny matrix, and one finished run of it."""
 
 import os
+
+# Read once, when the hub's library is imported: no test is to wait for a network.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
 from dataclasses import dataclass
 from pathlib import Path
 

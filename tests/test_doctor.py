@@ -395,7 +395,7 @@ def test_auto_with_a_torch_for_the_cpu_is_the_cpu_and_says_why(fake_nvml, monkey
     fake_nvml(card())
     resolved = resolve_device("auto", probe=no_probe)
     assert (resolved.device, resolved.gpu) == ("cpu", None)
-    assert resolved.note == "Fake GPU 80GB is not used: torch is a build for the CPU"
+    assert resolved.note == "on the CPU: Fake GPU 80GB is not used: torch is a build for the CPU"
 
 
 def test_auto_where_cuda_does_not_start_is_the_cpu_and_says_why(fake_nvml, cuda_build):

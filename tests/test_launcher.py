@@ -183,7 +183,22 @@ def test_the_worker_finds_this_very_package_first(own):
     assert rest == (own.split(":") if own else [])
 
 
-def test_what_a_worker_really_sees(behave, started, spool, tmp_path, monkeypatch):
+@pytest.fixture
+def typed():
+    """Words on this process's standard input, which a worker must leave alone."""
+    before = os.dup(0)
+    read, write = os.pipe()
+    os.write(write, b"typed by the user")
+    os.close(write)
+    os.dup2(read, 0)
+    os.close(read)
+    yield
+    os.dup2(before, 0)
+    os.close(before)
+
+
+@pytest.mark.usefixtures("typed")
+def test_what_a_worker_really_sees(behave, started, tmp_path, monkeypatch):
     for name, value in SECRETS.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("HTTPS_PROXY")
@@ -198,7 +213,7 @@ def test_what_a_worker_really_sees(behave, started, spool, tmp_path, monkeypatch
     (told,) = started().events
     assert "secret" not in json.dumps(told["environ"])
     assert told["environ"]["HF_HUB_OFFLINE"] == "1"
-    assert told["stdin"] == "", "nothing can ask the user in the middle of a measurement"
+    assert told["stdin"] == "", "nothing asks the user in the middle of a measurement"
     assert Path(told["package"]).samefile(REPOSITORY / "kdbench" / "__init__.py")
 
 

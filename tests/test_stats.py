@@ -54,6 +54,8 @@ def test_median_interval_of_another_confidence():
     assert median_interval(range(1, 6), 0.9) == (1, 5)
     assert median_interval(range(1, 8), 0.99) is None
     assert median_interval(range(1, 9), 0.99) == (1, 8)
+    # the two in the middle hold it with 31 %, and nothing is narrower
+    assert median_interval(range(1, 7), 0.3) == (3, 4)
 
 
 @given(st.lists(FINITE, min_size=6, max_size=40), st.randoms())

@@ -325,12 +325,20 @@ def test_time_per_epoch_is_extrapolated_until_an_epoch_is_whole(summed, run):
     assert (cell["epoch_seconds"], cell["epoch_seconds_kind"]) == (12.0, "measured")
 
 
-def test_accuracy_is_the_last_and_the_best(summed):
-    cell = cell_of(summed(epoch(0, accuracy=0.25), epoch(1, accuracy=0.75), epoch(2, accuracy=0.5)))
+def test_accuracy_is_the_last_and_the_best(run, summed):
+    whole = [epoch(n, accuracy=0.25) for n in range(run.cell.training.epochs)]
+    whole[3:] = [epoch(3, accuracy=0.75), *whole[4:-1], epoch(len(whole) - 1, accuracy=0.5)]
+    cell = cell_of(summed(*whole))
     assert (cell["accuracy"], cell["accuracy_best"]) == (0.5, 0.75)
-    cell = cell_of(summed(epoch(0, accuracy=0.0)))
-    assert (cell["accuracy"], cell["accuracy_best"]) == (0.0, 0.0), "0 is a result"
     assert cell_of(summed(step(0)))["accuracy"] is None
+    zero = [epoch(n, accuracy=0.0) for n in range(run.cell.training.epochs)]
+    cell = cell_of(summed(*zero))
+    assert (cell["accuracy"], cell["accuracy_best"]) == (0.0, 0.0), "0 is a result"
+
+
+def test_a_training_that_did_not_finish_has_no_accuracy_but_a_best(summed):
+    cell = cell_of(summed(epoch(0, accuracy=0.25), epoch(1, accuracy=0.75), epoch(2, accuracy=0.5)))
+    assert (cell["accuracy"], cell["accuracy_best"]) == (None, 0.75)
 
 
 def test_results_come_in_parts(summed):

@@ -87,8 +87,7 @@ def test_pickled_weights_are_refused(tmp_path):
         load_teacher(pretrained(tmp_path, tmp_path / "vit"), device=CPU, cache=tmp_path)
 
 
-def test_an_absent_checkpoint_says_what_to_fetch(tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+def test_an_absent_checkpoint_says_what_to_fetch(tmp_path):
     with pytest.raises(InputError, match="hf download nobody/nothing"):
         load_teacher(pretrained(tmp_path, "nobody/nothing"), device=CPU, cache=tmp_path)
 

@@ -117,14 +117,14 @@ def _requested_index(request: str) -> int | None:
 
 def _automatic(gpus: list[Gpu], problem: str | None, probe: Callable[[], Probe]) -> ResolvedDevice:
     if not gpus:
-        return ResolvedDevice("cpu", note=problem or "no NVIDIA card found")
+        return ResolvedDevice("cpu", note=f"on the CPU: {problem or 'no NVIDIA card found'}")
     if torch_cuda_build() is None:
-        note = f"{gpus[0].name} is not used: torch is a build for the CPU"
+        note = f"on the CPU: {gpus[0].name} is not used: torch is a build for the CPU"
         return ResolvedDevice("cpu", note=note)
     seen = probe()
     if not seen["devices"]:
         why, _ = _what_is_there(seen, problem)
-        return ResolvedDevice("cpu", note=f"{gpus[0].name} is not used: {why}")
+        return ResolvedDevice("cpu", note=f"on the CPU: {gpus[0].name} is not used: {why}")
     return _chosen(0, seen, gpus)
 
 

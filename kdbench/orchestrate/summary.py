@@ -51,7 +51,7 @@ def summarise(
         **_time_columns(run, timed, events.get("epoch", [])),
         **_memory_columns(timed, phases, samples, result),
         **_energy_columns(timed, samples),
-        **_accuracy_columns(events.get("epoch", [])),
+        **_accuracy_columns(run, events.get("epoch", [])),
     }
     for name in (
         "precompute_seconds",
@@ -262,8 +262,9 @@ def _energy_columns(
     return {"energy_step_joules": joules / len(timed), "energy_source": source}
 
 
-def _accuracy_columns(epochs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _accuracy_columns(run: CellRun, epochs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     if not epochs:
         return {}
     accuracies = [epoch["test_accuracy"] for epoch in epochs]
-    return {"accuracy": accuracies[-1], "accuracy_best": max(accuracies)}
+    whole = len(epochs) == run.cell.training.epochs
+    return {"accuracy": accuracies[-1] if whole else None, "accuracy_best": max(accuracies)}

@@ -25,6 +25,10 @@ class Probes:
         self._cuda = device.type == "cuda"
         self._highest = (0, 0)
         self._host_exact = False
+        if self._cuda:
+            # The allocator's peaks cannot be reset before CUDA is up.
+            torch.cuda.set_device(device)
+            torch.cuda.init()
 
     def synchronize(self) -> None:
         """Wait until the device has done all that was asked of it."""

@@ -1,0 +1,61 @@
+"""The documentation says what the code does."""
+
+import importlib.util
+import re
+import tomllib
+
+from kdbench.cli import main
+from tests.conftest import REPOSITORY
+
+
+def test_the_page_of_columns_is_up_to_date():
+    spec = importlib.util.spec_from_file_location("columns", REPOSITORY / "docs/columns.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.page() == (REPOSITORY / "docs/columns.md").read_text()
+
+
+def test_ci_runs_the_readmes_test_command():
+    ci = (REPOSITORY / ".ci/run").read_text()
+    (command,) = re.findall(
+        r"^ +(python3 -m venv .*nox -s tests)$",
+        (REPOSITORY / "README.md").read_text(),
+        re.MULTILINE,
+    )
+    for part in command.split("&&"):
+        words = part.replace("-q ", "").split()
+        assert words[-1] in ci
+        assert words[0].split("/")[-1].replace("pip", "python -m pip").split()[0] in ci
+
+
+def test_the_readmes_commands_exist(capsys):
+    readme = (REPOSITORY / "README.md").read_text()
+    used = set(re.findall(r"kdbench (run|cells|show|plot|doctor)\b", readme))
+    assert used == {"run", "cells", "show", "plot", "doctor"}
+    for command in used:
+        assert main([command, "--help"]) == 0
+        told = capsys.readouterr().out
+        for option in set(re.findall(rf"kdbench {command} [^\n`]*?(--[a-z]+)", readme)):
+            assert option in told, (command, option)
+
+
+def test_the_version_is_one():
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    namespace = {}
+    text = (REPOSITORY / "kdbench/__init__.py").read_text()
+    exec(re.search(r"^__version__ = .*$", text, re.MULTILINE)[0], namespace)
+    assert project["version"] == namespace["__version__"]
+
+
+def test_constraints_pin_what_the_project_needs():
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+    pinned = {
+        line.split("==")[0].lower().replace("_", "-")
+        for line in (REPOSITORY / "constraints.txt").read_text().splitlines()
+        if "==" in line
+    }
+    groups = project["dependency-groups"].values()
+    needed = [*project["project"]["dependencies"], *(item for group in groups for item in group)]
+    names = {re.split(r"[<>=\[ ]", item)[0].lower() for item in needed}
+    assert names <= pinned
+    assert "torch==2.13.0" in (REPOSITORY / "constraints.txt").read_text()
