@@ -8,9 +8,6 @@ from statistics import median as _median
 
 from scipy.special import bdtr, stdtrit
 
-# Fewer values than this cannot hold the median with 95 % between their extremes:
-# 1 - 2 * 0.5**5 = 93.75 %.
-FEWEST_FOR_INTERVAL = 6
 # An interval over processes is not shown under this many: see DESIGN, The store.
 FEWEST_PROCESSES = 5
 

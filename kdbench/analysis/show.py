@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 
 import pandas as pd
 from rich import box
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -22,10 +23,9 @@ from kdbench.words import fold_label, printable
 # Shown always; the others only where some cell has a number.
 _MAIN = ("step_time", "epoch_time", "parameters", "allocated", "host")
 _COLUMNS = (*_MAIN, "process", "device", "precompute_time", "accuracy")
-# So that the widest table, of trainings on a GPU, fits a terminal of 100 columns.
 _LABEL_WIDTH = 34
-_NARROW_LABEL_WIDTH = 13
-_MANY_COLUMNS = 7
+# The widest table, of trainings on a GPU, then still fits a terminal of 100 columns.
+_LEAST_LABEL_WIDTH = 13
 
 
 def summary(results: Results, *, reference: str | None = None) -> pd.DataFrame:
@@ -123,7 +123,6 @@ def _rendered(sheet: Sequence[CellGroup], reference: CellGroup | None) -> Render
         for name in _COLUMNS
         if name in _MAIN or any(name in group.estimates for group in sheet)
     ]
-    width = _NARROW_LABEL_WIDTH if len(shown) > _MANY_COLUMNS else _LABEL_WIDTH
     title = f"{first.matrix} on {first.environment.name} [{first.environment.id}]"
     table = Table(
         title=Text(printable(title)),
@@ -140,14 +139,24 @@ def _rendered(sheet: Sequence[CellGroup], reference: CellGroup | None) -> Render
         table.add_column(metric.short, justify="right", no_wrap=True)
     for group in sheet:
         numbers = [_figure(group, reference, metric) for metric in shown]
-        table.add_row(_label(group, width), _runs(group), *numbers)
+        table.add_row(_Label(group), _runs(group), *numbers)
     notes = Text("\n".join(table_notes(sheet, reference, shown)), style="dim")
     return Group(table, "", notes)
 
 
-def _label(group: CellGroup, width: int) -> Text:
-    star = "*" if group.settings["student_inferred"] else ""
-    return Text("\n".join(fold_label(group.name + star, width)))
+class _Label:
+    """A cell's label, folded behind its slashes into whatever width the table leaves it."""
+
+    def __init__(self, group: CellGroup) -> None:
+        self._text = group.name + ("*" if group.settings["student_inferred"] else "")
+
+    def __rich_console__(self, _console: Console, options: ConsoleOptions) -> Iterator[Text]:
+        yield Text("\n".join(fold_label(self._text, min(_LABEL_WIDTH, options.max_width))))
+
+    def __rich_measure__(self, _console: Console, options: ConsoleOptions) -> Measurement:
+        lines = fold_label(self._text, _LABEL_WIDTH)
+        most = min(max(len(line) for line in lines), options.max_width)
+        return Measurement(min(_LEAST_LABEL_WIDTH, most), most)
 
 
 def _runs(group: CellGroup) -> Text:
