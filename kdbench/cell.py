@@ -9,7 +9,7 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator
 
 Method = Literal["embed-kd", "teacher-kd", "student-only"]
 Mode = Literal["profile", "train"]
@@ -25,6 +25,7 @@ Count = Annotated[int, Field(ge=1, le=10**9)]
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Weight = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
 Rate = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
+Share = Annotated[float, Field(gt=0, le=1)]
 Seconds = Annotated[float, Field(gt=0, le=10**8, allow_inf_nan=False)]
 # A name becomes part of a label and of a file's path.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=80)]
@@ -84,19 +85,40 @@ class Data(Frozen):
     source: Literal["synthetic", "digits", "datasets"] = "synthetic"
     name: Name
     classes: Annotated[int, Field(ge=2, le=1_000_000)]
-    #: side of the stored images in pixels
+    #: side of the stored images in pixels; `datasets` resizes what it reads to it
     image_size: Side = 32
     train_images: Count
     test_images: Count
     #: random horizontal flip in training
     flip: bool = True
-    #: for source = "datasets": hub name or local folder, and how to read it
+    #: random resized crop in training: the smallest and largest share of an image's area that is
+    #: kept, such as [0.08, 1.0]; None: no crop
+    crop: Annotated[tuple[Share, Share], Field(strict=False)] | None = None
+    #: where source = "datasets" is kept, as uint8. device: with the training; stream: nowhere, it
+    #: is decoded again in each epoch; auto: on the device, if a quarter of its free memory will do
+    storage: Literal["auto", "device", "stream"] = "auto"
+    #: processes that decode images
+    workers: Annotated[int, Field(ge=1, le=256)] = 4
+    #: for source = "datasets": hub name (owner/name), local folder or .parquet file...
     path: str | None = None
+    #: ...its configuration: of a hub data set, or a folder inside the local one...
+    config: str | None = None
+    #: ...commit, tag or branch of the hub's repository...
     revision: str | None = None
+    #: ...and its splits and columns; of parquet and of the hub also a part, as "train[:80%]"
     train_split: str = "train"
     test_split: str = "test"
     image_column: str = "img"
     label_column: str = "label"
+
+    @field_validator("crop")
+    @classmethod
+    def _ordered(cls, crop: tuple[float, float] | None) -> tuple[float, float] | None:
+        if crop is not None and crop[0] > crop[1]:
+            raise ValueError(
+                f"expected the smallest share first, then the largest, found {list(crop)}"
+            )
+        return crop
 
 
 class Training(Frozen):

@@ -174,7 +174,12 @@ def show(
 def plot(
     results: ResultsArgument = Path("results"),
     figure: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Which figure; all that the results allow.")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="curves (or fig2, fig3), fig4, fig5, breakeven, pareto; all that the results "
+            "allow.",
+        ),
     ] = None,
     metric: Annotated[
         list[str] | None,
@@ -198,6 +203,27 @@ def plot(
         loaded, figure=figure, metrics=metric or None, formats=format.split(","), out=out
     ):
         typer.echo(path)
+
+
+@app.command()
+def tables(
+    matrix: MatrixOption,
+    preset: PresetOption = None,
+    set: SetOption = None,
+    format: Annotated[
+        str, typer.Option(metavar="markdown|latex", help="How to print.")
+    ] = "markdown",
+    table: Annotated[
+        str | None,
+        typer.Option(metavar="teachers|students|training", help="Which one; all of them."),
+    ] = None,
+) -> None:
+    """Print the paper's tables of a matrix: teachers, students, training parameters."""
+    from kdbench.analysis.tables import tables as written
+    from kdbench.matrix import load_matrix
+
+    loaded = load_matrix(matrix, preset=preset, assignments=set or ())
+    typer.echo(written(loaded, table=table, format=format))
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""Digests of code and of folders: what is in them, whatever they are called."""
+"""Digests of code, files and folders: what is in them, whatever they are called."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ def worker_digest() -> str:
 
 
 @lru_cache(maxsize=64)
-def fingerprint_folder(folder: Path) -> str:
-    """Digest of the names and contents of all files in a folder (16 hex digits)."""
-    return _digest_files(folder, sorted(path for path in folder.rglob("*") if path.is_file()))
+def fingerprint_path(path: Path) -> str:
+    """Digest of the names and contents of a file, or of all files in a folder (16 hex digits)."""
+    if path.is_file():
+        return _digest_files(path.parent, [path])
+    return _digest_files(path, sorted(found for found in path.rglob("*") if found.is_file()))
 
 
 def _digest_files(root: Path, paths: Iterable[Path]) -> str:

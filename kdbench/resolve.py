@@ -23,7 +23,7 @@ from kdbench.cell import (
 )
 from kdbench.document import Document
 from kdbench.errors import InputError, did_you_mean, quoted
-from kdbench.fingerprint import fingerprint_folder
+from kdbench.fingerprint import fingerprint_path
 from kdbench.grid import AXES, MAIN_AXES, Point, Values, grid, included, matches, parse_values
 from kdbench.validation import validated
 
@@ -194,9 +194,16 @@ def _check_teacher(key: str, teacher: Teacher, file: MatrixFile, where: Path) ->
 def _data(file: MatrixFile, training: Training, where: Path) -> Data:
     if file.data.source == "datasets" and not file.data.path:
         raise InputError(
-            'source = "datasets" needs a hub name or a local folder, found none',
+            'source = "datasets" needs a hub name, a local folder or a .parquet file, found none',
             where=where,
             key="data.path",
+        )
+    if file.data.source != "datasets" and file.data.storage == "stream":
+        raise InputError(
+            f'storage = "stream" needs source = "datasets", found {file.data.source!r}',
+            where=where,
+            key="data.storage",
+            hint="what kdbench makes itself is in memory already",
         )
     if file.mode == "train" and file.data.source == "synthetic":
         raise InputError(
@@ -216,10 +223,10 @@ def _data(file: MatrixFile, training: Training, where: Path) -> Data:
 
 
 def _content_digests(teacher: Teacher | None, data: Data) -> tuple[tuple[str, str], ...]:
-    """Digest what lies in local folders: their names do not say what is in them."""
+    """Digest what lies in local files and folders: their names do not say what is in them."""
     local = {"teacher": teacher.checkpoint if teacher else None, "data": data.path}
     return tuple(
-        (kind, fingerprint_folder(Path(path)))
+        (kind, fingerprint_path(Path(path)))
         for kind, path in local.items()
-        if path and Path(path).is_dir()
+        if path and Path(path).exists()
     )

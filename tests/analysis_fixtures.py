@@ -5,7 +5,14 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+from matplotlib.text import Text
+
+from kdbench.analysis.aggregate import group_cells
+from kdbench.analysis.figures.sheet import Sheet
+from kdbench.analysis.reference import find_reference
+from kdbench.analysis.results import load_results
 from kdbench.cell import digest
 from kdbench.schema import TABLES
 from kdbench.store import Store
@@ -189,3 +196,122 @@ def trained_rows(*, seeds: int = 3, **changes: Any) -> list[dict[str, Any]]:
         for seed in range(seeds)
         for method, accuracy, seconds in bars
     ]
+
+
+def epoch_rows(
+    accuracy: float = 0.9, *, epochs: int = 6, steps: int = 22, seconds: float = 1.0
+) -> list[dict[str, Any]]:
+    """Make rows of `epochs` of a training that comes near an accuracy; its loss falls."""
+    return [
+        {
+            "epoch": epoch,
+            "steps": steps,
+            "train_seconds": seconds,
+            "train_loss": 2.3 * 0.6**epoch + 0.2,
+            "train_accuracy": accuracy * (1 - 0.55 ** (epoch + 1)),
+            "evaluate_seconds": 0.1,
+            "test_loss": 2.2 * 0.65**epoch + 0.25,
+            "test_accuracy": accuracy * (1 - 0.5 ** (epoch + 1)),
+            "learning_rate": 1e-3,
+        }
+        for epoch in range(epochs)
+    ]
+
+
+def commit_trainings(root: Path, rows: list[dict[str, Any]], **changes: Any) -> Path:
+    """Commit rows of trainings, each with epochs that come near its own accuracy."""
+    store = Store(root)
+    store.prepare()
+    for index, row in enumerate(rows):
+        started = row["started_at"] + timedelta(minutes=index)
+        key = digest({**row, "started_at": str(started), "index": index})
+        accuracy = row["accuracy"] if row["accuracy"] is not None else 0.5
+        epochs = epoch_rows(accuracy, **changes)
+        store.commit(key, {"epochs": epochs, "cells": [{**row, "started_at": started}]})
+    return root
+
+
+def sweep_rows(
+    *,
+    methods: tuple[str, ...] = ("teacher-kd", "embed-kd"),
+    alphas: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9),
+    seeds: int = 3,
+    **changes: Any,
+) -> list[dict[str, Any]]:
+    """Make rows of a sweep of alpha2, with the student alone beside it."""
+    points = [(method, alpha) for method in methods for alpha in alphas]
+    rows = []
+    for seed in range(seeds):
+        for method, alpha in [*points, ("student-only", 0.0)]:
+            rank = methods.index(method) if method in methods else len(methods)
+            row = cell_row(method, "tiny", 16, "small")
+            rows.append(
+                row
+                | cell_row(
+                    method,
+                    "tiny",
+                    16,
+                    "small",
+                    **{
+                        "label": f"{row['label']}/alpha2={alpha}",
+                        "matrix": "fig5",
+                        "mode": "train",
+                        "dataset": "digits",
+                        "epochs": 6,
+                        "alpha1": 1 - alpha,
+                        "alpha2": alpha,
+                        "accuracy": 0.9
+                        + 0.05 * alpha
+                        - 0.05 * alpha**2
+                        - 0.01 * rank
+                        + 0.003 * seed,
+                        "epoch_seconds": 2.0 + rank,
+                        "epoch_seconds_kind": "measured",
+                        "seed": seed,
+                        **changes,
+                    },
+                )
+            )
+    return rows
+
+
+def written_texts(figure: Any) -> list[tuple[str, Any]]:
+    """Draw a figure on its canvas and return every text that was, with its box in pixels."""
+    found = []
+    draw_text = Text.draw
+
+    def recorded(text: Text, renderer: Any) -> None:
+        if text.get_visible() and text.get_text().strip():
+            # Of the text alone: an annotation's own extent has its line in it.
+            found.append((text.get_text(), Text.get_window_extent(text, renderer)))
+        draw_text(text, renderer)
+
+    with mock.patch.object(Text, "draw", recorded):
+        figure.canvas.draw()
+    return found
+
+
+def misplaced(figure: Any) -> list[str]:
+    """Draw a figure; list the texts that leave the canvas or lie on another."""
+    found = written_texts(figure)
+    width, height = figure.bbox.width, figure.bbox.height
+    wrong = [
+        f"{text!r} is cut"
+        for text, box in found
+        if box.x0 < 0 or box.y0 < 0 or box.x1 > width or box.y1 > height
+    ]
+    for index, (text, box) in enumerate(found):
+        wrong += [
+            f"{text!r} on {other!r}"
+            for other, beside in found[index + 1 :]
+            if box.padded(-1).overlaps(beside.padded(-1))
+        ]
+    return wrong
+
+
+def sheet_of(root: Path, metrics: tuple[Any, ...] = ()) -> Sheet:
+    """Load the one matrix and environment of a store, as the figures get it."""
+    results = load_results(root)
+    ((matrix, environment, rows),) = results.sheets()
+    groups = group_cells(rows)
+    return Sheet(matrix, environment, rows, groups, find_reference(groups, None), metrics)

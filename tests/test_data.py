@@ -1,6 +1,5 @@
 """Images: where they come from, in what order, and what the models see of them."""
 
-import datasets
 import numpy as np
 import pytest
 import torch
@@ -9,7 +8,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from kdbench.errors import InputError
-from kdbench.worker.data import DataSet, Draw, Images, epoch_draws, load_data, make_batch, prepare
+from kdbench.worker.augment import Draw, draw_boxes, epoch_draws, make_batch, prepare
+from kdbench.worker.data import DataSet, load_data
+from kdbench.worker.images import Images
 from tests.models import tiny_run
 
 CPU = torch.device("cpu")
@@ -125,73 +126,112 @@ def test_synthetic_images_stand_for_more_than_are_held(tmp_path):
     assert make_batch(data.train, drawn, image_size=8, teacher_size=None).images.shape[0] == 8
 
 
-def write_dataset(folder, *, labels=None, image="img", side=8):
-    """Twelve images in the hub's own layout: parquet files named after their split."""
-    generator = np.random.default_rng(0)
-    for split, count in (("train", 12), ("test", 6)):
-        pictures = [
-            Image.fromarray(generator.integers(0, 256, (side, side, 3), dtype=np.uint8))
-            for _ in range(count)
-        ]
-        table = datasets.Dataset.from_dict(
-            {image: pictures, "label": (labels or list(range(5)) * 3)[:count]},
-            features=datasets.Features({image: datasets.Image(), "label": datasets.Value("int64")}),
-        )
-        (folder / "data").mkdir(parents=True, exist_ok=True)
-        table.to_parquet(str(folder / "data" / f"{split}-00000-of-00001.parquet"))
-    return folder
+def test_a_flip_and_a_crop_change_neither_the_order_nor_each_other():
+    plain = draws(64, 8, crop=None)
+    cropped = draws(64, 8, crop=(0.3, 1.0))
+    for one, other in zip(plain, cropped, strict=True):
+        assert torch.equal(one.indices, other.indices)
+        assert torch.equal(one.flips, other.flips)
+        assert one.boxes is None
+        assert other.boxes.shape == (8, 4)
+        assert len(one.tensors()) == 2
+        assert len(other.tensors()) == 3
+    again = draws(64, 8, crop=(0.3, 1.0), flip=False)
+    assert all(torch.equal(a.boxes, b.boxes) for a, b in zip(cropped, again, strict=True))
 
 
-def loaded(tmp_path, folder, *assignments):
-    run = tiny_run(
-        tmp_path,
-        "embed-kd",
-        'data.source="datasets"',
-        f'data.path="{folder}"',
-        "data.train_images=12",
-        "data.test_images=6",
-        *assignments,
+@settings(max_examples=60, deadline=None)
+@given(bounds=st.tuples(st.floats(1e-4, 1), st.floats(1e-4, 1)), seed=st.integers(0, 2**31))
+def test_a_crop_lies_within_the_image_and_keeps_the_share_asked_for(bounds, seed):
+    crop = min(bounds), max(bounds)
+    boxes = draw_boxes(50, crop, torch.Generator().manual_seed(seed)).double()
+    top, left, height, width = boxes.T
+    assert ((top >= 0) & (left >= 0) & (height > 0) & (width > 0)).all()
+    assert ((top + height <= 1 + 1e-6) & (left + width <= 1 + 1e-6)).all()
+    area = height * width
+    assert ((area >= crop[0] * (1 - 1e-5)) & (area <= crop[1] * (1 + 1e-5))).all()
+    ratio = width / height
+    assert ((ratio >= 0.75 - 1e-5) & (ratio <= 4 / 3 + 1e-5)).all()
+
+
+def unprepared(seen):
+    """Back to pixel values, float64 [n, size, size, 3]."""
+    deviation = torch.tensor([0.26862954, 0.26130258, 0.27577711]).double().view(3, 1, 1)
+    mean = torch.tensor([0.48145466, 0.4578275, 0.40821073]).double().view(3, 1, 1)
+    return ((seen.double() * deviation + mean) * 255).permute(0, 2, 3, 1).numpy()
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    side=st.integers(1, 40),
+    size=st.integers(1, 40),
+    crop=st.tuples(st.floats(0.05, 1), st.floats(0.05, 1)),
+    seed=st.integers(0, 2**31),
+)
+def test_a_cropped_image_agrees_with_pillows(side, size, crop, seed):
+    """Growing and shrinking; Pillow rounds to whole pixel values, once for each direction."""
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randint(0, 256, (3, 3, side, side), dtype=torch.uint8, generator=generator)
+    boxes = draw_boxes(3, (min(crop), max(crop)), generator)
+    seen = unprepared(prepare(pixels, size, boxes))
+    for image, box, mine in zip(pixels, boxes.double() * side, seen, strict=True):
+        top, left, height, width = box.tolist()
+        edges = (left, top, min(left + width, side), min(top + height, side))
+        picture = Image.fromarray(image.permute(1, 2, 0).numpy())
+        wanted = picture.resize((size, size), Image.Resampling.BILINEAR, box=edges)
+        assert np.abs(mine - np.asarray(wanted)).max() <= 1.1
+
+
+@pytest.mark.parametrize("size", [8, 32, 50])
+def test_a_crop_of_the_whole_image_is_the_resized_image(size):
+    pixels = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    whole = torch.tensor([[0.0, 0.0, 1.0, 1.0]]).expand(2, 4)
+    np.testing.assert_allclose(
+        prepare(pixels, size, whole).numpy(), prepare(pixels, size).numpy(), atol=2e-5
     )
-    return load_data(run.cell, device=CPU)
 
 
-def test_a_local_data_set_in_the_hubs_layout(tmp_path):
-    folder = write_dataset(tmp_path / "set")
-    data = loaded(tmp_path, folder)
-    generator = np.random.default_rng(0)
-    first = generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)
-    assert np.array_equal(data.train.pixels[0].permute(1, 2, 0).numpy(), first)
-    assert data.train.labels.tolist() == list(range(5)) * 2 + [0, 1]
-    assert len(data.test.labels) == 6
+def test_a_crop_is_cut_from_the_mirrored_image_for_student_and_teacher():
+    pixels = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
+    pixels[..., :4] = 255  # bright on the left
+    right = torch.tensor([[0.0, 0.75, 0.25, 0.25]])
+    images = Images(pixels, torch.tensor([0]))
+    for flipped, bright in ((False, 0), (True, 255)):
+        draw = Draw(torch.tensor([0]), torch.tensor([flipped]), right)
+        batch = make_batch(images, draw, image_size=4, teacher_size=16)
+        assert abs(unprepared(batch.images).mean() - bright) < 0.01
+        assert abs(unprepared(batch.teacher_images).mean() - bright) < 0.01
 
 
-def test_a_data_set_that_save_to_disk_wrote(tmp_path):
-    write_dataset(tmp_path / "set")
-    both = datasets.load_dataset(str(tmp_path / "set"))
-    both.save_to_disk(str(tmp_path / "saved"))
-    assert torch.equal(
-        loaded(tmp_path, tmp_path / "saved").train.pixels,
-        loaded(tmp_path, tmp_path / "set").train.pixels,
-    )
-
-
-def test_images_of_another_size_are_resized(tmp_path):
-    data = loaded(tmp_path, write_dataset(tmp_path / "set", side=20))
-    assert data.train.pixels.shape == (12, 3, 8, 8)
+@pytest.mark.parametrize("rows", [None, [5, 0, 0, 3, 6]])
+def test_images_in_batches(rows):
+    images = Images(torch.arange(7 * 3 * 4).reshape(7, 3, 2, 2).byte(), torch.arange(7))
+    batches = list(images.batches(3, None if rows is None else torch.tensor(rows)))
+    assert [len(batch.labels) for batch in batches] == ([3, 3, 1] if rows is None else [3, 2])
+    labels = torch.cat([batch.labels for batch in batches])
+    assert labels.tolist() == (rows or list(range(7)))
+    assert torch.equal(torch.cat([batch.pixels for batch in batches]), images.pixels[labels])
 
 
 @pytest.mark.parametrize(
-    ("options", "assignment", "told"),
+    ("assignment", "told"),
     [
-        ({"image": "image"}, "data.train_images=12", "no column 'img'.*did you mean"),
-        ({}, 'data.label_column="fine_label"', "no column 'fine_label'"),
-        ({}, "data.train_images=13", "expected 13 images, found 12"),
-        ({"labels": [9] * 12}, "data.classes=5", "labels from 0 to 4, found 9 in row 0"),
-        ({"labels": [-1] * 12}, "data.classes=5", "found -1 in row 0"),
-        ({}, 'data.train_split="training"', "cannot load the data set"),
+        ("data.crop=[0.5, 0.1]", "data.crop.*smallest share first.*\\[0.5, 0.1\\]"),
+        ("data.crop=[0.0, 1.0]", r"data.crop\[0\].*greater than 0"),
+        ("data.crop=[0.5]", "data.crop"),
+        ('data.storage="stream"', 'data.storage.*needs source = "datasets"'),
+        ('data.storage="disk"', "data.storage.*'auto', 'device', 'stream'"),
+        ("data.workers=0", "data.workers"),
     ],
 )
-def test_a_data_set_that_is_not_as_described(tmp_path, options, assignment, told):
-    folder = write_dataset(tmp_path / "set", **options)
+def test_settings_that_mean_nothing_are_refused(tmp_path, assignment, told):
     with pytest.raises(InputError, match=told):
-        loaded(tmp_path, folder, assignment)
+        tiny_run(tmp_path, "embed-kd", assignment)
+
+
+def test_a_crop_travels_to_the_worker_and_is_part_of_the_cell(tmp_path):
+    plain = tiny_run(tmp_path, "embed-kd").cell
+    cell = tiny_run(tmp_path, "embed-kd", "data.crop=[0.25, 1]").cell
+    assert type(cell).model_validate_json(cell.model_dump_json()) == cell
+    assert cell.data.crop == (0.25, 1.0)
+    assert cell.cell_id != plain.cell_id

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdbench import load_matrix
-from kdbench.fingerprint import fingerprint_folder
+from kdbench.fingerprint import fingerprint_path
 from tests.conftest import REPOSITORY, TINY
 
 FIG4 = REPOSITORY / "benchmarks" / "fig4.toml"
@@ -184,7 +184,7 @@ def test_the_content_of_a_local_checkpoint_is_in_the_id(tiny, tmp_path, monkeypa
     }
     seen = set()
     for content in ("a", "b"):
-        fingerprint_folder.cache_clear()
+        fingerprint_path.cache_clear()
         (folder / "model.safetensors").write_text(content)
         seen.add(ids(tiny, **options)["embed-kd/small/8px/dwarf"])
     assert len(seen) == 2

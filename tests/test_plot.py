@@ -3,18 +3,27 @@
 import re
 
 import pytest
-from matplotlib.text import Text
 
-from kdbench.analysis.aggregate import group_cells
 from kdbench.analysis.figures import FIGURES
-from kdbench.analysis.figures.sheet import Sheet
-from kdbench.analysis.figures.style import drawing
+from kdbench.analysis.figures.style import OTHER_COLOUR, drawing, method_colours
 from kdbench.analysis.metrics import find_metrics
 from kdbench.analysis.plot import plot
-from kdbench.analysis.reference import find_reference
 from kdbench.analysis.results import load_results
+from kdbench.cli import main
 from kdbench.errors import InputError
-from tests.analysis_fixtures import GPU, cell_row, commit, no_numbers, paper_rows, trained_rows
+from tests.analysis_fixtures import (
+    GPU,
+    cell_row,
+    commit,
+    commit_trainings,
+    misplaced,
+    no_numbers,
+    paper_rows,
+    sheet_of,
+    sweep_rows,
+    trained_rows,
+    written_texts,
+)
 
 
 def texts(path):
@@ -22,7 +31,7 @@ def texts(path):
 
 
 def drawn(results, out, **options):
-    (path,) = plot(results, formats=("svg",), out=out, **options)
+    (path,) = plot(results, figure="fig4", formats=("svg",), out=out, **options)
     return texts(path)
 
 
@@ -98,13 +107,18 @@ def test_chosen_metrics_replace_the_default(tmp_path):
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"figure": "fig44"}, "--figure: unknown figure 'fig44'; did you mean 'fig4'?"),
+        ({"figure": "fig44"}, "--figure: unknown figure 'fig44'; did you mean 'fig4'"),
         ({"metrics": ["alocated"]}, "did you mean 'allocated'?"),
         ({"formats": ("jpg",)}, "--format: unknown format 'jpg'"),
         ({"formats": ()}, "at least one format"),
         ({"reference": "nobody"}, "no cell has the label 'nobody'"),
         ({"metrics": ["reserved"]}, "no reserved, which is null when not on a CUDA device"),
         ({"figure": "fig4", "metrics": ["energy"]}, "--figure: these results give no figure"),
+        ({"figure": "fig3"}, "fig3: no epoch of a training is stored"),
+        ({"figure": "fig5"}, "fig5: no method was trained with two values of alpha2"),
+        ({"figure": "breakeven"}, "breakeven: no cell with a precompute finished beside one"),
+        ({"figure": "pareto"}, "pareto: fewer than two cells were trained"),
+        ({"figure": "curves", "metrics": ["host"]}, "--metric: the figure 'curves' shows no metr"),
     ],
 )
 def test_what_cannot_be_drawn_is_an_error_and_writes_nothing(tmp_path, options, told):
@@ -125,7 +139,7 @@ def test_a_folder_that_cannot_be_written_is_an_error(tmp_path):
     results = load_results(commit(tmp_path / "store", trained_rows()))
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot write the figure"):
-        plot(results, out=tmp_path / "file" / "figures")
+        plot(results, figure="fig4", out=tmp_path / "file" / "figures")
 
 
 def test_every_format_is_written_whole_beside_the_results(tmp_path):
@@ -149,7 +163,7 @@ def test_environments_and_matrices_are_never_in_one_figure(tmp_path):
     commit(tmp_path / "quickstart", trained_rows())
     results = load_results(tmp_path)
     ids = [environment.id for environment in results.environments()]
-    beside = plot(results, formats=("svg",))
+    beside = plot(results, figure="fig4", formats=("svg",))
     assert [path.relative_to(tmp_path).as_posix() for path in beside] == [
         f"fig4/figures/fig4-fig4-{ids[0]}.svg",
         f"fig4/figures/fig4-fig4-{ids[1]}.svg",
@@ -158,7 +172,7 @@ def test_environments_and_matrices_are_never_in_one_figure(tmp_path):
     assert "H200" not in " ".join(texts(beside[0]))
     assert "Xeon" not in " ".join(texts(beside[1]))
     assert len(measured(texts(beside[0]))) == 12
-    together = plot(results, formats=("svg",), out=tmp_path / "out")
+    together = plot(results, figure="fig4", formats=("svg",), out=tmp_path / "out")
     assert len(set(together)) == 3
     assert together[2].name == f"fig4-quickstart-{ids[0]}.svg"
 
@@ -189,31 +203,42 @@ def long_rows():
         (list(long_rows()), None),
     ],
 )
-def test_every_text_lies_inside_the_canvas_and_on_no_other(tmp_path, rows, metrics, monkeypatch):
-    found = []
-    draw_text = Text.draw
-
-    def recorded(text, renderer):
-        if text.get_visible() and text.get_text().strip():
-            found.append((text.get_text(), text.get_window_extent(renderer)))
-        draw_text(text, renderer)
-
-    monkeypatch.setattr(Text, "draw", recorded)
-    results = load_results(commit(tmp_path, rows))
-    ((matrix, environment, _),) = results.sheets()
-    groups = group_cells(results)
-    chosen = tuple(find_metrics(metrics or ()))
-    sheet = Sheet(matrix, environment, results, groups, find_reference(groups, None), chosen)
+def test_every_text_lies_inside_the_canvas_and_on_no_other(tmp_path, rows, metrics):
+    sheet = sheet_of(commit(tmp_path, rows), tuple(find_metrics(metrics or ())))
     with drawing():
         figure = FIGURES["fig4"].draw(sheet)
-        figure.canvas.draw()
-    width, height = figure.bbox.width, figure.bbox.height
-    assert len(found) > 15
-    for text, box in found:
-        assert box.x0 >= 0, text
-        assert box.y0 >= 0, text
-        assert box.x1 <= width, text
-        assert box.y1 <= height, text
-    for index, (text, box) in enumerate(found):
-        for other, beside in found[index + 1 :]:
-            assert not box.padded(-1).overlaps(beside.padded(-1)), (text, other)
+        assert misplaced(figure) == []
+        assert len(written_texts(figure)) > 15
+
+
+def test_without_a_name_every_figure_that_the_results_allow_is_drawn(tmp_path):
+    profiled = load_results(commit(tmp_path / "a", paper_rows()))
+    trained = load_results(commit_trainings(tmp_path / "b", sweep_rows(seeds=1)))
+    assert [path.name for path in plot(profiled)] == ["fig4.png"]
+    names = ["curves.png", "fig4.png", "fig5.png", "breakeven.png", "pareto.png"]
+    assert [path.name for path in plot(trained)] == names
+    # A chosen metric is for the figures that can show it.
+    assert [path.name for path in plot(trained, metrics=["host"])] == ["fig4.png"]
+
+
+@pytest.mark.parametrize("name", ["fig2", "fig3", "curves"])
+def test_figures_2_and_3_are_the_curves_under_the_name_asked_for(tmp_path, name):
+    results = load_results(commit_trainings(tmp_path, trained_rows(seeds=1)))
+    (path,) = plot(results, figure=name, formats=("svg",))
+    assert path.name == f"{name}.svg"
+    assert "Training and validation curves: quickstart" in texts(path)
+
+
+def test_a_plug_ins_method_has_a_colour_of_its_own():
+    colours = method_colours(["teacher-kd", "mine", "embed-kd", "cached-kd", "yours"])
+    assert len(set(colours.values())) == 5
+    assert colours == method_colours(["teacher-kd", "mine", "embed-kd", "cached-kd", "yours"])
+    assert list(colours) == ["teacher-kd", "mine", "embed-kd", "cached-kd", "yours"]
+    many = method_colours([f"method-{n}" for n in range(9)])
+    assert many["method-8"] == OTHER_COLOUR
+
+
+def test_the_help_names_every_figure(capsys):
+    assert main(["plot", "--help"]) == 0
+    told = set(re.findall(r"\w+", capsys.readouterr().out))
+    assert {name for kind in FIGURES.values() for name in (kind.name, *kind.aliases)} <= told

@@ -9,7 +9,15 @@ from rich.console import Console
 from kdbench.analysis.results import load_results
 from kdbench.analysis.show import render, summary
 from kdbench.errors import InputError
-from tests.analysis_fixtures import GPU, cell_row, commit, no_numbers, paper_rows, trained_rows
+from tests.analysis_fixtures import (
+    GPU,
+    cell_row,
+    commit,
+    epoch_rows,
+    no_numbers,
+    paper_rows,
+    trained_rows,
+)
 
 TEACHER = "teacher-kd/base/32px/vit-large-patch32"
 
@@ -94,6 +102,55 @@ def test_when_the_precompute_pays(tmp_path, step, steps, told):
     paid = summary(results).set_index("method").loc["embed-kd", "payback_steps"]
     assert (pd.isna(paid) and steps is None) or paid == steps
     assert told in shown(results)
+
+
+def test_the_payback_is_told_in_steps_and_in_epochs(tmp_path):
+    rows = [
+        cell_row(epoch_seconds=781.0),
+        cell_row("embed-kd", step_seconds_median=0.75, epoch_seconds=0.75 * 781),
+    ]
+    results = load_results(commit(tmp_path, rows))
+    paid = summary(results).set_index("method").loc["embed-kd"]
+    assert (paid["payback_steps"], paid["payback_epochs"]) == (2000, pytest.approx(2000 / 781))
+    assert "(~8.33 min) pays after ~2,000 steps (~2.6 epochs) against teacher-kd" in " ".join(
+        shown(results).split()
+    )
+
+
+def test_the_payback_of_trainings_goes_by_whole_epochs(tmp_path):
+    # 22 steps take 2.2 s with what lies between them: the median step alone would say 1 s less.
+    times = {"epoch_seconds_kind": "measured", "precompute_seconds_kind": "measured"}
+    rows = [
+        cell_row(mode="train", epoch_seconds=2.2, step_seconds_median=0.05, **times),
+        cell_row(
+            "embed-kd",
+            mode="train",
+            epoch_seconds=1.1,
+            step_seconds_median=0.05,
+            precompute_seconds=3.3,
+            **{**times, "label": "mine"},
+        ),
+    ]
+    results = load_results(commit(tmp_path, rows, epochs=epoch_rows(epochs=2, steps=22)))
+    paid = summary(results).set_index("method").loc["embed-kd"]
+    assert paid["payback_epochs"] == pytest.approx(3)
+    assert paid["payback_steps"] == pytest.approx(66)
+    assert "mine: its precompute (3.30 s) pays after 66 steps (3.0 epochs)" in " ".join(
+        shown(results).split()
+    )
+
+
+def test_any_method_with_a_precompute_is_set_against_one_without(tmp_path):
+    once = {"precompute_seconds": 100.0, "precompute_seconds_kind": "measured"}
+    rows = [
+        cell_row(),
+        cell_row("vanilla-kd", step_seconds_median=5.0),
+        cell_row("mine", step_seconds_median=0.5, **once),
+    ]
+    results = load_results(commit(tmp_path, rows))
+    frame = summary(results).set_index("method")
+    assert frame.loc["mine", "payback_steps"] == 200
+    assert frame.loc[["teacher-kd", "vanilla-kd"], "payback_steps"].isna().all()
 
 
 def test_no_payback_without_the_same_cell_by_both_methods(paper):

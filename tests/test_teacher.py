@@ -7,7 +7,8 @@ import torch
 from transformers import ViTConfig, ViTModel
 
 from kdbench.errors import InputError
-from kdbench.worker.data import load_data, prepare
+from kdbench.worker.augment import prepare
+from kdbench.worker.data import load_data
 from kdbench.worker.embeddings import class_embeddings
 from kdbench.worker.events import Events
 from kdbench.worker.fit import ensure_fitted

@@ -8,39 +8,29 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from statistics import fmean, median
 from typing import Any
 
 from kdbench.analysis.environments import Environment
-from kdbench.analysis.metrics import METRICS, Metric
+from kdbench.analysis.estimates import Estimate, estimate_of, is_number, seed_means
+from kdbench.analysis.metrics import METRICS
 from kdbench.analysis.results import Results
 from kdbench.schema import PLAN_COLUMNS
-from kdbench.stats import FEWEST_PROCESSES, mean_interval, median_interval, ratio
+from kdbench.stats import ratio
 from kdbench.words import printable
 
-_METHOD_ORDER = ("teacher-kd", "embed-kd", "student-only")
+_METHOD_ORDER = ("teacher-kd", "vanilla-kd", "cached-kd", "embed-kd", "student-only")
 # Not settings of a cell, or the same for all rows of a group.
 _NOT_SETTINGS = ("label", "matrix", "seed", "repeat", "device", "launch")
 SETTINGS = tuple(c.name for c in PLAN_COLUMNS if c.name not in _NOT_SETTINGS)
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A metric of a cell, in base units.
+class Run:
+    """One run that counts: what joins the other tables to its cell."""
 
-    Attributes:
-        value: median over the runs that finished; of accuracy the mean over seeds.
-        interval: 95 % interval of that value over processes; None where there are too few.
-        count: how many runs (of accuracy: seeds) are behind it.
-        extrapolated: some of it was worked out from fewer steps or batches.
-        sources: how it was got, in the schema's words.
-    """
-
-    value: float
-    interval: tuple[float, float] | None
-    count: int
-    extrapolated: bool
-    sources: tuple[str, ...]
+    run_key: str
+    seed: int
+    status: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +50,9 @@ class CellGroup:
         estimates: what there are numbers for, by metric name.
         revisions: the revisions of kdbench that measured.
         started: when its first and its last run started.
+        members: the runs that count.
+        accuracies: of each seed, in the order of the seeds; 0 to 1.
+        steps_per_epoch: optimizer steps in an epoch; None where no run tells, or they disagree.
     """
 
     matrix: str
@@ -75,6 +68,9 @@ class CellGroup:
     student_parameters: int | None
     revisions: tuple[str, ...]
     started: tuple[datetime, datetime]
+    members: tuple[Run, ...]
+    accuracies: tuple[float, ...]
+    steps_per_epoch: int | None
 
     @property
     def method(self) -> str:
@@ -103,7 +99,8 @@ def group_cells(results: Results) -> list[CellGroup]:
         # Mode and source are no part of cell_id, and still no two of them belong in one number.
         key = ("matrix", "environment_id", "label", "cell_id", "mode", "source")
         rows.setdefault(tuple(row[k] for k in key), []).append(row)
-    groups = [_group(found, results.known[key[1]]) for key, found in rows.items()]
+    steps = _epoch_steps(results)
+    groups = [_group(found, results.known[key[1]], steps) for key, found in rows.items()]
     sizes: dict[str, int] = {}
     for group in groups:
         if group.student_parameters is not None:
@@ -114,7 +111,11 @@ def group_cells(results: Results) -> list[CellGroup]:
     return _with_names(sorted(groups, key=lambda group: _order(group, sizes)))
 
 
-def _group(rows: list[dict[str, Any]], environment: Environment) -> CellGroup:
+def _group(
+    rows: list[dict[str, Any]],
+    environment: Environment,
+    steps: Mapping[tuple[str, str], int],
+) -> CellGroup:
     # Another budget or another version of the worker leaves an earlier run of the same seed and
     # repeat in the store. Counting both would count one seed twice: the latest stands.
     latest: dict[tuple[Any, ...], dict[str, Any]] = {}
@@ -125,6 +126,7 @@ def _group(rows: list[dict[str, Any]], environment: Environment) -> CellGroup:
     problems = Counter((row["status"], row["error"]) for row in counted if row["status"] != "ok")
     parameters = {row["student_parameters"] for row in counted} - {None}
     starts = [row["started_at"] for row in counted]
+    told = {steps.get((row["matrix"], row["run_key"])) for row in finished} - {None}
     first = rows[0]
     return CellGroup(
         matrix=first["matrix"],
@@ -141,44 +143,34 @@ def _group(rows: list[dict[str, Any]], environment: Environment) -> CellGroup:
         estimates={
             name: estimate
             for name, metric in METRICS.items()
-            if (estimate := _estimate(finished, metric)) is not None
+            if (estimate := estimate_of(finished, metric)) is not None
         },
         student_parameters=min(parameters, default=None),
         revisions=tuple(sorted({row["git_revision"] for row in counted} - {None})),
         started=(min(starts), max(starts)),
+        members=tuple(Run(row["run_key"], row["seed"], row["status"]) for row in counted),
+        accuracies=tuple(seed_means(finished, "accuracy")),
+        steps_per_epoch=told.pop() if len(told) == 1 else None,
     )
 
 
-def _estimate(rows: Sequence[Mapping[str, Any]], metric: Metric) -> Estimate | None:
-    known = [row for row in rows if _is_number(row[metric.column])]
-    if not known:
-        return None
-    values = [float(row[metric.column]) for row in known]
-    if metric.over_seeds:
-        seeds: dict[int, list[float]] = {}
-        for row, value in zip(known, values, strict=True):
-            seeds.setdefault(row["seed"], []).append(value)
-        # Repeats of one seed are no independent trainings.
-        values = [fmean(repeats) for repeats in seeds.values()]
-        value, interval = fmean(values), mean_interval(values)
-    else:
-        value = median(values)
-        # The median's own interval: that of the mean need not even hold the median. By order
-        # statistics it exists from 6 processes on.
-        interval = median_interval(values) if len(values) >= FEWEST_PROCESSES else None
-    kinds = {row[metric.kind_column] for row in known} if metric.kind_column else set()
-    sources = {row[metric.source_column] for row in known} if metric.source_column else set()
-    return Estimate(
-        value=value,
-        interval=interval,
-        count=len(values),
-        extrapolated="extrapolated" in kinds,
-        sources=tuple(sorted(sources - {None})),
-    )
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+def _epoch_steps(results: Results) -> dict[tuple[str, str], int]:
+    """Find each run's steps per epoch: a training's rows count them, a profile's epoch says."""
+    found: dict[tuple[str, str], int] = {}
+    trained = False
+    for row in results.records():
+        step, epoch = row["step_seconds_median"], row["epoch_seconds"]
+        trained = trained or row["epoch_seconds_kind"] == "measured"
+        # An extrapolated epoch is the median step times the steps, so their ratio is exact.
+        known = is_number(step) and is_number(epoch) and step > 0
+        if row["epoch_seconds_kind"] == "extrapolated" and known:
+            found[row["matrix"], row["run_key"]] = max(1, round(epoch / step))
+    if trained:  # profiles alone need not read another table
+        epochs = results.epochs.dropna(subset=["steps"])
+        most = epochs.groupby(["matrix", "run_key"])["steps"].max()
+        for (matrix, run_key), n in zip(most.index.tolist(), most.tolist(), strict=True):
+            found[str(matrix), str(run_key)] = int(n)
+    return found
 
 
 def _order(group: CellGroup, sizes: Mapping[str, int]) -> tuple[Any, ...]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 
 from kdbench.analysis.aggregate import CellGroup
 from kdbench.analysis.metrics import Metric
-from kdbench.analysis.reference import payback_steps
-from kdbench.units import format_count, format_value
+from kdbench.analysis.reference import payback, told_payback
+from kdbench.units import format_value
 from kdbench.words import printable
 
 _SOURCES = {
@@ -38,8 +37,16 @@ def table_notes(
     return lines
 
 
-def footnotes(sheet: Sequence[CellGroup], shown: Iterable[Metric] | None = None) -> list[str]:
-    """Explain the marks: inferred students, random teachers, extrapolated times."""
+def footnotes(
+    sheet: Sequence[CellGroup], shown: Iterable[Metric] | None = None, *, trained: bool = False
+) -> list[str]:
+    """Explain the marks: inferred students, random teachers, extrapolated times.
+
+    Args:
+        sheet: the cells shown.
+        shown: the metrics shown; None for all.
+        trained: accuracies are what it is about, which a random teacher makes worthless.
+    """
     lines = []
     if any(group.settings["student_inferred"] for group in sheet):
         lines.append("* shape inferred from the memory the paper reports")
@@ -51,7 +58,11 @@ def footnotes(sheet: Sequence[CellGroup], shown: Iterable[Metric] | None = None)
     ):
         lines.append("~ extrapolated from the steps or batches that were timed")
     if any(group.settings["teacher_weights"] == "random" for group in sheet):
-        lines.append("Teacher weights are random; memory and time do not depend on them")
+        lines.append(
+            "Teacher weights are random: these accuracies say nothing of a real teacher"
+            if trained
+            else "Teacher weights are random; memory and time do not depend on them"
+        )
     return lines
 
 
@@ -101,11 +112,8 @@ def _found_sources(sheet: Sequence[CellGroup], metric: Metric) -> list[str]:
 
 
 def _payback_note(group: CellGroup, sheet: Sequence[CellGroup]) -> Iterator[str]:
-    steps = payback_steps(group, sheet)
-    if steps is None:
-        return
-    once = format_value(group.value("precompute_time"), "seconds")
-    if math.isfinite(steps):
-        yield f"{group.name}: its precompute ({once}) pays after {format_count(steps)} steps"
-    else:
-        yield f"{group.name}: its precompute ({once}) never pays, its step is not the faster one"
+    found, estimate = payback(group, sheet), group.estimates.get("precompute_time")
+    if found is not None and estimate is not None:
+        once = ("~" if estimate.extrapolated else "") + format_value(estimate.value, "seconds")
+        rival = f" against {printable(found.rival.method)}"
+        yield f"{group.name}: its precompute ({once}) {told_payback(found)}{rival}"

@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,8 @@ def plot(
     Args:
         results: what to draw from.
         figure: name of the one to draw; by default every one that the results allow.
-        metrics: what to show in place of a figure's own choice of memory metrics.
+        metrics: what to show in place of a figure's own choice of memory metrics; only figures
+            that show such a choice are then drawn.
         formats: png, svg, pdf.
         out: folder to write into; by default `figures` in each matrix's results.
         reference: label of the cell that ratios are taken to.
@@ -56,8 +58,8 @@ def plot(
         InputError: an unknown figure, metric, format or reference, results that do not allow the
             figure, or a folder that cannot be written to.
     """
-    kinds = _kinds(figure)
     wanted = tuple(find_metrics(metrics or ()))
+    kinds = _kinds(figure, with_metrics=bool(wanted))
     _check_formats(formats)
     groups = group_cells(results)
     check_reference(groups, reference)
@@ -90,16 +92,29 @@ def plot(
     return written
 
 
-def _kinds(figure: str | None) -> list[FigureKind]:
+def _kinds(figure: str | None, *, with_metrics: bool) -> list[FigureKind]:
+    """List the kinds to draw, named as the user named them: the files are called so."""
     if figure is None:
-        return list(FIGURES.values())
-    if figure not in FIGURES:
+        return [kind for kind in FIGURES.values() if kind.takes_metrics or not with_metrics]
+    known = {
+        name: replace(kind, name=name)
+        for kind in FIGURES.values()
+        for name in (kind.name, *kind.aliases)
+    }
+    if figure not in known:
         raise InputError(
             f"unknown figure {figure!r}",
             where="--figure",
-            hint=did_you_mean(figure, FIGURES) or f"the figures are {quoted(FIGURES)}",
+            hint=did_you_mean(figure, known) or f"the figures are {quoted(known)}",
         )
-    return [FIGURES[figure]]
+    if with_metrics and not known[figure].takes_metrics:
+        takers = [kind.name for kind in FIGURES.values() if kind.takes_metrics]
+        raise InputError(
+            f"the figure {figure!r} shows no metrics to choose",
+            where="--metric",
+            hint=f"those that do: {quoted(takers)}",
+        )
+    return [known[figure]]
 
 
 def _check_formats(formats: Sequence[str]) -> None:

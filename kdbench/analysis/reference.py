@@ -1,13 +1,15 @@
-"""Which cell the others are set against, and when Embed-KD has paid for its precompute."""
+"""Which cell the others are set against, and when a method has paid for its precompute."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from kdbench.analysis.aggregate import CellGroup
 from kdbench.analysis.reported import is_reported
 from kdbench.errors import InputError, did_you_mean, quoted
+from kdbench.units import format_count
 
 
 def find_reference(groups: Sequence[CellGroup], wanted: str | None) -> CellGroup | None:
@@ -51,30 +53,100 @@ def check_reference(groups: Sequence[CellGroup], wanted: str | None) -> None:
     )
 
 
-def payback_steps(group: CellGroup, groups: Iterable[CellGroup]) -> float | None:
-    """Count the steps after which Embed-KD has paid for its precompute.
+@dataclass(frozen=True)
+class Payback:
+    """When a method's precompute has paid for itself.
 
-    Its cell is set against the Teacher-KD cell that differs in the method alone: seconds of the
-    precompute over the seconds that each step saves.
+    Attributes:
+        rival: the cell it is set against, which runs the teacher on every batch.
+        steps: optimizer steps until then; infinity where no step saves anything.
+        epochs: the same in epochs; None where the steps of an epoch are not known.
+        extrapolated: a time behind it was worked out from fewer steps or batches.
+    """
+
+    rival: CellGroup
+    steps: float
+    epochs: float | None
+    extrapolated: bool
+
+
+def payback(group: CellGroup, groups: Iterable[CellGroup]) -> Payback | None:
+    """Work out when a cell with a precompute has paid for it.
+
+    It is set against the cell that differs in the method alone and runs the teacher on every
+    batch: seconds of the precompute over the seconds that each step saves.
 
     Returns:
-        None without such a cell or a number, infinity where no step saves anything.
+        None for a method that precomputes nothing, without such a cell, or without a number.
     """
-    if group.method != "embed-kd":
+    once, fast = group.estimates.get("precompute_time"), seconds_per_step(group)
+    rival = next(iter(find_rivals(group, groups)), None)
+    if once is None or fast is None or rival is None:
         return None
+    slow = seconds_per_step(rival)
+    if slow is None:
+        return None
+    steps = once.value / (slow - fast) if slow > fast else math.inf
+    per_epoch = group.steps_per_epoch
+    return Payback(
+        rival=rival,
+        steps=steps,
+        epochs=steps / per_epoch if per_epoch else None,
+        extrapolated=once.extrapolated or is_extrapolated(group) or is_extrapolated(rival),
+    )
+
+
+def find_rivals(group: CellGroup, groups: Iterable[CellGroup]) -> list[CellGroup]:
+    """List the cells that differ from one in the method alone and have a teacher in every step.
+
+    A method counts as such by what it measured, a teacher and no precompute, so that methods of
+    plug-ins take part; Teacher-KD comes first.
+    """
     differs = ("cell_id", "method")
     alike = {k: v for k, v in group.settings.items() if k not in differs}
-    for other in groups:
-        same_place = (other.matrix, other.environment) == (group.matrix, group.environment)
-        if not same_place or other.method != "teacher-kd":
-            continue
-        if {k: v for k, v in other.settings.items() if k not in differs} == alike:
-            once, slow, fast = (
-                group.value("precompute_time"),
-                other.value("step_time"),
-                group.value("step_time"),
-            )
-            if once is None or slow is None or fast is None:
-                return None
-            return once / (slow - fast) if slow > fast else math.inf
-    return None
+    found = [
+        other
+        for other in groups
+        if (other.matrix, other.environment) == (group.matrix, group.environment)
+        and other.method != group.method
+        and other.settings["teacher"] is not None
+        and other.finished
+        and "precompute_time" not in other.estimates
+        and {k: v for k, v in other.settings.items() if k not in differs} == alike
+    ]
+    return sorted(found, key=lambda other: other.method != "teacher-kd")
+
+
+def seconds_per_step(group: CellGroup) -> float | None:
+    """Return what a step costs, in seconds, with all that is around it.
+
+    Where whole epochs were measured, that is an epoch over its steps: the median step leaves out
+    what lies between steps. Else it is the median step; None where nothing was timed.
+    """
+    epoch = group.estimates.get("epoch_time")
+    if epoch and not epoch.extrapolated and group.steps_per_epoch:
+        return epoch.value / group.steps_per_epoch
+    return group.value("step_time")
+
+
+def is_extrapolated(group: CellGroup) -> bool:
+    """Whether a cell's time per epoch was worked out from fewer steps."""
+    epoch = group.estimates.get("epoch_time")
+    return epoch is not None and epoch.extrapolated
+
+
+def told_payback(found: Payback) -> str:
+    """Say when a precompute pays, as the end of a sentence: `pays after 22 steps (1.0 epochs)`."""
+    if not math.isfinite(found.steps):
+        return "never pays, its step is not the faster one"
+    mark = "~" if found.extrapolated else ""
+    text = f"pays after {mark}{format_count(found.steps)} steps"
+    if found.epochs is None:
+        return text
+    return f"{text} ({mark}{_epochs(found.epochs)} epochs)"
+
+
+def _epochs(count: float) -> str:
+    if count < 0.095:
+        return f"{count:.1g}"
+    return f"{count:,.1f}" if count < 99.95 else f"{count:,.0f}"

@@ -15,7 +15,7 @@ from rich.text import Text
 from kdbench.analysis.aggregate import SETTINGS, CellGroup, group_cells
 from kdbench.analysis.metrics import METRICS, Metric
 from kdbench.analysis.notes import table_notes
-from kdbench.analysis.reference import check_reference, find_reference, payback_steps
+from kdbench.analysis.reference import check_reference, find_reference, payback
 from kdbench.analysis.results import Results
 from kdbench.units import MISSING, format_ratio, format_value
 from kdbench.words import fold_label, printable
@@ -39,7 +39,8 @@ def summary(results: Results, *, reference: str | None = None) -> pd.DataFrame:
     Returns:
         The cell's settings, `runs`, `finished`, `status`, `error`, `reference`, then for each
         metric its column of `cells` in base units, `<column>_low` and `_high` (95 % interval over
-        processes), `<column>_ratio` (over the reference), and `payback_steps`. Missing is null.
+        processes), `<column>_ratio` (over the reference), `payback_steps` and `payback_epochs`.
+        Missing is null.
 
     Raises:
         InputError: no cell has the label of the reference.
@@ -98,9 +99,11 @@ def _summary_row(
         if metric.kind_column:
             kinds = {True: "extrapolated", False: "measured"}
             row[metric.kind_column] = kinds[estimate.extrapolated] if estimate else None
-    steps = payback_steps(group, sheet)
+    found = payback(group, sheet)
     # Never is no number: a step that saves nothing pays nothing back.
-    row["payback_steps"] = steps if steps is not None and math.isfinite(steps) else None
+    paid = found if found and math.isfinite(found.steps) else None
+    row["payback_steps"] = paid.steps if paid else None
+    row["payback_epochs"] = paid.epochs if paid else None
     return row
 
 

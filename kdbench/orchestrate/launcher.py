@@ -179,14 +179,14 @@ def worker_environment(environment: Mapping[str, str], *, network: bool) -> dict
 
 
 def uses_hub(run: CellRun) -> bool:
-    """Whether a run reads a checkpoint or data set that is no local folder."""
+    """Whether a run reads a checkpoint or data set that is no local file or folder."""
     cell = run.cell
     teacher = cell.teacher is not None and cell.teacher.weights == "pretrained"
     names = [
         cell.teacher.checkpoint if teacher and cell.teacher else None,
         cell.data.path if cell.data.source == "datasets" else None,
     ]
-    return any(name is not None and not Path(name).is_dir() for name in names)
+    return any(name is not None and not Path(name).exists() for name in names)
 
 
 def _wait(child: subprocess.Popen[bytes], seconds: float) -> bool:

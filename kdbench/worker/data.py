@@ -1,118 +1,110 @@
-"""Images as uint8 on the training device, augmented there in batches."""
+"""A cell's data set: kept on the training device where it fits, streamed where it does not."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Literal
 
 import numpy as np
+import psutil
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from kdbench.cell import Cell, Data
-from kdbench.errors import InputError, did_you_mean, quoted
-from kdbench.worker.methods import Batch
-
-# CLIP's channel means and deviations, for images in 0..1 (Radford et al. 2021, the published
-# preprocessing of the models).
-_MEAN = (0.48145466, 0.4578275, 0.40821073)
-_DEVIATION = (0.26862954, 0.26130258, 0.27577711)
+from kdbench.errors import InputError
+from kdbench.worker.images import Images
+from kdbench.worker.sources import Source, open_sources
+from kdbench.worker.stream import Streamed, check_images, load_images
 
 # A synthetic data set holds this many batches and repeats them: steps cost the same whatever the
 # pixels are, and a whole data set's bytes are not a step's.
 _SYNTHETIC_BATCHES = 4
 
+#: storage = "auto" keeps images on the device up to this share of its free memory: the rest is for
+#: the training, which has allocated nothing yet.
+KEPT_SHARE = 0.25
 
-class Images(NamedTuple):
-    """Some labelled images on the training device."""
-
-    #: uint8, [n, 3, side, side]
-    pixels: Tensor
-    #: int64, [n]
-    labels: Tensor
+_CGROUP = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True)
 class DataSet:
     """Training and test images."""
 
-    train: Images
-    test: Images
+    train: Images | Streamed
+    test: Images | Streamed
     #: images that an index may name: a synthetic set pretends to have more than it holds
     train_count: int
 
+    @property
+    def storage(self) -> Literal["device", "stream"]:
+        """Where the images are: what `storage = "auto"` has come to."""
+        return "stream" if isinstance(self.train, Streamed) else "device"
+
     def tensors(self) -> list[Tensor]:
-        """Everything the data set holds on the device."""
-        return [*self.train, *self.test]
-
-
-class Draw(NamedTuple):
-    """The images of one step: which, and which of them are mirrored."""
-
-    #: int64, [batch]
-    indices: Tensor
-    #: bool, [batch]; None: no flipping
-    flips: Tensor | None
+        """Everything the data set holds on the device; of streamed images only the labels."""
+        return [
+            tensor
+            for images in (self.train, self.test)
+            for tensor in (images if isinstance(images, Images) else [images.labels])
+        ]
 
 
 def load_data(cell: Cell, *, device: torch.device) -> DataSet:
-    """Load the cell's data set onto the device.
+    """Load the cell's data set onto the device, or check it and get ready to stream it.
+
+    Every picture is decoded once before this returns, so that a damaged one is told before the
+    training starts.
 
     Raises:
         InputError: the images are not what the matrix file says.
+        WorkerError: a process that decodes images died.
     """
     data = cell.data
     if data.source == "synthetic":
         held = min(data.train_images, _SYNTHETIC_BATCHES * cell.training.batch_size)
         made = _synthetic(data, held)
         return DataSet(*(_on(device, made), _on(device, made)), train_count=data.train_images)
-    train, test = _digits(data) if data.source == "digits" else _datasets(data)
+    if data.source == "digits":
+        return _kept(*_digits(data), device)
+    sources = open_sources(data)
+    if _streams(data, device):
+        train, test = (_streamed(source, data, device) for source in sources)
+        return DataSet(train, test, train_count=len(train.labels))
+    train_images, test_images = (
+        load_images(source, side=data.image_size, workers=data.workers) for source in sources
+    )
+    return _kept(train_images, test_images, device)
+
+
+def _kept(train: Images, test: Images, device: torch.device) -> DataSet:
     return DataSet(_on(device, train), _on(device, test), train_count=len(train.labels))
 
 
-def epoch_draws(
-    data: DataSet, *, batch_size: int, flip: bool, seed: int, epoch: int, device: torch.device
-) -> Iterator[Draw]:
-    """Draw an epoch's batches: every image at most once, the last incomplete batch dropped.
-
-    Order and flips depend on seed and epoch alone, so an epoch can be drawn again.
-    """
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-    order = torch.randperm(data.train_count, generator=generator)
-    mirrored = torch.rand(data.train_count, generator=generator) < 0.5
-    order, mirrored = order.to(device), mirrored.to(device)
-    for start in range(0, data.train_count - batch_size + 1, batch_size):
-        chosen = slice(start, start + batch_size)
-        yield Draw(order[chosen], mirrored[chosen] if flip else None)
+def _streamed(source: Source, data: Data, device: torch.device) -> Streamed:
+    check_images(source, side=data.image_size, workers=data.workers)
+    return Streamed(source, side=data.image_size, workers=data.workers, device=device)
 
 
-def make_batch(images: Images, draw: Draw, *, image_size: int, teacher_size: int | None) -> Batch:
-    """Gather, mirror, resize and normalise the images of a draw.
-
-    Student and teacher see the same images; the teacher's are resized from the stored ones.
-    """
-    rows = draw.indices % len(images.labels)
-    pixels = images.pixels[rows].float()
-    if draw.flips is not None:
-        pixels = torch.where(draw.flips[:, None, None, None], pixels.flip(-1), pixels)
-    return Batch(
-        images=prepare(pixels, image_size),
-        labels=images.labels[rows],
-        teacher_images=prepare(pixels, teacher_size) if teacher_size else None,
-    )
+def _streams(data: Data, device: torch.device) -> bool:
+    if data.storage != "auto":
+        return data.storage == "stream"
+    size = (data.train_images + data.test_images) * 3 * data.image_size**2
+    return size > KEPT_SHARE * free_bytes(device)
 
 
-def prepare(pixels: Tensor, size: int) -> Tensor:
-    """Resize [n, 3, side, side] in 0..255 to `size` (bilinear, antialiased) and normalise."""
-    pixels = pixels.float()
-    if pixels.shape[-1] != size:
-        pixels = F.interpolate(pixels, (size, size), mode="bilinear", antialias=True)
-    mean = pixels.new_tensor(_MEAN).view(3, 1, 1) * 255
-    deviation = pixels.new_tensor(_DEVIATION).view(3, 1, 1) * 255
-    return (pixels - mean) / deviation
+def free_bytes(device: torch.device) -> int:
+    """Bytes of the device's memory that nobody uses; on the CPU, within the container's limit."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    free = psutil.virtual_memory().available
+    try:
+        limit = int((_CGROUP / "memory.max").read_text())
+        used = int((_CGROUP / "memory.current").read_text())
+    except (OSError, ValueError):  # no such group, or "max": no limit
+        return free
+    return min(free, max(0, limit - used))
 
 
 def _on(device: torch.device, images: Images) -> Images:
@@ -162,78 +154,3 @@ def _digits(data: Data) -> tuple[Images, Images]:
 
 def _rows(images: Images, rows: Tensor) -> Images:
     return Images(images.pixels[rows].contiguous(), images.labels[rows].contiguous())
-
-
-def _datasets(data: Data) -> tuple[Images, Images]:
-    return (
-        _split(data, data.train_split, data.train_images),
-        _split(data, data.test_split, data.test_images),
-    )
-
-
-def _split(data: Data, split: str, expected: int) -> Images:
-    found = _open_split(data, split)
-    where = f"{data.path} ({split})"
-    for key, column in (("image_column", data.image_column), ("label_column", data.label_column)):
-        if column not in found.column_names:
-            raise InputError(
-                f"no column {column!r}",
-                where=where,
-                key=f"data.{key}",
-                hint=did_you_mean(column, found.column_names)
-                or f"the columns are {quoted(found.column_names)}",
-            )
-    if len(found) != expected:
-        raise InputError(
-            f"expected {expected} images, found {len(found)}",
-            where=where,
-            key="data.train_images / data.test_images",
-        )
-    pixels = torch.empty((len(found), 3, data.image_size, data.image_size), dtype=torch.uint8)
-    for row, picture in enumerate(found[data.image_column]):
-        pixels[row] = _pixels(picture, data.image_size, f"{where}, row {row}")
-    labels = torch.as_tensor(list(found[data.label_column]), dtype=torch.int64)
-    wrong = ((labels < 0) | (labels >= data.classes)).nonzero()
-    if len(wrong):
-        raise InputError(
-            f"expected labels from 0 to {data.classes - 1}, found "
-            f"{int(labels[wrong[0]])} in row {int(wrong[0])}",
-            where=where,
-            key="data.classes",
-        )
-    return Images(pixels, labels)
-
-
-def _open_split(data: Data, split: str) -> Any:  # noqa: ANN401 - datasets has no type stubs
-    import datasets  # noqa: PLC0415 - slow to import, and rarely needed
-
-    path = str(data.path)
-    try:
-        if (Path(path) / "dataset_dict.json").is_file():
-            return datasets.load_from_disk(path)[split]
-        return datasets.load_dataset(path, split=split, revision=data.revision)
-    except Exception as error:
-        raise InputError(
-            f"cannot load the data set: {type(error).__name__}: {_first_line(error)}",
-            where=path,
-            key="data.path",
-            hint=f"where there is network: hf download --repo-type dataset {path}",
-        ) from error
-
-
-def _pixels(picture: Any, size: int, where: str) -> Tensor:  # noqa: ANN401 - a PIL image
-    try:
-        coloured = picture.convert("RGB")
-    except (AttributeError, OSError, SyntaxError) as error:
-        raise InputError(
-            f"expected an image, found {type(picture).__name__}: {_first_line(error)}",
-            where=where,
-            key="data.image_column",
-        ) from error
-    if coloured.size != (size, size):
-        coloured = coloured.resize((size, size), resample=2)  # bilinear
-    return torch.from_numpy(np.array(coloured)).permute(2, 0, 1)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [""])[0]

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from kdbench.cell import Budget, Cell
 from kdbench.errors import InputError
-from kdbench.worker.data import DataSet, prepare
+from kdbench.worker.augment import prepare
+from kdbench.worker.data import DataSet
 from kdbench.worker.ledger import Ledger
 from kdbench.worker.probes import Probes
 
@@ -68,18 +69,18 @@ def class_embeddings(
     """
     rows, labels = _choose(cell, data, seed)
     size, batch = _image_size(cell), cell.training.batch_size
-    rows, labels = rows.to(device), labels.to(device)
+    labels = labels.to(device)
     ledger_peak = _warm_up(data, teacher, rows[:batch], size, device)
     sums: Tensor | None = None
     total = -(-len(rows) // batch)
     clock = _Clock(budget, probes)
-    for start in range(0, len(rows), batch):
-        chosen = rows[start : start + batch]
+    for number, held in enumerate(data.train.batches(batch, rows)):
+        chosen = slice(number * batch, (number + 1) * batch)
         with torch.no_grad():
-            embedded = teacher(prepare(data.train.pixels[chosen], size)).float()
+            embedded = teacher(prepare(held.pixels, size)).float()
             if sums is None:
                 sums = embedded.new_zeros((cell.data.classes, embedded.shape[-1]))
-            sums.index_add_(0, labels[start : start + batch], embedded)
+            sums.index_add_(0, labels[chosen], embedded)
         if clock.spent():
             break
     assert sums is not None  # noqa: S101 - there is at least one class, hence one batch
@@ -127,14 +128,14 @@ def _warm_up(
     """Run one batch un-timed; on the CPU under the ledger, which tells its peak."""
     if device.type != "cpu":
         with torch.no_grad():
-            teacher(prepare(data.train.pixels[rows], size))
+            teacher(prepare(next(data.train.batches(len(rows), rows)).pixels, size))
         return None
     ledger = Ledger(device)
     ledger.adopt_module(teacher, "teacher", prefix="teacher")
     ledger.adopt(data.tensors(), "inputs")
     with ledger, torch.no_grad():
         ledger.mark("teacher")
-        teacher(prepare(data.train.pixels[rows], size))
+        teacher(prepare(next(data.train.batches(len(rows), rows)).pixels, size))
     return ledger.peak_bytes()
 
 

@@ -13,8 +13,11 @@ from torch import nn
 from transformers import ViTModel
 
 from kdbench.cell import Cell
-from kdbench.worker.data import DataSet, Images, epoch_draws, load_data, make_batch, prepare
+from kdbench.worker.augment import epoch_draws, make_batch, prepare
+from kdbench.worker.data import DataSet, load_data
 from kdbench.worker.events import Events
+from kdbench.worker.images import Images
+from kdbench.worker.stream import Streamed
 from kdbench.worker.teacher import fitted_path, read_weights, vit_config
 
 _EVALUATION_BATCH = 256
@@ -68,6 +71,7 @@ def _fit(cell: Cell, data: DataSet, device: torch.device, events: Events) -> _Cl
             data,
             batch_size=fit.batch_size,
             flip=cell.data.flip,
+            crop=cell.data.crop,
             seed=fit.seed,
             epoch=epoch,
             device=device,
@@ -83,13 +87,12 @@ def _fit(cell: Cell, data: DataSet, device: torch.device, events: Events) -> _Cl
 
 
 @torch.no_grad()
-def _accuracy(model: nn.Module, images: Images, size: int) -> float:
+def _accuracy(model: nn.Module, images: Images | Streamed, size: int) -> float:
     model.eval()
     right = 0
-    for start in range(0, len(images.labels), _EVALUATION_BATCH):
-        chosen = slice(start, start + _EVALUATION_BATCH)
-        scores = model(prepare(images.pixels[chosen], size))
-        right += int((scores.argmax(dim=-1) == images.labels[chosen]).sum())
+    for held in images.batches(_EVALUATION_BATCH):
+        scores = model(prepare(held.pixels, size))
+        right += int((scores.argmax(dim=-1) == held.labels).sum())
     return right / len(images.labels)
 
 

@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from kdbench.cell import CellRun
-from kdbench.worker.data import DataSet, Draw, load_data
+from kdbench.worker.augment import Draw
+from kdbench.worker.data import DataSet, load_data
 from kdbench.worker.embeddings import class_embeddings
 from kdbench.worker.events import Events
 from kdbench.worker.probes import Probes

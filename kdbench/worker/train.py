@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from kdbench.worker.data import prepare
+from kdbench.worker.augment import prepare
 from kdbench.worker.events import Events
 from kdbench.worker.training import Session
 
@@ -75,9 +75,7 @@ def evaluate(session: Session) -> dict[str, Any]:
     started = monotonic()
     test, right, loss = session.data.test, 0, 0.0
     session.student.eval()
-    for start in range(0, len(test.labels), _EVALUATION_BATCH):
-        labels = test.labels[start : start + _EVALUATION_BATCH]
-        pixels = test.pixels[start : start + _EVALUATION_BATCH]
+    for pixels, labels in test.batches(_EVALUATION_BATCH):
         logits = session.student(prepare(pixels, session.cell.image_size)).logits.float()
         right += int((logits.argmax(dim=-1) == labels).sum())
         loss += float(nn.functional.cross_entropy(logits, labels, reduction="sum"))

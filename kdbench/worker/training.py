@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from kdbench.cell import Cell
-from kdbench.worker.data import DataSet, Draw, epoch_draws, make_batch
+from kdbench.worker.augment import Draw, epoch_draws, make_batch
+from kdbench.worker.data import DataSet
 from kdbench.worker.ledger import Ledger
 from kdbench.worker.methods import METHODS, Batch, Forward, Mark, Parts, StepResult
 from kdbench.worker.probes import Probes
@@ -45,6 +46,7 @@ class Session:
             self.data,
             batch_size=self.cell.training.batch_size,
             flip=self.cell.data.flip,
+            crop=self.cell.data.crop,
             seed=self.seed,
             epoch=epoch,
             device=self.device,
@@ -98,7 +100,7 @@ class Session:
         if self.class_embeddings is not None:
             ledger.adopt([self.class_embeddings], "teacher", "class_embeddings")
         ledger.adopt(self.data.tensors(), "inputs", "data")
-        ledger.adopt([draw.indices, *([] if draw.flips is None else [draw.flips])], "inputs")
+        ledger.adopt(draw.tensors(), "inputs")
         self._adopt_state(ledger)
         ledger.adopt_gradients(self.student)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
-from kdbench.analysis.figures import fig4
+from kdbench.analysis.figures import breakeven, curves, fig4, fig5, pareto
 from kdbench.analysis.figures.sheet import Sheet
 
 
@@ -20,22 +20,44 @@ class FigureKind:
         summary: what it shows, in a line.
         refusal: says why a sheet cannot give it; None where it can.
         draw: draws it.
+        aliases: other names that the command line takes for it.
+        takes_metrics: whether it shows the metrics that the user chose.
     """
 
     name: str
     summary: str
     refusal: Callable[[Sheet], str | None]
     draw: Callable[[Sheet], Figure]
+    aliases: tuple[str, ...] = ()
+    takes_metrics: bool = False
 
 
 FIGURES: dict[str, FigureKind] = {
     kind.name: kind
     for kind in (
         FigureKind(
+            "curves",
+            "training and validation curves, a band over seeds",
+            curves.refusal,
+            curves.draw,
+            aliases=("fig2", "fig3"),
+        ),
+        FigureKind(
             "fig4",
             "memory, accuracy and time per epoch by method, student and image size",
             fig4.refusal,
             fig4.draw,
+            takes_metrics=True,
+        ),
+        FigureKind("fig5", "accuracy against alpha2", fig5.refusal, fig5.draw),
+        FigureKind(
+            "breakeven",
+            "cumulative time against epochs, and when a precompute has paid",
+            breakeven.refusal,
+            breakeven.draw,
+        ),
+        FigureKind(
+            "pareto", "accuracy against memory, time and energy", pareto.refusal, pareto.draw
         ),
     )
 }

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 
 from kdbench.analysis.aggregate import CellGroup
-from kdbench.analysis.figures import style
 from kdbench.analysis.figures.panels import Bar, Panel
 from kdbench.analysis.figures.sheet import Sheet, draw_sheet
 from kdbench.analysis.metrics import METRICS, Metric
@@ -120,7 +119,14 @@ def _bars(
             text = f"paper {format_value(told, metric.unit)}"
             ratio = format_ratio(told / against) if against and told != against else ""
             bars.append(
-                Bar(row, told / paper, f"{text} {ratio}".strip(), _colour(group), None, True)
+                Bar(
+                    row,
+                    told / paper,
+                    f"{text} {ratio}".strip(),
+                    sheet.colours[group.method],
+                    None,
+                    True,
+                )
             )
     return tuple(bars)
 
@@ -129,7 +135,7 @@ def _measured_bar(sheet: Sheet, group: CellGroup, metric: Metric, row: int, fact
     estimate = group.estimates.get(metric.name)
     if estimate is None:
         why = group.problems[0][0] if group.problems and not group.finished else "not available"
-        return Bar(row, None, why, _colour(group))
+        return Bar(row, None, why, sheet.colours[group.method])
     text = ("~" if estimate.extrapolated else "") + format_value(estimate.value, metric.unit)
     if group is sheet.reference:
         text += "  ref"
@@ -137,11 +143,7 @@ def _measured_bar(sheet: Sheet, group: CellGroup, metric: Metric, row: int, fact
         text += f"  {format_ratio(group.ratio_to(sheet.reference, metric.name))}".rstrip()
     ends = estimate.interval
     interval = (ends[0] / factor, ends[1] / factor) if ends else None
-    return Bar(row, estimate.value / factor, text, _colour(group), interval)
-
-
-def _colour(group: CellGroup) -> str:
-    return style.COLOURS.get(group.method, style.OTHER_COLOUR)
+    return Bar(row, estimate.value / factor, text, sheet.colours[group.method], interval)
 
 
 def _notes(sheet: Sheet, metric: Metric) -> tuple[str, ...]:

@@ -43,6 +43,11 @@ class Sheet:
     reference: CellGroup | None
     metrics: tuple[Metric, ...] = ()
 
+    @property
+    def colours(self) -> dict[str, str]:
+        """A colour for each of its methods, the same in every figure of the sheet."""
+        return style.method_colours(dict.fromkeys(group.method for group in self.groups))
+
 
 def draw_sheet(
     sheet: Sheet,
@@ -170,7 +175,7 @@ def _labels(groups: Sequence[CellGroup]) -> list[str]:
     for group in groups:
         settings = group.settings
         star = "*" if settings["student_inferred"] else ""
-        lines = [style.NAMES.get(group.method, printable(group.method))]
+        lines = [style.method_name(group.method)]
         # A space that is not folded at: "32 px" stays together.
         size = f"{settings['image_size']}{_TIE}px"
         student = f"{printable(settings['student'])}{star}, {size}"
@@ -196,12 +201,8 @@ def _positions(groups: Sequence[CellGroup]) -> list[float]:
 
 def _legend(sheet: Sheet, *, hatched: bool) -> list[Patch]:
     handles = [
-        Patch(
-            color=style.COLOURS.get(method, style.OTHER_COLOUR),
-            label=style.NAMES.get(method, printable(method)),
-            linewidth=0,
-        )
-        for method in dict.fromkeys(group.method for group in sheet.groups)
+        Patch(color=colour, label=style.method_name(method), linewidth=0)
+        for method, colour in sheet.colours.items()
     ]
     if hatched:
         label = "reported by the paper (its memory: parameter bytes)"
@@ -227,16 +228,20 @@ def _draw_legend(figure: Figure, handles: list[Patch], top: float) -> None:
     )
 
 
-def _caption(sheet: Sheet, shown: Sequence[Metric], paper: Sequence[str]) -> list[str]:
-    groups = sheet.groups
+def provenance(sheet: Sheet, groups: Sequence[CellGroup]) -> str:
+    """Say where, when and by which revision some cells of a sheet were measured."""
     days = sorted({moment.strftime("%Y-%m-%d") for group in groups for moment in group.started})
     when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
     revisions = sorted({revision for group in groups for revision in group.revisions})
     made = f"kdbench {', '.join(revisions)}" if revisions else "kdbench"
-    lines = [f"{sheet.environment.description}. {when}, {printable(made)}."]
+    line = f"{sheet.environment.description}. {when}, {printable(made)}."
     teachers = {group.settings["teacher"] for group in groups} - {None}
-    if len(teachers) == 1:
-        lines[0] += f" Teacher: {printable(teachers.pop())}."
+    return f"{line} Teacher: {printable(teachers.pop())}." if len(teachers) == 1 else line
+
+
+def _caption(sheet: Sheet, shown: Sequence[Metric], paper: Sequence[str]) -> list[str]:
+    groups = sheet.groups
+    lines = [provenance(sheet, groups)]
     if sheet.reference is not None:
         lines.append(f"ref: {sheet.reference.name}; ×2 is twice its value, ÷2 is half of it.")
     whiskers = any(

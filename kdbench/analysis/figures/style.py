@@ -6,7 +6,7 @@ Figures are drawn on an Agg canvas of their own; pyplot's global state is left a
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,14 +15,33 @@ import matplotlib.style
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
+from matplotlib.ticker import MaxNLocator
+
+from kdbench.words import printable
 
 # Okabe and Ito's palette: told apart with any colour vision, and in grey by its lightness.
-COLOURS = {"teacher-kd": "#D55E00", "embed-kd": "#0072B2", "student-only": "#009E73"}
+COLOURS = {
+    "teacher-kd": "#D55E00",
+    "vanilla-kd": "#E69F00",
+    "cached-kd": "#CC79A7",
+    "embed-kd": "#0072B2",
+    "student-only": "#009E73",
+}
+# For methods of plug-ins: some of Tol's, and what is left of that palette.
+_SPARE_COLOURS = ("#882255", "#999933", "#56B4E9", "#332288", "#117733")
 OTHER_COLOUR = "#999999"
-NAMES = {"teacher-kd": "Teacher-KD", "embed-kd": "Embed-KD", "student-only": "Student only"}
+NAMES = {
+    "teacher-kd": "Teacher-KD",
+    "vanilla-kd": "Vanilla KD",
+    "cached-kd": "Cached-KD",
+    "embed-kd": "Embed-KD",
+    "student-only": "Student only",
+}
+GREEK = {"alpha1": "α₁", "alpha2": "α₂"}
 INK, FAINT, GRID = "#222222", "#666666", "#DDDDDD"
 TITLE, PANEL, BODY, SMALL = 12.0, 10.0, 8.5, 7.5
 # A name is never read as mathematics: `$` may be in it.
@@ -51,6 +70,25 @@ def drawing() -> Iterator[None]:
     theme: Any = {**sns.axes_style("whitegrid"), **_RC}
     with mpl.style.context("default"), mpl.rc_context(theme):
         yield
+
+
+def method_name(method: str) -> str:
+    """Write a method's name as figures do."""
+    return NAMES.get(method, printable(method))
+
+
+def method_colours(methods: Iterable[str]) -> dict[str, str]:
+    """Choose a colour per method, in the order given; grey once a page has run out of them."""
+    wanted = list(methods)
+    others = (method for method in sorted(wanted) if method not in COLOURS)
+    spare = dict(zip(others, _SPARE_COLOURS, strict=False))
+    return {method: COLOURS.get(method) or spare.get(method, OTHER_COLOUR) for method in wanted}
+
+
+def shade(colour: str, amount: float) -> str:
+    """Mix a colour with white: 0 leaves it, 1 is white."""
+    red, green, blue = (channel + (1 - channel) * amount for channel in to_rgb(colour))
+    return str(to_hex((red, green, blue)))
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -89,19 +127,55 @@ def wrapped(paragraphs: Sequence[str], size: float, width: float) -> list[str]:
 
 
 def write_lines(
-    figure: Figure, lines: Sequence[str], *, left: float, top: float, size: float, colour: str = INK
+    figure: Figure,
+    lines: Sequence[str],
+    *,
+    left: float,
+    top: float,
+    size: float,
+    colour: str = INK,
+    weight: str = "normal",
 ) -> None:
     """Write lines downwards from a point given in inches from the left and the bottom."""
     width, height = figure.get_size_inches()
     for index, line in enumerate(lines):
         y = top - index * line_height(size)
-        figure.text(left / width, y / height, line, fontsize=size, color=colour, va="top", **PLAIN)
+        figure.text(
+            left / width,
+            y / height,
+            line,
+            fontsize=size,
+            color=colour,
+            weight=weight,
+            va="top",
+            **PLAIN,
+        )
 
 
 def place_axes(figure: Figure, *, left: float, bottom: float, width: float, height: float) -> Axes:
     """Add axes at a place given in inches."""
     across, up = figure.get_size_inches()
     return figure.add_axes((left / across, bottom / up, width / across, height / up))
+
+
+def graph_axes(axes: Axes, *, across: str, up: str) -> None:
+    """Make axes for lines and points: a grid both ways, two spines, and the axes' names."""
+    axes.set_axisbelow(True)
+    axes.grid(visible=True)
+    # Lower, so that the two zeros at the origin stand apart.
+    axes.tick_params(axis="x", labelsize=SMALL, length=0, pad=6)
+    axes.tick_params(axis="y", labelsize=SMALL, length=0, pad=3)
+    axes.set_xlabel(across, fontsize=SMALL, color=FAINT, labelpad=3, **PLAIN)
+    axes.set_ylabel(up, fontsize=SMALL, color=FAINT, labelpad=3, **PLAIN)
+    for name, spine in axes.spines.items():
+        spine.set_visible(name in ("left", "bottom"))
+        spine.set_color(FAINT)
+
+
+def ticks(most: int, *, whole: bool = False) -> MaxNLocator:
+    """Choose round numbers for an axis, at most so many."""
+    steps = [1, 2, 5, 10] if whole else [1, 2, 2.5, 5, 10]
+    return MaxNLocator(nbins=most, steps=steps, integer=whole)
 
 
 def bare_axes(axes: Axes) -> None:

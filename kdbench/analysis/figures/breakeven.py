@@ -1,0 +1,247 @@
+"""Cumulative cost against epochs: when has a precompute paid for itself?
+
+A method that precomputes starts at what that took; one that runs the teacher on every batch
+starts at 0 and rises faster, if it does. Which is which is read from what was measured, not from
+the methods' names.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from kdbench.analysis.aggregate import CellGroup
+from kdbench.analysis.figures import style
+from kdbench.analysis.figures.page import Graph, Page, Section, draw_page
+from kdbench.analysis.figures.series import Look, block_title, blocks, telling, variant_name
+from kdbench.analysis.figures.sheet import Sheet, provenance
+from kdbench.analysis.notes import footnotes
+from kdbench.analysis.reference import (
+    Payback,
+    find_rivals,
+    is_extrapolated,
+    payback,
+    seconds_per_step,
+    told_payback,
+)
+from kdbench.errors import InputError
+from kdbench.units import axis_unit, format_value
+from kdbench.words import printable
+
+_MOST_PANELS = 24
+_EXTRAPOLATED = (0, (5, 1.6))
+# How far the axis goes on behind the last break-even.
+_BEHIND = 2.2
+
+
+@dataclass(frozen=True, eq=False)
+class Family:
+    """Cells that differ in the method alone.
+
+    Attributes:
+        once: those with a precompute, each with when it has paid.
+        rivals: those that run the teacher on every batch.
+    """
+
+    once: Sequence[tuple[CellGroup, Payback]]
+    rivals: Sequence[CellGroup]
+
+    @property
+    def groups(self) -> list[CellGroup]:
+        """All its cells, the rivals first."""
+        return [*self.rivals, *(group for group, _ in self.once)]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """The horizontal axis: `per_unit` steps are one unit of it, and it ends at `end` units."""
+
+    name: str
+    per_unit: int
+    end: float
+
+
+def refusal(sheet: Sheet) -> str | None:
+    """Say why these results cannot give the figure; None where they can."""
+    found = families(sheet.groups)
+    if not found:
+        return (
+            "no cell with a precompute finished beside one of the same settings that runs the "
+            "teacher on every batch"
+        )
+    if len(found) > _MOST_PANELS:
+        return f"{len(found)} panels are more than fit ({_MOST_PANELS}): narrow with --only"
+    return None
+
+
+def draw(sheet: Sheet) -> Figure:
+    """Draw the figure for one matrix and environment.
+
+    Raises:
+        InputError: as `refusal` says.
+    """
+    reason = refusal(sheet)
+    if reason:
+        raise InputError(f"no break-even from these results: {reason}", where=sheet.matrix)
+    found = families(sheet.groups)
+    drawn = [group for family in found for group in family.groups]
+    chosen = _looks(sheet, drawn)
+    names = telling([family.groups[0] for family in found])
+    graphs = [_graph(family, names, chosen) for family in found]
+    page = Page(
+        title=f"When the precompute has paid for itself: {printable(sheet.matrix)}",
+        legend=list(chosen.values()),
+        sections=[Section(None, graphs)],
+        caption=_caption(sheet, drawn),
+        columns=min(len(graphs), 2 if len(graphs) in (2, 4) else 3),
+        panel=(4.4, 2.6) if len(graphs) == 1 else (2.75, 2.0),
+    )
+    return draw_page(page)
+
+
+def families(groups: Sequence[CellGroup]) -> list[Family]:
+    """Find the cells that can be set against each other, by student and image size."""
+    found: list[Family] = []
+    seen: set[int] = set()
+    for block in blocks(groups):
+        for group in block.groups:
+            rivals = [g for g in find_rivals(group, groups) if seconds_per_step(g) is not None]
+            paid = payback(group, groups)
+            if id(group) in seen or paid is None:
+                continue
+            once = [(group, paid)]
+            # The others with a precompute have the very same rivals.
+            for other in block.groups:
+                same = other is not group and find_rivals(other, groups) == rivals
+                if same and (also := payback(other, groups)) is not None:
+                    once.append((other, also))
+            seen |= {id(other) for other, _ in once}
+            found.append(Family(once, rivals))
+    return found
+
+
+def choose_axis(family: Family) -> Axis:
+    """Choose how far to draw: the whole training, or less where all has paid long before.
+
+    A break-even that the training never reaches stays beyond the axis: the panel says where.
+    """
+    first, _ = family.once[0]
+    epochs = int(first.settings["epochs"])
+    per_epoch = first.steps_per_epoch
+    paid = [p.steps for _, p in family.once if math.isfinite(p.steps)]
+    if per_epoch is None:
+        return Axis("optimizer steps", 1, _BEHIND * max(paid, default=1000.0))
+    within = [steps for steps in paid if steps <= epochs * per_epoch]
+    end = float(epochs)
+    if within and len(within) == len(family.once):
+        end = min(end, _BEHIND * max(within) / per_epoch)
+    return (
+        Axis("epochs", per_epoch, end)
+        if end >= 1
+        else Axis("optimizer steps", 1, max(end * per_epoch, 1.0))
+    )
+
+
+def _looks(sheet: Sheet, drawn: Sequence[CellGroup]) -> dict[str, Look]:
+    """Choose a line per method, dashed where all its times are extrapolated."""
+    dashed = {
+        method: all(is_extrapolated(group) for group in drawn if group.method == method)
+        for method in sheet.colours
+        if any(group.method == method for group in drawn)
+    }
+    return {
+        method: Look(
+            label=style.method_name(method),
+            colour=sheet.colours[method],
+            dashes=_EXTRAPOLATED if extrapolated else "-",
+        )
+        for method, extrapolated in dashed.items()
+    }
+
+
+def _graph(family: Family, names: Sequence[str], chosen: Mapping[str, Look]) -> Graph:
+    axis = choose_axis(family)
+    costs = [(group, *_line(group, axis)) for group in family.groups]
+    factor, unit = axis_unit((start + slope * axis.end for _, start, slope in costs), "seconds")
+
+    def painted(axes: Axes, _size: tuple[float, float]) -> None:
+        for group, start, slope in costs:
+            axes.plot(
+                [0, axis.end],
+                [start / factor, (start + slope * axis.end) / factor],
+                color=chosen[group.method].colour,
+                linestyle=_EXTRAPOLATED if is_extrapolated(group) else "-",
+                linewidth=1.6,
+            )
+        for group, found in family.once:
+            _mark(axes, group, found, axis, factor, chosen[group.method].colour)
+        axes.set_xlim(0, axis.end)
+        axes.set_ylim(bottom=0)
+        axes.xaxis.set_major_locator(style.ticks(5))
+        axes.yaxis.set_major_locator(style.ticks(5))
+
+    first = family.groups[0]
+    title = ", ".join(filter(None, (block_title(first), variant_name(first, names))))
+    return Graph(title, tuple(_notes(family)), axis.name, f"cumulative time, {unit}", painted)
+
+
+def _line(group: CellGroup, axis: Axis) -> tuple[float, float]:
+    """Return where a cell's line starts and how much it rises per unit of the axis, in seconds."""
+    return group.value("precompute_time") or 0.0, (seconds_per_step(group) or 0.0) * axis.per_unit
+
+
+def _mark(
+    axes: Axes, group: CellGroup, found: Payback, axis: Axis, factor: float, colour: str
+) -> None:
+    place = found.steps / axis.per_unit
+    if not place <= axis.end:
+        return
+    start, slope = _line(group, axis)
+    height = (start + slope * place) / factor
+    axes.vlines(place, 0, height, color=colour, linewidth=0.9, linestyle=":")
+    axes.plot(
+        [place],
+        [height],
+        marker="o",
+        markersize=6.5,
+        markerfacecolor="white",
+        markeredgecolor=colour,
+        markeredgewidth=1.5,
+        zorder=4,
+    )
+
+
+def _notes(family: Family) -> Iterator[str]:
+    """Write when each has paid, with whom it was compared where there are several."""
+    for group, found in family.once:
+        once = group.estimates["precompute_time"]
+        mark = "~" if once.extrapolated else ""
+        text = f"{style.method_name(group.method)}: {mark}{format_value(once.value, 'seconds')}"
+        text += f" of precompute {told_payback(found)}"
+        if len(family.rivals) > 1:
+            text += f" against {style.method_name(found.rival.method)}"
+        epochs = int(group.settings["epochs"])
+        if found.epochs is not None and epochs < found.epochs < math.inf:
+            text += f", beyond the training's {epochs:,} epochs"
+        yield text
+
+
+def _caption(sheet: Sheet, drawn: Sequence[CellGroup]) -> list[str]:
+    lines = [provenance(sheet, drawn)]
+    lines.append(
+        "Training time alone (no evaluation, no loading of models): the precompute, then the "
+        "median time per epoch times the epochs. Circles: where a precompute has paid. A "
+        "precompute that was reused from a cache counts with what it cost when it was made."
+    )
+    dashed = any(is_extrapolated(group) for group in drawn)
+    marks = footnotes(drawn, ())
+    told = any(e.extrapolated for group in drawn for e in group.estimates.values())
+    if told:
+        marks.append("~ extrapolated from the steps or batches that were timed")
+    if dashed:
+        marks.append("Dashed: the median step times the steps, not whole epochs")
+    return lines + ([". ".join(marks) + "."] if marks else [])

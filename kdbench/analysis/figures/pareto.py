@@ -1,0 +1,242 @@
+"""Accuracy against cost: memory, time and energy, with the cells that no other beats on both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from kdbench.analysis.aggregate import CellGroup
+from kdbench.analysis.figures import style
+from kdbench.analysis.figures.page import Graph, Page, Section, draw_page
+from kdbench.analysis.figures.scatter import Point, draw_scatter, plan_scatter
+from kdbench.analysis.figures.series import Look, block_title, looks, telling, variant_name
+from kdbench.analysis.figures.sheet import Sheet, provenance
+from kdbench.analysis.metrics import METRICS
+from kdbench.analysis.notes import footnotes, source_note
+from kdbench.errors import InputError
+from kdbench.stats import FEWEST_PROCESSES
+from kdbench.units import Unit, axis_unit
+from kdbench.words import printable
+
+_MOST_POINTS = 60
+_PANEL, _ALONE = (3.2, 2.7), (4.6, 3.2)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a panel sets accuracy against, in base units; `metric` names its source's metric."""
+
+    title: str
+    note: str
+    unit: Unit
+    metric: str | None
+    of: Callable[[CellGroup], float | None]
+
+
+def training_seconds(group: CellGroup) -> float | None:
+    """Return what the whole training took: its epochs and what came once before, in seconds.
+
+    A method that precomputes nothing has null there, which adds nothing.
+    """
+    epoch = group.value("epoch_time")
+    if epoch is None:
+        return None
+    return epoch * int(group.settings["epochs"]) + (group.value("precompute_time") or 0.0)
+
+
+def training_joules(group: CellGroup) -> float | None:
+    """Return the energy of all training steps, in joules; None where any part is unknown."""
+    step = group.value("energy")
+    if step is None or group.steps_per_epoch is None:
+        return None
+    return step * group.steps_per_epoch * int(group.settings["epochs"])
+
+
+COSTS = (
+    Cost(
+        "Peak allocated in a step",
+        "activations and all: where a card runs out",
+        "bytes",
+        "allocated",
+        lambda group: group.value("allocated"),
+    ),
+    Cost(
+        "Time of the training",
+        "epochs × median epoch, and the precompute",
+        "seconds",
+        None,
+        training_seconds,
+    ),
+    Cost(
+        "Energy of the training",
+        "of the card, over the steps; without the precompute",
+        "joules",
+        "energy",
+        training_joules,
+    ),
+)
+
+
+def refusal(sheet: Sheet) -> str | None:
+    """Say why these results cannot give the figure; None where they can."""
+    trained = _trained(sheet)
+    if len(trained) < 2:
+        return "fewer than two cells were trained"
+    if len(trained) > _MOST_POINTS:
+        return f"{len(trained)} cells are more than fit ({_MOST_POINTS}): narrow with --only"
+    if not any(_known(trained, cost) for cost in COSTS):
+        return "no cost of two trained cells is known"
+    return None
+
+
+def draw(sheet: Sheet) -> Figure:
+    """Draw the figure for one matrix and environment.
+
+    Raises:
+        InputError: as `refusal` says.
+    """
+    reason = refusal(sheet)
+    if reason:
+        raise InputError(f"no Pareto plot from these results: {reason}", where=sheet.matrix)
+    trained = _trained(sheet)
+    shown = [cost for cost in COSTS if _known(trained, cost)]
+    names = _labels(trained)
+    for numbered in (False, True):
+        page = _page(sheet, trained, shown, names, numbered=numbered)
+        if page is not None:
+            return draw_page(page)
+    raise RuntimeError("numbers have a place wherever they fall")
+
+
+def _trained(sheet: Sheet) -> list[CellGroup]:
+    return [group for group in sheet.groups if "accuracy" in group.estimates]
+
+
+def _known(groups: Sequence[CellGroup], cost: Cost) -> list[CellGroup]:
+    known = [group for group in groups if cost.of(group) is not None]
+    return known if len(known) > 1 else []
+
+
+def _labels(groups: Sequence[CellGroup]) -> dict[int, str]:
+    """Name each cell by what it differs in, on two lines at most."""
+    kinds = {id(group): block_title(group) for group in groups}
+    several = len(set(kinds.values())) > 1
+    names = telling(groups)
+    labels = {}
+    for group in groups:
+        second = [kinds[id(group)]] if several else []
+        second += [told] if (told := variant_name(group, names)) else []
+        lines = (style.method_name(group.method), ", ".join(second))
+        labels[id(group)] = "\n".join(filter(None, lines))
+    return labels
+
+
+def _page(
+    sheet: Sheet,
+    trained: Sequence[CellGroup],
+    shown: Sequence[Cost],
+    names: dict[int, str],
+    *,
+    numbered: bool,
+) -> Page | None:
+    """Plan the page with names at the points, or numbers; None where the names do not fit."""
+    chosen = looks(sheet, trained)
+    numbers = {id(group): str(index) for index, group in enumerate(trained, 1)}
+    texts = numbers if numbered else names
+    panel = _PANEL if len(shown) > 1 else _ALONE
+    datasets = list(dict.fromkeys(group.settings["dataset"] for group in trained))
+    graphs = []
+    for dataset in datasets:
+        told = f", {printable(dataset)}" if len(datasets) > 1 else ""
+        for cost in shown:
+            groups = [g for g in _known(trained, cost) if g.settings["dataset"] == dataset]
+            if not groups:
+                continue
+            graph = _graph(cost, groups, texts, chosen, panel, strict=not numbered)
+            if graph is None:
+                return None
+            graphs.append(replace(graph, title=graph.title + told))
+    legend = [
+        replace(chosen[id(g)], label=f"{numbers[id(g)]}  " + names[id(g)].replace("\n", ", "))
+        for g in trained
+    ]
+    return Page(
+        title=f"What accuracy costs: {printable(sheet.matrix)}",
+        legend=legend if numbered else [],
+        sections=[Section(None, graphs)],
+        caption=_caption(sheet, trained, shown),
+        columns=len(shown),
+        table=numbered,
+        panel=panel,
+        handles="points",
+    )
+
+
+def _graph(
+    cost: Cost,
+    groups: Sequence[CellGroup],
+    texts: Mapping[int, str],
+    chosen: Mapping[int, Look],
+    panel: tuple[float, float],
+    *,
+    strict: bool,
+) -> Graph | None:
+    values = [cost.of(group) or 0.0 for group in groups]
+    factor, unit = axis_unit(values, cost.unit)
+    points = []
+    for group, value in zip(groups, values, strict=True):
+        low, high = _bar(group)
+        accuracy = 100 * group.estimates["accuracy"].value
+        look = chosen[id(group)]
+        points.append(Point(value / factor, accuracy, low, high, look, texts[id(group)]))
+    scatter = plan_scatter(points, panel, strict=strict)
+    if scatter is None:
+        return None
+
+    def painted(axes: Axes, size: tuple[float, float]) -> None:
+        draw_scatter(axes, scatter, size)
+
+    notes = [cost.note]
+    if cost.metric and (source := source_note(groups, METRICS[cost.metric])):
+        notes.append(f"source: {source}")
+    return Graph(cost.title, tuple(notes), unit, "test accuracy, %", painted)
+
+
+def _bar(group: CellGroup) -> tuple[float, float]:
+    """Return the ends of a point's bar in percent: the interval, or the range of a few seeds."""
+    ends = group.estimates["accuracy"].interval or (min(group.accuracies), max(group.accuracies))
+    return 100 * ends[0], 100 * ends[1]
+
+
+def _caption(sheet: Sheet, trained: Sequence[CellGroup], shown: Sequence[Cost]) -> list[str]:
+    lines = [provenance(sheet, trained)]
+    lines.append(
+        "Filled, on the dashed line: no other cell costs at most as much and is at least as good; "
+        "the line goes by the means, whatever their spread."
+    )
+    lines.append(_seed_note(trained))
+    for cost in shown:
+        without = [group for group in trained if cost.of(group) is None]
+        if without:
+            lines.append(f"{cost.title}: not known for {', '.join(g.name for g in without)}.")
+    marks = footnotes(trained, (), trained=True)
+    return lines + ([". ".join(marks) + "."] if marks else [])
+
+
+def _seed_note(trained: Sequence[CellGroup]) -> str:
+    counts = {len(group.accuracies) for group in trained}
+    line = "Test accuracy after the last epoch, "
+    if counts == {1}:
+        return line + "of one seed each."
+    few, most = min(counts), max(counts)
+    line += f"mean over seeds ({few if few == most else f'{few} to {most}'} per point)"
+    if most >= FEWEST_PROCESSES:
+        aside = f" from {FEWEST_PROCESSES} seeds on" if few < FEWEST_PROCESSES else ""
+        line += f"; bars{aside}: 95 % interval of that mean"
+    if any(1 < count < FEWEST_PROCESSES for count in counts):
+        aside = f" under {FEWEST_PROCESSES} seeds" if most >= FEWEST_PROCESSES else ""
+        line += f"; bars{aside}: from the lowest to the highest seed"
+    return line + "."

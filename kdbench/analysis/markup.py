@@ -1,0 +1,95 @@
+"""A table written as markdown or LaTeX, with all that these would obey escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from kdbench.words import printable
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as text, before it is written in some format.
+
+    Attributes:
+        title: its caption.
+        head: the columns' heads.
+        numeric: which columns are numbers, and so stand at the right.
+        rows: the cells, as plain text.
+        notes: what its marks mean.
+    """
+
+    title: str
+    head: tuple[str, ...]
+    numeric: tuple[bool, ...]
+    rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...] = ()
+
+
+def markdown(table: Table) -> str:
+    """Write a table with its title above and its notes below."""
+    rows = [[_escaped(text, _MARKDOWN) for text in row] for row in (table.head, *table.rows)]
+    widths = [max(3, *(len(row[i]) for row in rows)) for i in range(len(table.head))]
+
+    def line(row: Sequence[str]) -> str:
+        padded = [
+            text.rjust(width) if numeric else text.ljust(width)
+            for text, width, numeric in zip(row, widths, table.numeric, strict=True)
+        ]
+        return f"| {' | '.join(padded)} |"
+
+    rule = [
+        "-" * (width - 1) + ":" if numeric else "-" * width
+        for width, numeric in zip(widths, table.numeric, strict=True)
+    ]
+    body = [line(rows[0]), line(rule), *(line(row) for row in rows[1:])]
+    notes = [text for note in table.notes for text in ("", _escaped(note, _MARKDOWN))]
+    return "\n".join([f"**{table.title}**", "", *body, *notes])
+
+
+def latex(table: Table) -> str:
+    """Write a `table` with the rules of the booktabs package."""
+    columns = "".join("r" if numeric else "l" for numeric in table.numeric)
+    rows = [
+        " & ".join(_escaped(text, _LATEX) for text in row) + r" \\"
+        for row in (table.head, *table.rows)
+    ]
+    notes = [rf"\par\smallskip\footnotesize {_escaped(note, _LATEX)}" for note in table.notes]
+    return "\n".join(
+        [
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{_escaped(table.title, _LATEX)}}}",
+            rf"\begin{{tabular}}{{{columns}}}",
+            r"\toprule",
+            rows[0],
+            r"\midrule",
+            *rows[1:],
+            r"\bottomrule",
+            r"\end{tabular}",
+            *notes,
+            r"\end{table}",
+        ]
+    )
+
+
+# One letter at a time, so that what an escape puts in is never escaped again.
+_LATEX = {
+    **{c: rf"\{c}" for c in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "–": "--",
+    "|": r"\textbar{}",
+}
+_MARKDOWN = {c: rf"\{c}" for c in "\\|*_`<[]"}
+
+
+def _escaped(text: str, escapes: Mapping[str, str]) -> str:
+    return "".join(escapes.get(c, c) for c in printable(text))
+
+
+FORMATS: dict[str, Callable[[Table], str]] = {"markdown": markdown, "latex": latex}

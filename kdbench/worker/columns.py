@@ -1,0 +1,157 @@
+"""The image and label columns of a table, checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kdbench.cell import Data
+from kdbench.errors import InputError, did_you_mean, quoted
+from kdbench.worker.tables import open_tables
+
+
+class TableSource:
+    """A split of a table with an image column, which is decoded by us and not by the library."""
+
+    picture_key = "data.image_column"
+
+    def __init__(self, table: Any, column: str, labels: Tensor, name: str) -> None:  # noqa: ANN401
+        self._table, self._column, self._name = table, column, name
+        self.labels = labels
+
+    def encoded(self, row: int) -> bytes | Path:
+        """Return a picture's bytes, or the file that its row names."""
+        held = self._table[row][self._column]
+        if held is not None and held["bytes"] is not None:
+            encoded: bytes = held["bytes"]
+            return encoded
+        path = None if held is None else held["path"]
+        if path is not None and Path(path).is_file():
+            return Path(path)
+        raise InputError(
+            "expected a picture, found "
+            + ("none" if path is None else f"the path {path!r}, which is no file here"),
+            where=self.where(row),
+            key=self.picture_key,
+        )
+
+    def where(self, row: int) -> str:
+        """Name a picture in an error."""
+        return f"{self._name}, row {row}"
+
+
+def open_columns(data: Data, root: Path) -> tuple[TableSource, TableSource]:
+    """Open both splits of a table, and check their columns and labels.
+
+    Raises:
+        InputError: a split or column is missing, or holds something else than the settings say.
+    """
+    tables = open_tables(data, root)
+    splits = (data.train_split, data.test_split)
+    names = [f"{data.path} ({split})" for split in splits]
+    for table, name in zip(tables, names, strict=True):
+        _check_columns(table, data, name)
+    _check_class_names(*tables, data)
+    train, test = (
+        TableSource(
+            _encoded_column(table, data.image_column, name),
+            data.image_column,
+            _labels(table, data, name),
+            name,
+        )
+        for table, name in zip(tables, names, strict=True)
+    )
+    return train, test
+
+
+def _check_columns(table: Any, data: Data, where: str) -> None:  # noqa: ANN401 - no type stubs
+    for key, column in (("image_column", data.image_column), ("label_column", data.label_column)):
+        if column not in table.column_names:
+            raise InputError(
+                f"no column {column!r}",
+                where=where,
+                key=f"data.{key}",
+                hint=did_you_mean(column, table.column_names)
+                or f"the columns are {quoted(table.column_names)}",
+            )
+
+
+def _check_class_names(train: Any, test: Any, data: Data) -> None:  # noqa: ANN401
+    """Two splits that were saved apart may number their classes differently."""
+    first, second = (
+        getattr(table.features[data.label_column], "names", None) for table in (train, test)
+    )
+    for number, (here, there) in enumerate(zip(first or (), second or (), strict=False)):
+        if here != there:
+            raise InputError(
+                f"expected the same classes in both splits, found that class {number} is {here!r} "
+                f"in {data.train_split} and {there!r} in {data.test_split}",
+                where=data.path,
+                key="data.label_column",
+                hint="cast both columns to one ClassLabel",
+            )
+
+
+def _encoded_column(table: Any, column: str, where: str) -> Any:  # noqa: ANN401
+    """Keep the image column alone, undecoded: rows of {"bytes", "path"}."""
+    import datasets  # noqa: PLC0415 - slow to import, and rarely needed
+
+    feature = table.features[column]
+    if not isinstance(feature, datasets.Image) and not _may_hold_pictures(feature):
+        raise InputError(
+            f"expected a column of images, found {feature}",
+            where=where,
+            key="data.image_column",
+            hint="cast it to datasets.Image() and save it again",
+        )
+    return table.select_columns([column]).cast_column(column, datasets.Image(decode=False))
+
+
+def _may_hold_pictures(feature: Any) -> bool:  # noqa: ANN401
+    """Whether other programs store pictures so: as bytes, with or without a path beside them."""
+    if isinstance(feature, dict):
+        kinds = {name: getattr(value, "dtype", None) for name, value in feature.items()}
+        return kinds == {"bytes": "binary", "path": "string"}
+    return getattr(feature, "dtype", None) in ("binary", "large_binary")
+
+
+def _labels(table: Any, data: Data, where: str) -> Tensor:  # noqa: ANN401
+    feature, column = table.features[data.label_column], data.label_column
+    names = getattr(feature, "names", None)
+    if names is not None and len(names) != data.classes:
+        raise InputError(
+            f"expected {data.classes} classes, found {len(names)} names of classes",
+            where=where,
+            key="data.classes",
+        )
+    kind = str(getattr(feature, "dtype", feature))
+    if not kind.startswith(("int", "uint")):
+        raise InputError(
+            f"expected integers, found {kind}",
+            where=where,
+            key="data.label_column",
+            hint="class_encode_column() of the datasets library numbers the classes",
+        )
+    if not len(table):
+        return torch.empty(0, dtype=torch.int64)
+    held = table.select_columns([column]).with_format("arrow")[:].column(0)
+    if held.null_count:
+        row = int(np.flatnonzero(held.is_null().to_numpy())[0])
+        raise InputError(
+            f"expected a label, found none in row {row}", where=where, key="data.label_column"
+        )
+    numbers = held.to_numpy()
+    wrong = np.flatnonzero((numbers < 0) | (numbers >= data.classes))
+    if len(wrong):
+        row = int(wrong[0])
+        raise InputError(
+            f"expected labels from 0 to {data.classes - 1}, found {numbers[row]} in row {row}",
+            where=where,
+            key="data.classes",
+            hint="-1 marks pictures without a label" if numbers[row] == -1 else None,
+        )
+    return torch.from_numpy(numbers.astype(np.int64))

@@ -1,0 +1,107 @@
+"""From an encoded picture to pixels: checked, coloured, resized to the stored side."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from kdbench.errors import InputError
+
+#: Pixels of the largest picture that is decoded: the square of the largest side that a matrix file
+#: may ask for. A few kilobytes can claim to be more than the memory holds.
+MOST_PIXELS = 8192 * 8192
+
+# Raster formats only: of the others that Pillow knows, some start programs (EPS) to be read.
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+
+SUFFIXES = frozenset(
+    {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+)
+
+# What Pillow turns into RGB by a plain conversion, without loss of meaning.
+_PLAIN_MODES = ("1", "L", "P", "RGB", "CMYK", "YCbCr")
+_ALPHA_MODES = ("RGBA", "LA", "PA")
+_DEEP_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
+
+
+def decode(encoded: bytes | Path, side: int, *, where: str, key: str) -> Tensor:
+    """Decode a picture and resize it.
+
+    Grey and palette pictures become RGB, 16-bit grey is scaled to 8 bits, transparent pixels lie
+    on white, the camera's orientation is applied, and of an animation the first frame is taken. A
+    picture that is no square is stretched to one, as the teachers' own preprocessing does.
+
+    Args:
+        encoded: the file's bytes, or the file.
+        side: pixels, at most 8192.
+        where: what to call the picture in an error.
+        key: the key of the matrix file that names the pictures.
+
+    Returns:
+        uint8, [3, side, side], red first.
+
+    Raises:
+        InputError: damaged, no picture, of an unknown kind, or of more than `MOST_PIXELS`.
+    """
+    opened = io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded
+    try:
+        with Image.open(opened, formats=_FORMATS) as picture:
+            _check_header(picture, where, key)  # before a single pixel is decoded
+            coloured = _coloured(ImageOps.exif_transpose(picture))
+        if coloured.size != (side, side):
+            coloured = coloured.resize((side, side), Image.Resampling.BILINEAR)
+    except (InputError, MemoryError):
+        raise
+    except Image.DecompressionBombError:
+        raise _too_large("more", where, key) from None
+    except Exception as error:  # a decoder that is fed with damage raises whatever it likes
+        told = (str(error).splitlines() or [""])[0]
+        raise InputError(
+            f"expected a whole picture, found a damaged or unknown one: "
+            f"{type(error).__name__}: {told}",
+            where=where,
+            key=key,
+            hint="replace it or take it out of the data set",
+        ) from error
+    return torch.from_numpy(np.array(coloured)).permute(2, 0, 1)
+
+
+def _check_header(picture: Image.Image, where: str, key: str) -> None:
+    width, height = picture.size
+    if width * height > MOST_PIXELS:
+        raise _too_large(f"{width} x {height}", where, key)
+    # "I" is Pillow's name for 16-bit grey PNGs where it is older; elsewhere its range is unknown.
+    deep = picture.mode in _DEEP_MODES or (picture.mode == "I" and picture.format in ("PNG", "PPM"))
+    if not deep and picture.mode not in _PLAIN_MODES + _ALPHA_MODES:
+        raise InputError(
+            f"expected 8-bit colour or grey, or 16-bit grey, found Pillow's mode {picture.mode!r}",
+            where=where,
+            key=key,
+            hint="save it as an 8-bit RGB picture",
+        )
+
+
+def _too_large(found: str, where: str, key: str) -> InputError:
+    return InputError(
+        f"expected at most {MOST_PIXELS} pixels, found {found}",
+        where=where,
+        key=key,
+        hint="it is refused before it is decoded; shrink it or take it out of the data set",
+    )
+
+
+def _coloured(picture: Image.Image) -> Image.Image:
+    if picture.mode in _DEEP_MODES or picture.mode == "I":
+        # Pillow's own conversion clips at 255. 65535 = 255 * 257, so this rounds to nearest.
+        deep = np.clip(np.asarray(picture).astype(np.int64), 0, 65535)
+        return Image.fromarray(((deep + 128) // 257).astype(np.uint8)).convert("RGB")
+    if picture.mode in _ALPHA_MODES or "transparency" in picture.info:
+        transparent = picture.convert("RGBA")
+        ground = Image.new("RGBA", transparent.size, "white")
+        return Image.alpha_composite(ground, transparent).convert("RGB")
+    return picture.convert("RGB")
