@@ -16,11 +16,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from kdbench.analysis.results import Results, load_results
     from kdbench.api import run
+    from kdbench.errors import InputError, KdbenchError
     from kdbench.matrix import Matrix, load_matrix
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "InputError": "kdbench.errors",
+    "KdbenchError": "kdbench.errors",
     "Matrix": "kdbench.matrix",
     "Results": "kdbench.analysis.results",
     "load_matrix": "kdbench.matrix",
@@ -28,7 +31,16 @@ _HOMES = {
     "run": "kdbench.api",
 }
 
-__all__ = ["Matrix", "Results", "__version__", "load_matrix", "load_results", "run"]
+__all__ = [
+    "InputError",
+    "KdbenchError",
+    "Matrix",
+    "Results",
+    "__version__",
+    "load_matrix",
+    "load_results",
+    "run",
+]
 
 
 def __getattr__(name: str) -> object:

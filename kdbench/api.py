@@ -65,8 +65,6 @@ def run(
     loaded = matrix if isinstance(matrix, Matrix) else load_matrix(matrix)
     resolved = resolve_device(device)
     shown = progress or Silent()
-    if resolved.note:
-        shown.note(resolved.note)
     return Run(
         run_matrix(loaded, out=Path(out), device=resolved, progress=shown, retry=retry, fresh=fresh)
     )

@@ -58,6 +58,12 @@ EnvironmentOption = Annotated[
         help="Results of this environment only (its id, or a part of its name).",
     ),
 ]
+ReferenceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--reference", metavar="LABEL", help="The cell that ratios are taken to; a Teacher-KD one."
+    ),
+]
 ResultsArgument = Annotated[
     Path, typer.Argument(metavar="RESULTS", help="Results root, or one matrix's folder in it.")
 ]
@@ -110,6 +116,11 @@ def run(
     )
     for label, status in done.failed:
         typer.echo(f"{status}: {label}", err=True)
+    if done.failed:
+        statuses = ",".join(sorted({status for _, status in done.failed}))
+        typer.echo(
+            f"see: kdbench show {done.folder}; --retry {statuses} runs these again", err=True
+        )
     if done.tally.interrupted:
         typer.echo("interrupted; the same command goes on from here", err=True)
     elif not done.failed:
@@ -142,9 +153,7 @@ def cells(
 @app.command()
 def show(
     results: ResultsArgument = Path("results"),
-    reference: Annotated[
-        str | None, typer.Option(metavar="LABEL", help="The cell that ratios are taken to.")
-    ] = None,
+    reference: ReferenceOption = None,
     only: OnlyOption = None,
     environment: EnvironmentOption = None,
     format: Annotated[str, typer.Option(metavar="table|csv|json", help="How to print.")] = "table",
@@ -165,9 +174,10 @@ def show(
         _console().print(*render(loaded, reference=reference), sep="\n\n")
         return
     frame = summary(loaded, reference=reference)
-    typer.echo(
-        frame.to_csv(index=False) if format == "csv" else frame.to_json(orient="records", indent=2)
-    )
+    if format == "csv":
+        typer.echo(frame.to_csv(index=False), nl=False)
+    else:
+        typer.echo(frame.to_json(orient="records", indent=2))
 
 
 @app.command()
@@ -183,7 +193,12 @@ def plot(
     ] = None,
     metric: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="Which metric's panel to draw. Repeatable."),
+        typer.Option(
+            metavar="NAME",
+            help="Draw this instead of the two memory figures, beside accuracy and epoch time: "
+            "parameters, allocated, reserved, process, device, host, step_time, "
+            "precompute_time, energy. Repeatable.",
+        ),
     ] = None,
     format: Annotated[
         str, typer.Option(metavar="png,svg,pdf", help="File formats, by commas.")
@@ -191,6 +206,7 @@ def plot(
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where; RESULTS/<matrix>/figures.")
     ] = None,
+    reference: ReferenceOption = None,
     only: OnlyOption = None,
     environment: EnvironmentOption = None,
 ) -> None:
@@ -199,8 +215,14 @@ def plot(
     from kdbench.analysis.results import load_results
 
     loaded = load_results(results, only=only or (), environment=environment)
+    formats = [form.strip() for form in format.split(",")]
     for path in draw(
-        loaded, figure=figure, metrics=metric or None, formats=format.split(","), out=out
+        loaded,
+        figure=figure,
+        metrics=metric or None,
+        formats=formats,
+        out=out,
+        reference=reference,
     ):
         typer.echo(path)
 

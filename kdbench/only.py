@@ -23,12 +23,13 @@ class Only:
             InputError: it is not of that form, or the column is not among `known`.
         """
         column, equals, values = condition.partition("=")
+        column = column.strip()
         if not equals:
             raise InputError(f"expected COLUMN=V1,V2, found {condition!r}", where="--only")
         if column not in known:
             hint = did_you_mean(column, known) or f"the columns are {quoted(known)}"
             raise InputError(f"unknown column {column!r}", where="--only", hint=hint)
-        return cls(column, tuple(values.split(",")))
+        return cls(column, tuple(value.strip() for value in values.split(",")))
 
     def keep(self, values: Sequence[object]) -> list[bool]:
         """Tell which of a column's values are wanted.

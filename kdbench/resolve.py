@@ -183,6 +183,13 @@ def _check_teacher(key: str, teacher: Teacher, file: MatrixFile, where: Path) ->
             where=where,
             key=f"{key}.checkpoint",
         )
+    if teacher.weights == "pretrained" and _is_missing_path(str(teacher.checkpoint)):
+        raise InputError(
+            f"expected a hub name or a local folder, found no folder {teacher.checkpoint!r}",
+            where=where,
+            key=f"{key}.checkpoint",
+            hint="a path is relative to the folder that kdbench is started in",
+        )
     if teacher.weights == "fitted" and file.data.source == "synthetic":
         raise InputError(
             'weights = "fitted" needs real images, found data.source = "synthetic"',
@@ -230,3 +237,9 @@ def _content_digests(teacher: Teacher | None, data: Data) -> tuple[tuple[str, st
         for kind, path in local.items()
         if path and Path(path).exists()
     )
+
+
+def _is_missing_path(name: str) -> bool:
+    """Whether a name is written as a path, and nothing is there; hub names are `owner/name`."""
+    written_as_path = name.startswith((".", "/", "~")) or name.count("/") > 1
+    return written_as_path and not Path(name).exists()

@@ -51,7 +51,11 @@ _NOT_TRAINED = "mode is profile"
 # What a cell is, before anything runs: `--only` filters on these.
 PLAN_COLUMNS = (
     _text("cell_id", "hash of all that decides what a step computes, and its result"),
-    _text("label", "the cell's axes in words, unique within its matrix"),
+    _text(
+        "label",
+        "the cell's axes in words, unique within its matrix file; results of a file that was "
+        "changed, or run with --set, can hold several cell_ids under one label",
+    ),
     _text("matrix", "the matrix's name"),
     _text("mode", "profile: steps are timed; train: trained for all its epochs and evaluated"),
     _text("method", "how the teacher is used: teacher-kd, embed-kd, student-only"),
@@ -88,7 +92,7 @@ _OUTCOME_COLUMNS = (
     _integer("threads", "CPU threads of the framework in the worker", "the worker did not start"),
     _text("status", "ok, or how the run ended: " + ", ".join(STATUSES[1:])),
     _text("error", "what went wrong, in one line", "status is ok"),
-    _flag("unstable", "the step time never settled", "not judged yet: see the roadmap"),
+    _flag("unstable", "the step time never settled", "not judged yet"),
     _flag("contended", "others used the machine at the same time", "not judged yet"),
     _number("step_seconds_median", "median over the timed steps of this process", _NO_STEP),
     _number(

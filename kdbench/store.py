@@ -7,10 +7,12 @@ which pandas, pyarrow and duckdb all pass over, so the folders can be read at ev
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,6 +66,30 @@ class Store:
                 (self.root / folder).mkdir(exist_ok=True)
         except OSError as error:
             raise self._unwritable(error, "choose another folder with --out") from None
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Be the only writer: two runs in one folder would take each other's spool away.
+
+        The lock goes with the process, however that ends.
+
+        Raises:
+            InputError: another run is writing here.
+        """
+        with (self.root / ".lock").open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                raise InputError(
+                    f"another run is writing here (process {file.read().strip() or 'unknown'})",
+                    where=self.root,
+                    hint="wait until it is done, or choose another folder with --out",
+                ) from None
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            yield
 
     def spool(self, run_key: str) -> Path:
         """Return an empty folder for what a running cell writes line by line."""

@@ -30,8 +30,8 @@ def test_ci_runs_the_readmes_test_command():
 
 def test_the_readmes_commands_exist(capsys):
     readme = (REPOSITORY / "README.md").read_text()
-    used = set(re.findall(r"kdbench (run|cells|show|plot|doctor)\b", readme))
-    assert used == {"run", "cells", "show", "plot", "doctor"}
+    used = set(re.findall(r"kdbench (run|cells|show|plot|doctor|tables)\b", readme))
+    assert used == {"run", "cells", "show", "plot", "doctor", "tables"}
     for command in used:
         assert main([command, "--help"]) == 0
         told = capsys.readouterr().out

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 from kdbench.schema import MEMORY_CATEGORIES, TABLES
+from kdbench.store import Store
 from tests.conftest import TINY
 
 
@@ -409,3 +410,44 @@ def test_interrupt(tiny, tmp_path):
     done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert table(tmp_path / "results/tiny", "cells")["status"].tolist() == ["ok"]
+
+
+def test_two_runs_in_one_folder_do_not_meet(kdbench, tiny, tmp_path):
+    """The second is told and changes nothing; the lock goes with the first one's process."""
+    root = tmp_path / "results" / "tiny"
+    store = Store(root)
+    store.prepare()
+    arguments = ["run", "--matrix", tiny, "--device", "cpu", "--only", "method=embed-kd"]
+    with store.writing():
+        said = kdbench(*arguments)
+        assert said.code == 2
+        assert f"another run is writing here (process {os.getpid()})" in said.err
+        assert len(table(root, "cells")) == 0
+    assert kdbench(*arguments).code == 0
+    assert table(root, "cells")["status"].tolist() == ["ok"]
+
+
+def test_a_busy_machine_is_told(kdbench, tiny, monkeypatch):
+    arguments = ["run", "--matrix", tiny, "--device", "cpu", "--only", "method=embed-kd"]
+    monkeypatch.setattr(os, "getloadavg", lambda: (100.0, 0.0, 0.0))
+    said = kdbench(*arguments)
+    assert "this machine is busy (load 100.0" in said.out
+    monkeypatch.setattr(os, "getloadavg", lambda: (0.0, 0.0, 0.0))
+    assert "busy" not in kdbench(*arguments).out
+
+
+def test_a_checkpoint_written_as_a_path_that_is_not_there_is_told_at_once(kdbench, tiny, tmp_path):
+    said = kdbench(
+        "run",
+        "--matrix",
+        tiny,
+        "--device",
+        "cpu",
+        "--set",
+        'teachers.dwarf.weights="pretrained"',
+        "--set",
+        'teachers.dwarf.checkpoint="./nosuch"',
+    )
+    assert said.code == 2
+    assert "teachers.dwarf.checkpoint: expected a hub name or a local folder" in said.err
+    assert not (tmp_path / "results").exists()

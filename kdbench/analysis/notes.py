@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 from kdbench.analysis.aggregate import CellGroup
 from kdbench.analysis.metrics import Metric
@@ -57,13 +58,19 @@ def footnotes(
         for name, estimate in group.estimates.items()
     ):
         lines.append("~ extrapolated from the steps or batches that were timed")
-    if any(group.settings["teacher_weights"] == "random" for group in sheet):
+    drawn = {g.settings["teacher"] for g in sheet if g.settings["teacher_weights"] == "random"}
+    if drawn:
+        whose = "" if drawn == _teachers(sheet) else f" of {printable(', '.join(sorted(drawn)))}"
         lines.append(
-            "Teacher weights are random: these accuracies say nothing of a real teacher"
+            f"Teacher weights{whose} are random: these accuracies say nothing of a real teacher"
             if trained
-            else "Teacher weights are random; memory and time do not depend on them"
+            else f"Teacher weights{whose} are random; memory and time do not depend on them"
         )
     return lines
+
+
+def _teachers(sheet: Iterable[CellGroup]) -> set[Any]:
+    return {group.settings["teacher"] for group in sheet} - {None}
 
 
 def count_note(sheet: Sequence[CellGroup], shown: Iterable[Metric]) -> str:

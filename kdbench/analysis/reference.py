@@ -36,7 +36,16 @@ def check_reference(groups: Sequence[CellGroup], wanted: str | None) -> None:
     Raises:
         InputError: no cell has this label, or cells of changed settings share it.
     """
-    if wanted is None or any(group.name == wanted for group in groups):
+    if wanted is None:
+        return
+    named = [group for group in groups if group.name == wanted]
+    if named and not any(group.finished for group in named):
+        raise InputError(
+            f"the cell {wanted!r} has no figures: it {named[0].problems[0][0]}",
+            where="--reference",
+            hint="name one that finished, or run it again with kdbench run --retry",
+        )
+    if named:
         return
     sharing = [group.name for group in groups if group.label == wanted]
     if sharing:

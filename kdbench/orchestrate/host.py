@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Callable
@@ -139,3 +140,16 @@ def _descendants(pid: int) -> list[int] | None:
             found += map(int, children)
             waiting += map(int, children)
     return found
+
+
+def busy_note() -> str | None:
+    """Say that others keep the processors busy, if they do: a step may then take any time."""
+    if not hasattr(os, "getloadavg"):
+        return None
+    load, processors = os.getloadavg()[0], os.cpu_count() or 1
+    if load < 0.5 * processors:
+        return None
+    return (
+        f"this machine is busy (load {load:.1f} on {processors} processors): times measured now "
+        "can be many times too long; memory is not affected"
+    )

@@ -214,7 +214,9 @@ class Shown:
         """Say how long this cell and, by the finished ones, the whole run still take."""
         cell = self._estimate.seconds_left()
         waiting = self._total - self._started
-        told = [] if cell is None else [f"cell {format_value(cell, 'seconds')} left"]
+        told = []
+        if cell is not None and cell >= 1:
+            told.append(f"cell {format_value(cell, 'seconds')} left")
         if self._walls and waiting:
             mean = sum(self._walls) / len(self._walls)
             own = cell if cell is not None else max(0.0, mean - (monotonic() - self._since))

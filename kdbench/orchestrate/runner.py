@@ -13,6 +13,7 @@ from kdbench.environment import cache_folder, collect_environment, decisive
 from kdbench.errors import InputError, did_you_mean, quoted
 from kdbench.fingerprint import worker_digest
 from kdbench.matrix import Matrix
+from kdbench.orchestrate.host import busy_note
 from kdbench.orchestrate.launcher import Outcome, launch
 from kdbench.orchestrate.probe import ResolvedDevice
 from kdbench.orchestrate.progress import Progress
@@ -104,6 +105,10 @@ class _Runner:
 
     def run(self, *, retry: set[str], fresh: bool) -> Tally:
         self._store.prepare()
+        with self._store.writing():
+            return self._run_missing(retry, fresh=fresh)
+
+    def _run_missing(self, retry: set[str], *, fresh: bool) -> Tally:
         tally = Tally(folder=self._store.root)
         known = self._store.committed()
         again = {*retry, *_UNFINISHED}
@@ -116,6 +121,9 @@ class _Runner:
             tally.skipped += 1
             if status != "ok":
                 tally.failed.append((run.cell.label, status))
+        for note in (self._device.note, busy_note()):
+            if note:
+                self._progress.note(note)
         self._progress.begin(
             total=len(todo),
             skipped=tally.skipped,

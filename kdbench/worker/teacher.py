@@ -55,7 +55,7 @@ def load_teacher(cell: Cell, *, device: torch.device, cache: Path) -> Teacher:
     if shape.weights == "random":
         return Teacher(random_vit(shape, device))
     if shape.weights == "pretrained":
-        return Teacher(_pretrained(shape).to(device))
+        return Teacher(_pretrained(shape, f"teachers.{cell.teacher_name}").to(device))
     return Teacher(_fitted(cell, cache).to(device))
 
 
@@ -113,7 +113,7 @@ def _fitted(cell: Cell, cache: Path) -> ViTModel:
     return vit
 
 
-def _pretrained(shape: Shape) -> Any:  # noqa: ANN401 - transformers' own type is a mixin
+def _pretrained(shape: Shape, key: str) -> Any:  # noqa: ANN401 - transformers' own type is a mixin
     name = str(shape.checkpoint)
     try:
         # Weights are read from safetensors alone: a pickle can run code.
@@ -126,24 +126,24 @@ def _pretrained(shape: Shape) -> Any:  # noqa: ANN401 - transformers' own type i
         raise InputError(
             f"cannot load the checkpoint: {type(error).__name__}: {told}",
             where=name,
-            key="teachers.*.checkpoint",
+            key=f"{key}.checkpoint",
             hint=f"where there is network: {fetch}"
             if fetch
             else "expected a folder that save_pretrained wrote, with model.safetensors",
         ) from error
     wanted = vit_config(shape)
-    for key in (
+    for name_of in (
         "hidden_size",
         "num_hidden_layers",
         "num_attention_heads",
         "patch_size",
         "image_size",
     ):
-        if getattr(vit.config, key) != getattr(wanted, key):
+        if getattr(vit.config, name_of) != getattr(wanted, name_of):
             raise InputError(
-                f"the matrix file says {key} = {getattr(wanted, key)}, the checkpoint "
-                f"has {getattr(vit.config, key)}",
+                f"the matrix file says {name_of} = {getattr(wanted, name_of)}, the checkpoint "
+                f"has {getattr(vit.config, name_of)}",
                 where=name,
-                key="teachers.*",
+                key=key,
             )
     return vit

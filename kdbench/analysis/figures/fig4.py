@@ -134,7 +134,8 @@ def _bars(
 def _measured_bar(sheet: Sheet, group: CellGroup, metric: Metric, row: int, factor: float) -> Bar:
     estimate = group.estimates.get(metric.name)
     if estimate is None:
-        why = group.problems[0][0] if group.problems and not group.finished else "not available"
+        missing = "none" if metric.kind_column == "precompute_seconds_kind" else "not available"
+        why = group.problems[0][0] if group.problems and not group.finished else missing
         return Bar(row, None, why, sheet.colours[group.method])
     text = ("~" if estimate.extrapolated else "") + format_value(estimate.value, metric.unit)
     if group is sheet.reference:
