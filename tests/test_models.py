@@ -143,7 +143,7 @@ def test_the_student_sees_every_patch():
 def test_random_teacher_is_usable_and_the_same_each_time():
     shape = load_matrix(REPOSITORY / "benchmarks" / "quickstart.toml").cells[0].teacher
     first, second = (random_vit(shape, torch.device("cpu")).eval() for _ in range(2))
-    images = torch.randn(2, 3, 32, 32)
+    images = torch.randn(2, 3, shape.image_size, shape.image_size)
     with torch.no_grad():
         features = first(images).last_hidden_state[:, 0]
         assert torch.equal(features, second(images).last_hidden_state[:, 0])
