@@ -132,6 +132,13 @@ def test_what_a_teacher_is_fitted_from_is_in_its_name(tmp_path):
     assert len(names) == 5
 
 
+def test_how_the_images_are_held_is_not_in_its_name(tmp_path):
+    def name(*change):
+        return fitted_path(tiny_run(tmp_path, "embed-kd", *FITTED, *change).cell, tmp_path).name
+
+    assert name() == name('data.storage="device"') == name("data.workers=1")
+
+
 def test_class_embeddings_are_means_over_exactly_so_many_images(tmp_path):
     cell = tiny_run(tmp_path, "embed-kd", *DIGITS, "training.images_per_class=7").cell
     data = load_data(cell, device=CPU)

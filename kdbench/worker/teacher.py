@@ -88,7 +88,7 @@ def fitted_path(cell: Cell, cache: Path) -> Path:
         raise RuntimeError("this cell has no teacher")
     made_from = {
         "teacher": cell.teacher.model_dump(exclude={"checkpoint", "revision"}),
-        "data": cell.data.model_dump(exclude={"name"}),
+        "data": cell.data.model_dump(exclude={"name", "storage", "workers"}),
         "content": [list(pair) for pair in cell.content_digests if pair[0] == "data"],
     }
     return cache / "teachers" / f"{digest(made_from)}.safetensors"
