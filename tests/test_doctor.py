@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -256,10 +257,19 @@ def test_folders_are_judged_by_what_exists_of_them(fake_nvml, monkeypatch, tmp_p
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "not" / "yet"))
     (tmp_path / "file").write_text("")
     findings = look(results=tmp_path / "file")
-    assert findings["cache"].good
-    assert str(tmp_path / "not" / "yet") in findings["cache"].found
+    assert findings["hub's cache"].good
+    assert f"{tmp_path / 'not' / 'yet'} (not there yet)" in findings["hub's cache"].found
+    assert str(tmp_path / "cache") in findings["cache"].found  # KDBENCH_CACHE, in every test
     assert not findings["results"].good
     assert "results" not in look()
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs Linux's /proc")
+def test_a_folder_that_only_a_try_tells_from_a_good_one(fake_nvml):
+    """Root may write everywhere by its permissions, and still not in /proc."""
+    fake_nvml(**NO_DRIVER)
+    finding = look(results=Path("/proc/results"))["results"]
+    assert (finding.good, "cannot be written to" in finding.found) == (False, True)
 
 
 def test_the_report_reads_at_80_columns(fake_nvml):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdbench.environment import collect_environment
+from kdbench.environment import cache_folder, collect_environment
 from kdbench.errors import WorkerError
 from kdbench.orchestrate.host import can_reset_peak, memory_limit_bytes
 from kdbench.orchestrate.nvml import AVAILABLE, NOT_SEEN, Gpu, Nvml, open_nvml
@@ -72,7 +73,7 @@ def examine(
     with open_nvml() as nvml:
         findings = [*_machine(environment), *_cards(nvml)]
         findings.append(_torch(environment, probe, has_card=bool(nvml.gpus())))
-    findings += [_host_peak(can=can_reset_peak()), _hub(reaches or _why_unreachable), _cache()]
+    findings += [_host_peak(can=can_reset_peak()), _hub(reaches or _why_unreachable), *_caches()]
     if results is not None:
         findings.append(_folder("results", results))
     return Report(tuple(findings))
@@ -210,20 +211,27 @@ def _why_unreachable(url: str) -> str | None:
         return str(error) or type(error).__name__
 
 
-def _cache() -> Finding:
+def _caches() -> list[Finding]:
+    """Find the folder of fitted teachers, and the hub's own."""
     home = os.environ.get("HF_HOME") or (
         Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "huggingface"
     )
-    return _folder("cache", Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub"))
+    hub = Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub")
+    return [_folder("cache", cache_folder()), _folder("hub's cache", hub)]
 
 
 def _folder(name: str, folder: Path) -> Finding:
     folder = folder.expanduser().absolute()
     # A folder that is not there yet is judged by the one it would be created in.
     there = next((f for f in (folder, *folder.parents) if f.exists()), folder)
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+    try:
+        # Asking for permission is not enough: a read-only mount, or /proc, refuses only the try.
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError:
         return Finding(name, f"{folder} cannot be written to", good=False)
-    return Finding(name, f"{folder}, {_gib(shutil.disk_usage(there).free)} free")
+    new = "" if there == folder else " (not there yet)"
+    return Finding(name, f"{folder}{new}, {_gib(shutil.disk_usage(there).free)} free")
 
 
 def _gib(size: int) -> str:
