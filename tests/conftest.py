@@ -1,9 +1,13 @@
 """Fixtures that many tests share: the command line, a tiny matrix, and one finished run of it."""
 
 import os
+import signal
 
 # Read once, when the hub's library is imported: no test is to wait for a network.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# A shell that runs the tests in the background has Ctrl-C ignored, which children inherit: the
+# tests of it would wait for ever.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from dataclasses import dataclass
 from pathlib import Path

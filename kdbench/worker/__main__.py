@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -23,6 +24,9 @@ def main(argv: list[str]) -> int:
     path = Path(argv[0])
     job = json.loads(path.read_text())
     die_with_parent(job["parent"])
+    # A run in the background of a shell ignores Ctrl-C, and so would its workers; but the signal
+    # that the runner sends them is meant.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     return _run(job, path.parent / "events.jsonl")
 
 
