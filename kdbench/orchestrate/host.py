@@ -150,6 +150,6 @@ def busy_note() -> str | None:
     if load < 0.5 * processors:
         return None
     return (
-        f"this machine is busy (load {load:.1f} on {processors} processors): times measured now "
-        "can be many times too long; memory is not affected"
+        f"this machine was busy just now (load {load:.1f} on {processors} processors): beside "
+        "another job, times can come out many times too long; memory is not affected"
     )
