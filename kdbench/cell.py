@@ -202,6 +202,17 @@ class Cell(Frozen):
         return self.teacher.model_dump(exclude=unused)
 
     @property
+    def required_teacher(self) -> Teacher:
+        """The teacher, where only a method with one comes.
+
+        Raises:
+            RuntimeError: the method has none.
+        """
+        if self.teacher is None:
+            raise RuntimeError(f"the method {self.method!r} has no teacher")
+        return self.teacher
+
+    @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps in an epoch; the last, smaller batch is dropped, as the paper's."""
         return max(1, self.data.train_images // self.training.batch_size)

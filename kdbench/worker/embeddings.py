@@ -68,7 +68,7 @@ def class_embeddings(
         InputError: a class has no training image.
     """
     rows, labels = _choose(cell, data, seed)
-    size, batch = _image_size(cell), cell.training.batch_size
+    size, batch = cell.required_teacher.image_size, cell.training.batch_size
     labels = labels.to(device)
     ledger_peak = _warm_up(data, teacher, rows[:batch], size, device)
     sums: Tensor | None = None
@@ -162,9 +162,3 @@ def _choose(cell: Cell, data: DataSet, seed: int) -> tuple[Tensor, Tensor]:
         chosen.append(found)
     labels = [torch.full((len(rows),), number) for number, rows in enumerate(chosen)]
     return torch.cat(chosen), torch.cat(labels)
-
-
-def _image_size(cell: Cell) -> int:
-    if cell.teacher is None:
-        raise RuntimeError("class embeddings need a teacher")
-    return cell.teacher.image_size

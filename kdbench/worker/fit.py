@@ -45,7 +45,7 @@ def ensure_fitted(cell: Cell, *, device: torch.device, cache: Path, events: Even
     started = monotonic()
     data = load_data(cell, device=device)
     model = _fit(cell, data, device, events)
-    accuracy = _accuracy(model, data.test, _image_size(cell))
+    accuracy = _accuracy(model, data.test, cell.required_teacher.image_size)
     _save(model.vit, path)
     events.emit(
         "teacher", path=str(path), cached=False, accuracy=accuracy, seconds=monotonic() - started
@@ -53,13 +53,12 @@ def ensure_fitted(cell: Cell, *, device: torch.device, cache: Path, events: Even
 
 
 def _fit(cell: Cell, data: DataSet, device: torch.device, events: Events) -> _Classifier:
-    if cell.teacher is None:
-        raise RuntimeError("this cell has no teacher")
-    fit = cell.teacher.fit
+    teacher = cell.required_teacher
+    fit = teacher.fit
     torch.manual_seed(fit.seed)
     model = _Classifier(
-        ViTModel(vit_config(cell.teacher), add_pooling_layer=True),
-        cell.teacher.width,
+        ViTModel(vit_config(teacher), add_pooling_layer=True),
+        teacher.width,
         cell.data.classes,
     ).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), fit.learning_rate)
@@ -76,7 +75,7 @@ def _fit(cell: Cell, data: DataSet, device: torch.device, events: Events) -> _Cl
             epoch=epoch,
             device=device,
         ):
-            batch = make_batch(data.train, draw, image_size=_image_size(cell), teacher_size=None)
+            batch = make_batch(data.train, draw, image_size=teacher.image_size, teacher_size=None)
             optimizer.zero_grad(set_to_none=True)
             loss = F.cross_entropy(model(batch.images), batch.labels)
             loss.backward()
@@ -94,12 +93,6 @@ def _accuracy(model: nn.Module, images: Images | Streamed, size: int) -> float:
         scores = model(prepare(held.pixels, size))
         right += int((scores.argmax(dim=-1) == held.labels).sum())
     return right / len(images.labels)
-
-
-def _image_size(cell: Cell) -> int:
-    if cell.teacher is None:
-        raise RuntimeError("this cell has no teacher")
-    return cell.teacher.image_size
 
 
 def _save(vit: nn.Module, path: Path) -> None:

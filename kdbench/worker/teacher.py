@@ -49,9 +49,7 @@ def load_teacher(cell: Cell, *, device: torch.device, cache: Path) -> Teacher:
     Raises:
         InputError: the checkpoint is absent or of another shape, or nothing fitted is cached.
     """
-    shape = cell.teacher
-    if shape is None:
-        raise RuntimeError("this cell has no teacher")
+    shape = cell.required_teacher
     if shape.weights == "random":
         return Teacher(random_vit(shape, device))
     if shape.weights == "pretrained":
@@ -84,10 +82,8 @@ def random_vit(shape: Shape, device: torch.device, *, seed: int = 0) -> ViTModel
 
 def fitted_path(cell: Cell, cache: Path) -> Path:
     """Where a fitted teacher is cached: its name is a digest of all that it was fitted from."""
-    if cell.teacher is None:
-        raise RuntimeError("this cell has no teacher")
     made_from = {
-        "teacher": cell.teacher.model_dump(exclude={"checkpoint", "revision"}),
+        "teacher": cell.required_teacher.model_dump(exclude={"checkpoint", "revision"}),
         "data": cell.data.model_dump(exclude={"name", "storage", "workers"}),
         "content": [list(pair) for pair in cell.content_digests if pair[0] == "data"],
     }
@@ -106,9 +102,9 @@ def read_weights(path: Path) -> dict[str, Tensor] | None:
 def _fitted(cell: Cell, cache: Path) -> ViTModel:
     path = fitted_path(cell, cache)
     weights = read_weights(path)
-    if weights is None or cell.teacher is None:
+    if weights is None:
         raise InputError("no fitted teacher in the cache", where=path)
-    vit = ViTModel(vit_config(cell.teacher))
+    vit = ViTModel(vit_config(cell.required_teacher))
     vit.load_state_dict(weights)
     return vit
 
