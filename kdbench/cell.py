@@ -11,9 +11,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator
 
-Method = Literal["embed-kd", "teacher-kd", "student-only"]
+from kdbench.method import Method, find_method
+
 Mode = Literal["profile", "train"]
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 Attention = Literal["eager", "sdpa"]
 Loss = Literal["paper", "published-code"]
 
@@ -128,6 +129,10 @@ class Training(Frozen):
     epochs: Annotated[int, Field(ge=1, le=1_000_000)] = 200
     precision: Precision = "fp32"
     attention: Attention = "eager"
+    #: the student is compiled by torch
+    compile: bool = False
+    #: the activations inside the student's blocks are dropped and computed again in backward
+    checkpointing: bool = False
     loss: Loss = "paper"
     #: None: 1 - alpha2
     alpha1: Weight | None = None
@@ -137,10 +142,16 @@ class Training(Frozen):
     weight_decay: Weight = 0.1
     #: training images per class behind a class embedding
     images_per_class: Annotated[int, Field(ge=1, le=1_000_000)] = 100
+    #: images that the teacher embeds at once in a precompute: apart from `batch_size`, so that
+    #: cells of all batch sizes share its result to the bit
+    precompute_batch_size: Annotated[int, Field(ge=1, le=1_048_576)] = 64
 
 
 class Budget(Frozen):
-    """How much measuring a cell is worth. Profile mode only, but for the timeout."""
+    """How much measuring a cell is worth.
+
+    Warm-up, steps and precompute are bounded in profile mode alone; checkpoints are of trainings.
+    """
 
     warmup_steps: Annotated[int, Field(ge=1, le=100_000)] = 1
     #: timed steps: at least these, whatever they take...
@@ -154,6 +165,11 @@ class Budget(Frozen):
     precompute_seconds: Seconds = 20.0
     #: a cell that is not done by then is stopped
     timeout_seconds: Seconds = 3600.0
+    #: a training's checkpoints: keep its last and its best; resume: drop them once it is done;
+    #: none: write none, and start anew after a stop
+    checkpoints: Literal["keep", "resume", "none"] = "keep"
+    #: write one after every epoch, and in a long epoch after so much time
+    checkpoint_seconds: Seconds = 600.0
 
 
 class Cell(Frozen):
@@ -164,7 +180,7 @@ class Cell(Frozen):
 
     label: str
     matrix: Name
-    method: Method
+    method: Name
     student_name: Name
     student: Student
     image_size: Side
@@ -172,7 +188,7 @@ class Cell(Frozen):
     teacher: Teacher | None
     data: Data
     training: Training
-    #: of local checkpoints and data: digests of their files
+    #: of local checkpoints, data and a plugged-in method's code: digests of their files
     content_digests: tuple[tuple[str, str], ...] = Field(default=(), strict=False)
 
     @property
@@ -192,6 +208,15 @@ class Cell(Frozen):
                 "content": self.content_digests,
             }
         )
+
+    @property
+    def declared(self) -> Method:
+        """What the cell's method declares.
+
+        Raises:
+            InputError: no such method is installed.
+        """
+        return find_method(self.method)
 
     def _teacher_identity(self) -> dict[str, Any] | None:
         if self.teacher is None:
@@ -273,8 +298,8 @@ class CellRun(Frozen):
             "alpha2": training.alpha2,
             "optimizer": training.optimizer,
             "learning_rate": training.learning_rate,
-            "compile": False,
-            "checkpointing": False,
+            "compile": training.compile,
+            "checkpointing": training.checkpointing,
             "seed": self.seed,
             "repeat": self.repeat,
             "device": self.device,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 
 
@@ -20,6 +21,25 @@ def fingerprint_path(path: Path) -> str:
     if path.is_file():
         return _digest_files(path.parent, [path])
     return _digest_files(path, sorted(found for found in path.rglob("*") if found.is_file()))
+
+
+@lru_cache(maxsize=64)
+def fingerprint_module(name: str) -> str:
+    """Digest of the code of a top-level module or package, which is found but not imported.
+
+    A package that is not there, or has no files, has the digest of nothing: whoever imports it
+    will say so.
+    """
+    spec = find_spec(name)
+    if spec is None:
+        return _digest_files(Path(), [])
+    roots = [Path(root) for root in spec.submodule_search_locations or ()]
+    if not roots and spec.origin is not None:
+        return _digest_files(Path(spec.origin).parent, [Path(spec.origin)])
+    return hashlib.blake2b(
+        "".join(_digest_files(root, sorted(root.rglob("*.py"))) for root in roots).encode(),
+        digest_size=8,
+    ).hexdigest()
 
 
 def _digest_files(root: Path, paths: Iterable[Path]) -> str:

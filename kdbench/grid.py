@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import Field, PositiveInt
 
-from kdbench.cell import Attention, Frozen, Loss, Method, Name, Precision, Side
+from kdbench.cell import Attention, Frozen, Loss, Name, Precision, Side
 from kdbench.errors import InputError, did_you_mean, quoted
 from kdbench.validation import validated
 
@@ -25,13 +25,15 @@ MAX_CELLS = 100_000
 class AxisValues(Frozen):
     """Values by axis. A scalar may stand for a list of one."""
 
-    method: tuple[Method, ...] | None = Field(default=None, strict=False)
+    method: tuple[Name, ...] | None = Field(default=None, strict=False)
     student: tuple[Name, ...] | None = Field(default=None, strict=False)
     image_size: tuple[Side, ...] | None = Field(default=None, strict=False)
     teacher: tuple[Name, ...] | None = Field(default=None, strict=False)
     batch_size: tuple[PositiveInt, ...] | None = Field(default=None, strict=False)
     precision: tuple[Precision, ...] | None = Field(default=None, strict=False)
     attention: tuple[Attention, ...] | None = Field(default=None, strict=False)
+    compile: tuple[bool, ...] | None = Field(default=None, strict=False)
+    checkpointing: tuple[bool, ...] | None = Field(default=None, strict=False)
     loss: tuple[Loss, ...] | None = Field(default=None, strict=False)
     alpha2: tuple[float, ...] | None = Field(default=None, strict=False)
     learning_rate: tuple[float, ...] | None = Field(default=None, strict=False)

@@ -13,7 +13,6 @@ from kdbench.cell import (
     Cell,
     Data,
     Frozen,
-    Method,
     Mode,
     Name,
     Seed,
@@ -23,8 +22,9 @@ from kdbench.cell import (
 )
 from kdbench.document import Document
 from kdbench.errors import InputError, did_you_mean, quoted
-from kdbench.fingerprint import fingerprint_path
+from kdbench.fingerprint import fingerprint_module, fingerprint_path
 from kdbench.grid import AXES, MAIN_AXES, Point, Values, grid, included, matches, parse_values
+from kdbench.method import Method, defining_module, find_method, known_methods, near_methods
 from kdbench.validation import validated
 
 
@@ -90,6 +90,14 @@ def resolve_cells(matrix: str, file: MatrixFile, document: Document, where: Path
 
 
 def _check_names(point: Values, file: MatrixFile, where: Path, key: str) -> None:
+    for index, name in enumerate(point.get("method", ())):
+        if name not in known_methods():
+            raise InputError(
+                f"unknown method {name!r}",
+                where=where,
+                key=f"{key}.method[{index}]",
+                hint=near_methods(name),
+            )
     tables: dict[str, dict[str, Any]] = {
         "student": dict(file.students),
         "teacher": dict(file.teachers),
@@ -115,8 +123,9 @@ def _resolve(
     where: Path,
 ) -> Cell:
     method, size = point["method"], point["image_size"]
-    teacher_name = None if method == "student-only" else point["teacher"]
-    if teacher_name is None and method != "student-only":
+    declared = find_method(method)
+    teacher_name = point["teacher"] if declared.has_teacher else None
+    if teacher_name is None and declared.has_teacher:
         raise InputError(
             f"the method {method!r} needs a teacher, found none", where=where, key="axes.teacher"
         )
@@ -130,8 +139,15 @@ def _resolve(
     if teacher is not None:
         _check_shape(f"teachers.{teacher_name}", teacher, teacher.image_size, where)
         _check_teacher(f"teachers.{teacher_name}", teacher, file, where)
+    if declared.teacher == "image-embeddings" and file.data.crop is not None:
+        raise InputError(
+            f"the method {method!r} keeps one embedding of each image, found random crops",
+            where=where,
+            key="data.crop",
+            hint="a crop of its own in each epoch needs a teacher in each step: teacher-kd",
+        )
     parts = [method, point["student"], f"{size}px", *([teacher_name] if teacher_name else [])]
-    parts += [f"{name}={point[name]}" for name in extra if point.get(name) is not None]
+    parts += [f"{name}={_shown(point[name])}" for name in extra if point.get(name) is not None]
     return Cell(
         label="/".join(parts),
         matrix=matrix,
@@ -142,19 +158,23 @@ def _resolve(
         teacher_name=teacher_name,
         teacher=teacher,
         data=_data(file, training, where),
-        training=_with_loss_weights(training, method),
-        content_digests=_content_digests(teacher, file.data),
+        training=_with_loss_weights(training, declared),
+        content_digests=_content_digests(method, teacher, file.data),
     )
 
 
-def _with_loss_weights(training: Training, method: Method) -> Training:
+def _shown(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)  # as TOML writes it
+
+
+def _with_loss_weights(training: Training, declared: Method) -> Training:
     """Resolve the weights of the losses; the published code's are fixed (DESIGN, Loss)."""
     alpha1, alpha2 = training.alpha1, training.alpha2
     if training.loss == "published-code":
         alpha1, alpha2 = 1.0, 0.5
     elif alpha1 is None:
         alpha1 = 1.0 - alpha2
-    if method == "student-only":  # it has one loss, which nothing weighs against
+    if not declared.has_teacher:  # it has one loss, which nothing weighs against
         alpha1, alpha2 = 1.0, 0.0
     return training.model_copy(update={"alpha1": alpha1, "alpha2": alpha2})
 
@@ -229,10 +249,14 @@ def _data(file: MatrixFile, training: Training, where: Path) -> Data:
     return file.data
 
 
-def _content_digests(teacher: Teacher | None, data: Data) -> tuple[tuple[str, str], ...]:
+def _content_digests(
+    method: str, teacher: Teacher | None, data: Data
+) -> tuple[tuple[str, str], ...]:
     """Digest what lies in local files and folders: their names do not say what is in them."""
+    module = defining_module(method)
+    code = () if module is None else (("method", fingerprint_module(module)),)
     local = {"teacher": teacher.checkpoint if teacher else None, "data": data.path}
-    return tuple(
+    return code + tuple(
         (kind, fingerprint_path(Path(path)))
         for kind, path in local.items()
         if path and Path(path).exists()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 Dtype = Literal["string", "int64", "float64", "bool", "timestamp"]
 
@@ -58,7 +58,11 @@ PLAN_COLUMNS = (
     ),
     _text("matrix", "the matrix's name"),
     _text("mode", "profile: steps are timed; train: trained for all its epochs and evaluated"),
-    _text("method", "how the teacher is used: teacher-kd, embed-kd, student-only"),
+    _text(
+        "method",
+        "how the teacher is used: teacher-kd, embed-kd, cached-kd, vanilla-kd, "
+        "student-only, or a plug-in's name",
+    ),
     _text("student", "the student's name in the matrix file"),
     _flag("student_inferred", "the student's shape is inferred, not published"),
     _integer("image_size", "side of the student's input, in pixels"),
@@ -72,15 +76,19 @@ PLAN_COLUMNS = (
     _text("dataset", "the data set's name"),
     _integer("batch_size", "images per step"),
     _integer("epochs", "epochs of a whole training; the learning rate's schedule goes by them"),
-    _text("precision", "arithmetic of the student's step: fp32, or bf16 under autocast"),
+    _text(
+        "precision",
+        "arithmetic of the student's step: fp32; tf32: matrix products in it; "
+        "bf16, fp16: under autocast, fp16 with the loss scaled",
+    ),
     _text("attention", "the student's attention: eager (plain products) or sdpa (torch's choice)"),
     _text("loss", "paper or published-code"),
     _number("alpha1", "weight of the classification loss"),
     _number("alpha2", "weight of the distillation loss"),
     _text("optimizer", "the optimizer's name"),
     _number("learning_rate", "the optimizer's initial learning rate"),
-    _flag("compile", "the step is compiled"),
-    _flag("checkpointing", "activations are recomputed in backward"),
+    _flag("compile", "the student is compiled by torch"),
+    _flag("checkpointing", "activations within the student's blocks are recomputed in backward"),
     _integer("seed", "seed of weights, data order and dropout"),
     _integer("repeat", "number of the repeat, from 0; each repeat is a process of its own"),
     _text("device", "cpu or cuda:N"),
@@ -111,7 +119,8 @@ _OUTCOME_COLUMNS = (
     ),
     _number(
         "precompute_seconds",
-        "one-off cost before the first step: the class embeddings",
+        "one-off cost before the first step: class or image embeddings. Of what an earlier run "
+        "computed and kept, what it cost then",
         "the method precomputes nothing",
     ),
     _text(
@@ -128,6 +137,27 @@ _OUTCOME_COLUMNS = (
         "precompute_kept_bytes",
         "what the precompute leaves for the training to hold",
         "the method precomputes nothing",
+    ),
+    _flag(
+        "precompute_reused",
+        "an earlier run had computed it, and this one read it from the cache",
+        "the method precomputes nothing",
+    ),
+    _text(
+        "precompute_key",
+        "content key of what was computed: rows with one key share one computation where they "
+        "reused it",
+        "the method precomputes nothing",
+    ),
+    _text(
+        "teacher_revision",
+        "commit that the teacher's checkpoint was read at",
+        "it came from no repository",
+    ),
+    _text(
+        "data_storage",
+        "where the images were: device, or stream (decoded again in each epoch)",
+        "setup did not finish",
     ),
     _integer(
         "parameter_bytes",
@@ -184,7 +214,16 @@ _OUTCOME_COLUMNS = (
         _NOT_TRAINED + ", or the training did not finish",
     ),
     _number("accuracy_best", "best test accuracy over the epochs done, 0 to 1", _NOT_TRAINED),
-    _number("wall_seconds", "the whole cell, from starting its process to its end"),
+    _integer(
+        "steps_resumed",
+        "steps taken over from an earlier, stopped attempt at this run; 0: none",
+        _NOT_TRAINED,
+    ),
+    _number(
+        "wall_seconds",
+        "the whole cell, from starting its process to its end; of a resumed training, its last "
+        "attempt",
+    ),
     Column("started_at", "timestamp", "when the cell's process was started, UTC"),
     _text("cpu_model", "the processor", "the system does not tell"),
     _text("gpu_name", "the card's name", _NO_GPU),
@@ -200,6 +239,7 @@ TABLES: dict[str, tuple[Column, ...]] = {
     "phases": (
         _KEY,
         _text("phase", "setup, precompute, warmup, measure, account, train, evaluate"),
+        _integer("attempt", "from 0: a resumed training keeps the phases of those before"),
         _integer("started_ns", "CLOCK_MONOTONIC at its start; shared with steps and samples"),
         _number("seconds", "wall-clock time", "the phase did not finish"),
         _integer(
@@ -237,7 +277,12 @@ TABLES: dict[str, tuple[Column, ...]] = {
         _text("phase", "warmup, measure, account or train"),
         _integer("step", "from 0 within the phase"),
         _integer("epoch", "from 0", _NOT_TRAINED),
-        _integer("started_ns", "CLOCK_MONOTONIC at its start"),
+        _integer("attempt", "from 0: a resumed training keeps the steps of those before"),
+        _integer(
+            "started_ns",
+            "CLOCK_MONOTONIC at its start; another clock than the samples' in all attempts but "
+            "the last",
+        ),
         _number(
             "seconds", "wall-clock time, the device synchronised at both ends", "an accounting step"
         ),
