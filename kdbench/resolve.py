@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,7 +25,7 @@ from kdbench.errors import InputError, did_you_mean, quoted
 from kdbench.fingerprint import fingerprint_module, fingerprint_path
 from kdbench.grid import AXES, MAIN_AXES, Point, Values, grid, included, matches, parse_values
 from kdbench.method import Method, defining_module, find_method, known_methods, near_methods
-from kdbench.validation import validated
+from kdbench.validation import dotted, validated
 
 
 class MatrixFile(Frozen):
@@ -64,12 +64,12 @@ def resolve_cells(matrix: str, file: MatrixFile, document: Document, where: Path
         if name not in axes:
             raise InputError("this axis is needed, found none", where=where, key=f"axes.{name}")
     axes.setdefault("teacher", ())
-    _check_names(axes, file, where, "axes")
+    _check_names(axes, file.axes, file, where, "axes")
     excluded = []
     for index, entry in enumerate(file.exclude):
         key = f"exclude[{index}]"
         excluded.append(parse_values(entry, where=where, key=key))
-        _check_names(excluded[-1], file, where, key)
+        _check_names(excluded[-1], entry, file, where, key)
     points = [
         point for point in grid(axes, where) if not any(matches(point, entry) for entry in excluded)
     ]
@@ -77,7 +77,7 @@ def resolve_cells(matrix: str, file: MatrixFile, document: Document, where: Path
     for index, entry in enumerate(file.include):
         key = f"include[{index}]"
         values = parse_values(entry, where=where, key=key)
-        _check_names(values, file, where, key)
+        _check_names(values, entry, file, where, key)
         shown |= {name for name in values if name not in MAIN_AXES}
         points.extend(included(values, axes, where=where, key=key))
     extra = [name for name in AXES if name in shown]
@@ -89,13 +89,15 @@ def resolve_cells(matrix: str, file: MatrixFile, document: Document, where: Path
             yield cell
 
 
-def _check_names(point: Values, file: MatrixFile, where: Path, key: str) -> None:
+def _check_names(
+    point: Values, written: Mapping[str, Any], file: MatrixFile, where: Path, key: str
+) -> None:
     for index, name in enumerate(point.get("method", ())):
         if name not in known_methods():
             raise InputError(
                 f"unknown method {name!r}",
                 where=where,
-                key=f"{key}.method[{index}]",
+                key=f"{key}.{dotted(['method', index], written)}",
                 hint=near_methods(name),
             )
     tables: dict[str, dict[str, Any]] = {
@@ -109,7 +111,7 @@ def _check_names(point: Values, file: MatrixFile, where: Path, key: str) -> None
                 raise InputError(
                     f"unknown {kind} {name!r}: no [{kind}s.{name}]",
                     where=where,
-                    key=f"{key}.{kind}[{index}]",
+                    key=f"{key}.{dotted([kind, index], written)}",
                     hint=hint,
                 )
 

@@ -14,7 +14,7 @@ from kdbench.analysis.figures.sheet import Sheet
 from kdbench.analysis.reference import find_reference
 from kdbench.analysis.results import load_results
 from kdbench.cell import digest
-from kdbench.schema import TABLES
+from kdbench.schema import SCHEMA_VERSION, TABLES
 from kdbench.store import Store
 
 # label parts, parameter bytes, peak allocated, seconds per step: the paper's four bars, fp32.
@@ -97,7 +97,7 @@ def cell_row(
         "started_at": STARTED,
         "git_revision": "aa1203a0f00d",
         "environment": "{}",
-        "schema_version": 1,
+        "schema_version": SCHEMA_VERSION,
     }
     if method == "embed-kd":
         row |= {
@@ -105,6 +105,8 @@ def cell_row(
             "precompute_seconds_kind": "extrapolated",
             "precompute_peak_bytes": 1_500_000_000,
             "precompute_kept_bytes": 409_600,
+            "precompute_key": "5eed",
+            "precompute_reused": False,
         }
     row |= changes
     identity = {k: row[k] for k in ("method", "student", "image_size", "teacher", "dataset")}

@@ -13,5 +13,5 @@ def tiny_matrix(folder, *assignments, preset="control") -> Matrix:
 
 def tiny_run(folder, method="embed-kd", *assignments):
     """One run of the tiny matrix, by its method."""
-    matrix = tiny_matrix(folder, *assignments)
-    return next(run for run in matrix.runs() if run.cell.method == method)
+    matrix = tiny_matrix(folder, f'axes.method="{method}"', *assignments)
+    return next(iter(matrix.runs()))

@@ -17,7 +17,8 @@ import kdbench.worker.stream as stream_module
 from kdbench.errors import InputError, WorkerError
 from kdbench.worker.augment import epoch_draws, make_batch
 from kdbench.worker.data import load_data
-from kdbench.worker.embeddings import class_embeddings
+from kdbench.worker.embeddings import plan_class_embeddings, plan_image_embeddings
+from kdbench.worker.precompute import compute
 from kdbench.worker.probes import Probes
 from kdbench.worker.train import evaluate
 from kdbench.worker.training import build_session
@@ -44,7 +45,7 @@ def epoch(data, **options):
     """All that an epoch's steps see."""
     draws = epoch_draws(data, device=CPU, **{"batch_size": 5, "flip": True} | options)
     batches = [make_batch(data.train, draw, image_size=8, teacher_size=16) for draw in draws]
-    return [tensor for batch in batches for tensor in batch]
+    return [tensor for batch in batches for tensor in batch[:3]]
 
 
 @pytest.mark.parametrize("write", [write_saved, write_pictures])
@@ -103,7 +104,7 @@ def test_a_whole_training_is_the_same_to_the_bit(tmp_path, pictures):
             seed=1,
             data=data,
             teacher=None,
-            class_embeddings=torch.ones(5, 24),
+            embeddings=torch.ones(5, 24),
             probes=Probes(CPU),
         )
         losses = []
@@ -117,18 +118,19 @@ def test_a_whole_training_is_the_same_to_the_bit(tmp_path, pictures):
     assert len(set(seen[0])) > 6
 
 
-def test_class_embeddings_are_the_same_to_the_bit(tmp_path, pictures):
+@pytest.mark.parametrize("plan", [plan_class_embeddings, plan_image_embeddings])
+def test_embeddings_are_the_same_to_the_bit(plan, tmp_path, pictures):
     def teacher(images):
-        return images.flatten(1)[:, ::7].contiguous()
+        return images.flatten(1)[:, ::32].contiguous()
 
     found = []
     for cell, data in both_storages(tmp_path, pictures):
         module = torch.nn.Module()
         module.forward = teacher
-        done = class_embeddings(
-            cell, data, module, budget=None, device=CPU, probes=Probes(CPU), seed=0
-        )
-        found.append(done.embeddings)
+        seed = {"seed": 0} if plan is plan_class_embeddings else {}
+        made = plan(cell, data, device=CPU, **seed)
+        options = {"budget": None, "probes": Probes(CPU), "key": ""}
+        found.append(compute(made, cell, data, module, **options).embeddings)
     assert torch.equal(*found)
 
 

@@ -89,6 +89,7 @@ def started(spool, tmp_path):
             spool=spool,
             log=tmp_path / "worker.log",
             cache=tmp_path / "cache",
+            machine={},
             on_start=on_start,
             on_tick=tick,
         )
@@ -400,7 +401,8 @@ def tick(events):
 
 launch(
     "cell", CellRun.model_validate_json((folder / "run.json").read_text()),
-    spool=folder, log=folder / "log", cache=folder, on_start=lambda pid: None, on_tick=tick,
+    spool=folder, log=folder / "log", cache=folder, machine={},
+    on_start=lambda pid: None, on_tick=tick,
 )
 """
 

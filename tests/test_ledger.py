@@ -103,7 +103,7 @@ def test_embed_kd_holds_no_teacher_in_its_step(tmp_path):
     session.timed_step(next(session.draws(0)))
     ledger, _ = session.accounted_step(next(session.draws(1)))
     held = sum(s.size for s in ledger.shares() if s.category == "teacher")
-    assert held == session.class_embeddings.nbytes
+    assert held == session.embeddings.nbytes
 
 
 def test_more_batch_more_activations_same_parameters(tmp_path):
@@ -153,6 +153,6 @@ def make_session(folder, method, *assignments):
         seed=0,
         data=data,
         teacher=teacher,
-        class_embeddings=embeddings,
+        embeddings=embeddings,
         probes=Probes(CPU),
     )

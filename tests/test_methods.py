@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from kdbench.cell import Student as Shape
-from kdbench.worker.methods import METHODS, Batch, Parts
+from kdbench.method import BUILT_IN
+from kdbench.worker.methods import Batch, Parts, build_forward
 from kdbench.worker.student import Student
 from tests.models import tiny_run
 
@@ -41,13 +42,14 @@ def parts(tmp_path):
         shape, image_size=8, classes=CLASSES, teacher_width=TEACHER_WIDTH, attention="eager"
     )
     weight = torch.randn(3 * 16 * 16, TEACHER_WIDTH)
+    widths = dict.fromkeys(BUILT_IN, TEACHER_WIDTH) | {"vanilla-kd": CLASSES}
 
     def make(method, *assignments):
         training = tiny_run(tmp_path, method, *assignments).cell.training
         return Parts(
             student=student,
             training=training,
-            teacher=lambda images: images.flatten(1) @ weight,
+            teacher=lambda images: images.flatten(1) @ weight[:, : widths[method]],
             class_embeddings=torch.randn(
                 CLASSES, TEACHER_WIDTH, generator=torch.Generator().manual_seed(1)
             ),
@@ -63,6 +65,7 @@ def batch():
         images=torch.randn(BATCH, 3, 8, 8, generator=generator),
         labels=torch.randint(0, CLASSES, (BATCH,), generator=generator),
         teacher_images=torch.randn(BATCH, 3, 16, 16, generator=generator),
+        teacher_embeddings=torch.randn(BATCH, TEACHER_WIDTH, generator=generator),
     )
 
 
@@ -89,30 +92,41 @@ def reference(method, loss, parts, batch, alpha1, alpha2):
     classification = cross_entropy(softmax(scores) if loss == "published-code" else scores, labels)
     if method == "student-only":
         return classification
+    if method == "vanilla-kd":
+        taught = softmax(parts.teacher(batch.teacher_images).double().numpy())
+        predicted = softmax(softmax(scores) if loss == "published-code" else scores)
+        distillation = -np.mean((taught * np.log(predicted)).sum(axis=-1))
+        return weighed(classification, distillation, loss, alpha1, alpha2)
     if method == "teacher-kd":
         anchors, targets = project(parts.teacher(batch.teacher_images)), np.arange(BATCH)
+    elif method == "cached-kd":
+        anchors, targets = project(batch.teacher_embeddings), np.arange(BATCH)
     else:
         anchors, targets = project(parts.class_embeddings), labels
     distillation = cross_entropy(cosines(features, anchors), targets)
+    return weighed(classification, distillation, loss, alpha1, alpha2)
+
+
+def weighed(classification, distillation, loss, alpha1, alpha2):
     if loss == "published-code":
         return classification + 0.5 * distillation
     return alpha1 * classification + alpha2 * distillation
 
 
-@pytest.mark.parametrize("method", ["embed-kd", "teacher-kd", "student-only"])
+@pytest.mark.parametrize("method", BUILT_IN)
 @pytest.mark.parametrize(
     ("loss", "alpha2"), [("paper", 0.5), ("paper", 0.2), ("published-code", 0.5)]
 )
 def test_losses(method, loss, alpha2, parts, batch):
     made = parts(method, f'training.loss="{loss}"', f"training.alpha2={alpha2}")
-    result = METHODS[method](made)(batch, lambda _: None)
+    result = build_forward(BUILT_IN[method], made)(batch, lambda _: None)
     expected = reference(method, loss, made, batch, 1 - alpha2, alpha2)
     assert float(result.loss.detach()) == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_weights_of_the_losses_can_be_set_apart(parts, batch):
     made = parts("embed-kd", "training.alpha1=2.0", "training.alpha2=3.0")
-    result = METHODS["embed-kd"](made)(batch, lambda _: None)
+    result = build_forward(BUILT_IN["embed-kd"], made)(batch, lambda _: None)
     expected = reference("embed-kd", "paper", made, batch, 2.0, 3.0)
     assert float(result.loss.detach()) == pytest.approx(expected, rel=1e-5)
 
@@ -134,7 +148,7 @@ def test_gradients_reach_the_projection_but_not_the_teacher(method, parts, batch
         teacher=teacher,
         class_embeddings=made.class_embeddings,
     )
-    METHODS[method](changed)(batch, lambda _: None).loss.backward()
+    build_forward(BUILT_IN[method], changed)(batch, lambda _: None).loss.backward()
     assert made.student.projection.weight.grad.abs().sum() > 0
     assert weight.grad is None
     assert len(seen) == (1 if method == "teacher-kd" else 0), "Embed-KD never calls the teacher"
@@ -142,13 +156,13 @@ def test_gradients_reach_the_projection_but_not_the_teacher(method, parts, batch
 
 def test_the_parts_of_a_step_are_marked_in_order(parts, batch):
     marks = []
-    METHODS["teacher-kd"](parts("teacher-kd"))(batch, marks.append)
+    build_forward(BUILT_IN["teacher-kd"], parts("teacher-kd"))(batch, marks.append)
     assert marks == ["teacher", "forward"]
 
 
 def test_a_method_without_what_it_needs_says_so(parts, batch):
     bare = Parts(student=parts("embed-kd").student, training=parts("embed-kd").training)
     with pytest.raises(RuntimeError, match="class embeddings"):
-        METHODS["embed-kd"](bare)
+        build_forward(BUILT_IN["embed-kd"], bare)
     with pytest.raises(RuntimeError, match="a teacher"):
-        METHODS["teacher-kd"](bare)
+        build_forward(BUILT_IN["teacher-kd"], bare)

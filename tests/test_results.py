@@ -148,6 +148,27 @@ def test_accuracy_is_the_mean_over_seeds_each_counted_once(tmp_path):
     assert estimate.count == 2
 
 
+@pytest.mark.parametrize(
+    ("rows", "count", "value"),
+    [
+        # measured by each run itself, as profiles do
+        ([(7.0, "a", False)] * 3, 3, 7.0),
+        # measured once and read twice
+        ([(7.0, "a", False), (7.0, "a", True), (7.0, "a", True), (3.0, "b", False)], 2, 5.0),
+        # by a cell of another matrix, and read by all of these
+        ([(7.0, "a", True), (7.0, "a", True), (3.0, "b", True)], 2, 5.0),
+    ],
+)
+def test_a_precompute_that_many_runs_share_counts_once(tmp_path, rows, count, value):
+    names = ("precompute_seconds", "precompute_key", "precompute_reused")
+    made = [
+        cell_row("embed-kd", repeat=n, **dict(zip(names, row, strict=True)))
+        for n, row in enumerate(rows)
+    ]
+    estimate = only_group(commit(tmp_path, made)).estimates["precompute_time"]
+    assert (estimate.count, estimate.value) == (count, value)
+
+
 @pytest.mark.parametrize(("runs", "time", "accuracy"), [(4, 0, 0), (5, 0, 1), (6, 1, 1)])
 def test_intervals_need_enough_processes(tmp_path, runs, time, accuracy):
     commit(tmp_path, trained_rows(seeds=runs))

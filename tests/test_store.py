@@ -359,8 +359,8 @@ def truncated(part):
         (lambda part: part.write_bytes(b""), "damaged part"),
         (lambda part: part.write_bytes(b"not parquet" * 100), "damaged part"),
         (truncated, "damaged part"),
-        (foreign, "expected schema version 1, found none"),
-        (other_version, "expected schema version 1, found 99"),
+        (foreign, "expected schema version 2, found none"),
+        (other_version, "expected schema version 2, found 99"),
         (fewer_columns, "not a part of the table 'cells'"),
         (other_types, "not a part of the table 'cells'"),
     ],
@@ -416,4 +416,4 @@ def test_a_version_of_the_layout_is_in_every_part(store):
     store.commit(KEY, rows(environment=json.dumps({"a": 1})))
     for table in TABLES:
         for part in (store.root / table).glob("*.parquet"):
-            assert pq.read_schema(part).metadata[b"kdbench_schema_version"] == b"1"
+            assert pq.read_schema(part).metadata[b"kdbench_schema_version"] == b"2"

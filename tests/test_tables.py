@@ -148,3 +148,12 @@ def test_tables_need_no_torch():
     code, modules = imported_by("tables", "--matrix", FIG4)
     assert code == 0
     assert not {"torch", "transformers", "matplotlib", "pandas"} & set(modules)
+
+
+@pytest.mark.parametrize(("method", "width"), [("teacher-kd", "1024"), ("vanilla-kd", "–")])
+def test_a_student_projects_embeddings_alone(method, width, capsys):
+    axes = ["--set", f'axes.method="{method}"', "--set", 'axes.student="base"']
+    arguments = ["--matrix", str(FIG4), "--table", "students", *axes, "--set", "exclude=[]"]
+    assert main(["tables", *arguments]) == 0
+    row = rows_of(capsys.readouterr().out)["base"]
+    assert row[6] == width

@@ -36,6 +36,8 @@ def estimate_of(rows: Sequence[Mapping[str, Any]], metric: Metric) -> Estimate |
     known = [row for row in rows if is_number(row[metric.column])]
     if not known:
         return None
+    if metric.computed_once is not None:
+        known = _computed_once(known, *metric.computed_once)
     values = [float(row[metric.column]) for row in known]
     if metric.over_seeds:
         values = seed_means(known, metric.column)
@@ -54,6 +56,19 @@ def estimate_of(rows: Sequence[Mapping[str, Any]], metric: Metric) -> Estimate |
         extrapolated="extrapolated" in kinds,
         sources=tuple(sorted(sources - {None})),
     )
+
+
+def _computed_once(
+    rows: Sequence[Mapping[str, Any]], reused: str, key: str
+) -> list[Mapping[str, Any]]:
+    """Keep each computation once: runs that reuse one do not measure it again."""
+    kept = [row for row in rows if row[reused] is not True]
+    seen = {row[key] for row in kept}
+    for row in rows:
+        if row[reused] is True and row[key] not in seen:
+            seen.add(row[key])
+            kept.append(row)
+    return kept
 
 
 def seed_means(rows: Sequence[Mapping[str, Any]], column: str) -> list[float]:

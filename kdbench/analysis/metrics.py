@@ -24,6 +24,8 @@ class Metric:
         source_column: the column that tells how it was got, where there is one.
         kind_column: the column that tells measured from extrapolated, where there is one.
         over_seeds: mean over seeds, where others are the median over runs.
+        computed_once: columns that tell whether a run took the value over from an earlier
+            computation, and from which: what many runs share counts once.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Metric:
     source_column: str | None = None
     kind_column: str | None = None
     over_seeds: bool = False
+    computed_once: tuple[str, str] | None = None
 
     @property
     def is_memory(self) -> bool:
@@ -124,8 +127,9 @@ _ALL = (
         "Precompute, once",
         "pre-\ncompute",
         "seconds",
-        "class embeddings, before the first step",
+        "embeddings, before the first step",
         kind_column="precompute_seconds_kind",
+        computed_once=("precompute_reused", "precompute_key"),
     ),
     Metric(
         "energy",

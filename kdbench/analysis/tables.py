@@ -69,7 +69,7 @@ def students_table(matrix: Matrix) -> Table:
     inferred = False
     for cell in matrix.cells:
         shape = cell.student
-        width = cell.teacher.width if cell.teacher else None
+        width = cell.required_teacher.width if cell.declared.projects else None
         count = student_parameters(
             shape, image_size=cell.image_size, classes=cell.data.classes, teacher_width=width
         )
@@ -128,7 +128,10 @@ _TRAINING = {
     "alpha2": "alpha2 (distillation)",
     "precision": "precision",
     "attention": "attention",
+    "compile": "compiled student",
+    "checkpointing": "activation checkpointing",
     "images_per_class": "images per class embedding",
+    "precompute_batch_size": "batch size of a precompute",
 }
 
 TABLES: dict[str, Callable[[Matrix], Table]] = {

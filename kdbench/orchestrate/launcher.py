@@ -91,6 +91,7 @@ def launch(
     spool: Path,
     log: Path,
     cache: Path,
+    machine: Mapping[str, str | None],
     on_start: Callable[[int], None],
     on_tick: Callable[[Iterable[dict[str, Any]]], None],
 ) -> Outcome:
@@ -102,6 +103,7 @@ def launch(
         spool: folder for the job and its events.
         log: where the process's output goes.
         cache: folder of what is kept between runs.
+        machine: the parts of the environment that a result depends on.
         on_start: told the process's id.
         on_tick: told the new events, a few times a second.
     """
@@ -109,6 +111,7 @@ def launch(
         "task": task,
         "run": run.model_dump(mode="json"),
         "cache": str(cache),
+        "machine": dict(machine),
         "parent": os.getpid(),
     }
     (spool / "job.json").write_text(json.dumps(job))

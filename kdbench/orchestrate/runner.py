@@ -97,9 +97,9 @@ class _Runner:
                 "memory_bytes": gpu.memory_total_bytes,
             }
         )
-        worker, parts = worker_digest(), decisive(self._environment)
+        worker, self._machine = worker_digest(), decisive(self._environment)
         self._runs = [
-            (run.run_key(worker_digest=worker, environment=parts), run)
+            (run.run_key(worker_digest=worker, environment=self._machine), run)
             for run in matrix.runs(device.device)
         ]
 
@@ -199,6 +199,7 @@ class _Runner:
                 spool=spool,
                 log=log,
                 cache=self._cache,
+                machine=self._machine,
                 on_start=sampler.watch,
                 on_tick=tick,
             )
@@ -229,6 +230,7 @@ class _Runner:
             spool=spool,
             log=log,
             cache=self._cache,
+            machine=self._machine,
             on_start=lambda _pid: None,
             on_tick=lambda events: self._progress.tick(events, None),
         )

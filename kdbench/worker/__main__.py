@@ -8,7 +8,7 @@ import signal
 import sys
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kdbench.lifetime import die_with_parent
 
@@ -30,7 +30,7 @@ def main(argv: list[str]) -> int:
     return _run(job, path.parent / "events.jsonl")
 
 
-def _run(job: dict[str, object], spool: Path) -> int:
+def _run(job: dict[str, Any], spool: Path) -> int:
     # Imported only now: the parent's death is noticed from the first moment on.
     import torch  # noqa: PLC0415
 
@@ -54,7 +54,7 @@ def _run(job: dict[str, object], spool: Path) -> int:
 
             ensure_fitted(run.cell, device=torch.device(run.device), cache=cache, events=events)
         else:
-            measure_cell(run, events=events, cache=cache)
+            measure_cell(run, events=events, cache=cache, machine=dict(job["machine"]))
     except DivergedError as error:
         return _report(events, "diverged", error)
     except KdbenchError as error:

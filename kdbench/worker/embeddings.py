@@ -1,142 +1,143 @@
-"""Class embeddings: the mean teacher embedding of each class, computed before training."""
+"""What a teacher makes of the training images before the first step: the embeddings themselves.
+
+When they are computed, kept and told is the business of `precompute.py`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from time import monotonic
-from typing import Any
+from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from kdbench.cell import Budget, Cell
+from kdbench.cell import Cell
 from kdbench.errors import InputError
 from kdbench.worker.augment import prepare
-from kdbench.worker.data import DataSet
-from kdbench.worker.ledger import Ledger
-from kdbench.worker.probes import Probes
+from kdbench.worker.data import DataSet, free_bytes
+
+
+class Part(NamedTuple):
+    """A batch for the teacher."""
+
+    #: int64, [batch], on the host: which training images
+    rows: Tensor
+    #: whether they are mirrored
+    mirrored: bool
+    #: int64, [batch], on the device: their places in the result (class, or image)
+    places: Tensor
 
 
 @dataclass(frozen=True)
-class Precompute:
-    """The embeddings, and what they cost."""
+class Plan:
+    """Which images are embedded, in which batches, and what becomes of them.
 
-    #: [classes, teacher width]
-    embeddings: Tensor
-    #: timed batches, and those that a whole computation needs
-    batches: int
-    batches_total: int
-    #: seconds of the whole computation
-    seconds: float
-    kind: str
-    #: peak allocated by one batch beside the teacher, from the ledger; None on CUDA
-    ledger_peak_bytes: int | None
+    Attributes:
+        result: float32 on the device, filled by `add`: [classes, width] or [images, flips, width].
+        passes: the batches, in order.
+        add: takes a part and its embeddings [batch, width].
+        finish: is told the number of parts that were added; what no part reached becomes random.
+    """
 
-    def row(self) -> dict[str, Any]:
-        """Return the figures for the event that reports them."""
-        return {
-            "precompute_seconds": self.seconds,
-            "precompute_seconds_kind": self.kind,
-            "precompute_kept_bytes": self.embeddings.untyped_storage().nbytes(),
-            "precompute_peak_bytes": self.ledger_peak_bytes,
-        }
+    result: Tensor
+    passes: tuple[Part, ...]
+    add: Callable[[Part, Tensor], None]
+    finish: Callable[[int], None]
 
 
-def class_embeddings(
-    cell: Cell,
-    data: DataSet,
-    teacher: nn.Module,
-    *,
-    budget: Budget | None,
-    device: torch.device,
-    probes: Probes,
-    seed: int,
-) -> Precompute:
-    """Average the teacher's embeddings over `images_per_class` training images of each class.
+def plan_class_embeddings(cell: Cell, data: DataSet, *, device: torch.device, seed: int) -> Plan:
+    """Plan the mean embedding of each class over `images_per_class` of its training images.
 
     Args:
-        cell: names the classes, images per class and batch size.
+        cell: names the classes, the images per class and the batch size.
         data: the images; a synthetic set stands for as many as it is asked for.
-        teacher: maps images to embeddings [n, width].
-        budget: stop when it is spent and extrapolate the time; None computes them all. Classes
-            that it did not reach get random embeddings: a profile's steps cost the same.
-        device: where it runs.
-        probes: to synchronise the device for the clock.
+        device: where the sums are.
         seed: chooses the images.
 
     Raises:
         InputError: a class has no training image.
     """
     rows, labels = _choose(cell, data, seed)
-    size, batch = cell.required_teacher.image_size, cell.training.batch_size
     labels = labels.to(device)
-    ledger_peak = _warm_up(data, teacher, rows[:batch], size, device)
-    sums: Tensor | None = None
-    total = -(-len(rows) // batch)
-    clock = _Clock(budget, probes)
-    for number, held in enumerate(data.train.batches(batch, rows)):
-        chosen = slice(number * batch, (number + 1) * batch)
-        with torch.no_grad():
-            embedded = teacher(prepare(held.pixels, size)).float()
-            if sums is None:
-                sums = embedded.new_zeros((cell.data.classes, embedded.shape[-1]))
-            sums.index_add_(0, labels[chosen], embedded)
-        if clock.spent():
-            break
-    assert sums is not None  # noqa: S101 - there is at least one class, hence one batch
-    counts = torch.bincount(labels[: clock.batches * batch], minlength=cell.data.classes)
-    means = torch.where(
-        counts[:, None] > 0,
-        sums / counts.clamp(min=1)[:, None],
-        torch.randn(sums.shape, generator=torch.Generator().manual_seed(seed)).to(device),
-    )
-    whole = clock.batches == total
-    return Precompute(
-        embeddings=means,
-        batches=clock.batches,
-        batches_total=total,
-        seconds=clock.seconds if whole else clock.seconds / clock.batches * total,
-        kind="measured" if whole else "extrapolated",
-        ledger_peak_bytes=ledger_peak,
+    classes, size = cell.data.classes, cell.training.precompute_batch_size
+    result = torch.zeros((classes, cell.required_teacher.width), device=device)
+    parts = tuple(
+        Part(rows[start : start + size], False, labels[start : start + size])
+        for start in range(0, len(rows), size)
     )
 
+    def add(part: Part, embedded: Tensor) -> None:
+        result.index_add_(0, part.places, embedded)
 
-class _Clock:
-    """Counts batches against the budget."""
+    def finish(added: int) -> None:
+        counts = torch.bincount(labels[: added * size], minlength=classes)
+        result.div_(counts.clamp(min=1)[:, None])
+        _randomise(result, counts == 0, seed)
 
-    def __init__(self, budget: Budget | None, probes: Probes) -> None:
-        self._budget, self._probes = budget, probes
-        self._probes.synchronize()
-        self._started = monotonic()
-        self.batches, self.seconds = 0, 0.0
+    return Plan(result, parts, add, finish)
 
-    def spent(self) -> bool:
-        """Count a batch; whether to stop after it."""
-        self.batches += 1
-        self._probes.synchronize()
-        self.seconds = monotonic() - self._started
-        return (
-            self._budget is not None
-            and self.batches >= self._budget.precompute_min_batches
-            and self.seconds >= self._budget.precompute_seconds
+
+def plan_image_embeddings(cell: Cell, data: DataSet, *, device: torch.device) -> Plan:
+    """Plan the embedding of each training image, and of its mirror image where training flips.
+
+    Raises:
+        InputError: the device's free memory does not hold them.
+    """
+    size, flips = cell.training.precompute_batch_size, 2 if cell.data.flip else 1
+    shape = (data.train_count, flips, cell.required_teacher.width)
+    _check_room(shape, device)
+    result = torch.zeros(shape, device=device)
+    images = torch.arange(data.train_count)
+    parts = tuple(
+        Part(
+            images[start : start + size] % len(data.train.labels),  # a synthetic set repeats
+            bool(mirrored),
+            images[start : start + size].to(device),
         )
+        for mirrored in range(flips)
+        for start in range(0, len(images), size)
+    )
+
+    def add(part: Part, embedded: Tensor) -> None:
+        result[part.places, int(part.mirrored)] = embedded
+
+    def finish(added: int) -> None:
+        unreached = torch.zeros(shape[:2], dtype=torch.bool, device=device)
+        for part in parts[added:]:
+            unreached[part.places, int(part.mirrored)] = True
+        _randomise(result, unreached, 0)
+
+    return Plan(result, parts, add, finish)
 
 
-def _warm_up(
-    data: DataSet, teacher: nn.Module, rows: Tensor, size: int, device: torch.device
-) -> int | None:
-    """Run one batch un-timed; on the CPU under the ledger, which tells its peak."""
-    if device.type != "cpu":
-        with torch.no_grad():
-            teacher(prepare(next(data.train.batches(len(rows), rows)).pixels, size))
-        return None
-    ledger = Ledger(device)
-    ledger.adopt_module(teacher, "teacher", prefix="teacher")
-    ledger.adopt(data.tensors(), "inputs")
-    with ledger, torch.no_grad():
-        ledger.mark("teacher")
-        teacher(prepare(next(data.train.batches(len(rows), rows)).pixels, size))
-    return ledger.peak_bytes()
+def embed(
+    data: DataSet, teacher: nn.Module, parts: tuple[Part, ...], *, image_size: int
+) -> Iterator[Tensor]:
+    """Embed parts in order: float32, [batch, width] each.
+
+    Args:
+        data: the images; streamed ones are read once, in the parts' order.
+        teacher: maps images [n, 3, side, side] to embeddings [n, width].
+        parts: which images.
+        image_size: the teacher's side in pixels.
+    """
+    if not parts:
+        return
+    rows, size = torch.cat([part.rows for part in parts]), len(parts[0].rows)
+    # Passes over the images end with a smaller batch: only whole ones can be read in one go.
+    ends = {n + 1 for n, part in enumerate(parts) if len(part.rows) != size} | {len(parts)}
+    done = 0
+    for first, last in pairwise([0, *sorted(ends)]):
+        wanted = sum(len(part.rows) for part in parts[first:last])
+        batches = data.train.batches(size, rows[done : done + wanted])
+        done += wanted
+        for part, held in zip(parts[first:last], batches, strict=True):
+            pixels = held.pixels.flip(-1) if part.mirrored else held.pixels
+            with torch.no_grad():
+                embedded: Tensor = teacher(prepare(pixels, image_size)).float()
+            yield embedded
 
 
 def _choose(cell: Cell, data: DataSet, seed: int) -> tuple[Tensor, Tensor]:
@@ -162,3 +163,23 @@ def _choose(cell: Cell, data: DataSet, seed: int) -> tuple[Tensor, Tensor]:
         chosen.append(found)
     labels = [torch.full((len(rows),), number) for number, rows in enumerate(chosen)]
     return torch.cat(chosen), torch.cat(labels)
+
+
+def _randomise(result: Tensor, unreached: Tensor, seed: int) -> None:
+    """Fill in what a budget left out: a profile's steps cost the same with any values."""
+    count = int(unreached.sum())
+    if count:
+        generator = torch.Generator().manual_seed(seed)
+        drawn = torch.randn((count, result.shape[-1]), generator=generator)
+        result[unreached] = drawn.to(result.device)
+
+
+def _check_room(shape: tuple[int, int, int], device: torch.device) -> None:
+    needed, free = 4 * shape[0] * shape[1] * shape[2], free_bytes(device)
+    if needed > free:
+        raise InputError(
+            f"the embeddings of {shape[0]:,} images need {needed:,} bytes, found {free:,} free on "
+            f"{device}",
+            key="axes.method",
+            hint="teacher-kd keeps none, embed-kd one per class",
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,11 @@ class Events:
         """Write one event; `values` must be JSON values (a NaN becomes null)."""
         line = {"event": event, **{key: _json(value) for key, value in values.items()}}
         self._file.write(json.dumps(line, allow_nan=False) + "\n")
+
+    def note(self, text: str) -> None:
+        """Tell the user something, in one line; it is in the worker's log as well."""
+        sys.stdout.write(f"{text}\n")
+        self.emit("note", text=text)
 
     @contextmanager
     def phase(self, name: str, probes: Probes) -> Iterator[dict[str, Any]]:

@@ -4,28 +4,35 @@ from __future__ import annotations
 
 import gc
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 import torch
-from torch import nn
 
 from kdbench.cell import CellRun
 from kdbench.worker.augment import Draw
-from kdbench.worker.data import DataSet, load_data
-from kdbench.worker.embeddings import class_embeddings
+from kdbench.worker.data import load_data
 from kdbench.worker.events import Events
+from kdbench.worker.precompute import precompute
 from kdbench.worker.probes import Probes
 from kdbench.worker.train import emit_step, train
 from kdbench.worker.training import Session, build_session, parameter_bytes
 
 
-def measure_cell(run: CellRun, *, events: Events, cache: Path) -> None:
-    """Measure one run of a cell, telling everything through `events`."""
+def measure_cell(run: CellRun, *, events: Events, cache: Path, machine: Mapping[str, Any]) -> None:
+    """Measure one run of a cell, telling everything through `events`.
+
+    Args:
+        run: what to measure.
+        events: told everything.
+        cache: folder of what is kept between runs.
+        machine: the parts of the environment that a result depends on.
+    """
     device = torch.device(run.device)
     probes = Probes(device)
-    session = _set_up(run, device, probes, events, cache)
+    session = _set_up(run, device, probes, events, cache, machine)
     if run.mode == "profile":
         _profile(session, run, events)
         _account(session, events, next(session.draws(0)))
@@ -35,7 +42,12 @@ def measure_cell(run: CellRun, *, events: Events, cache: Path) -> None:
 
 
 def _set_up(
-    run: CellRun, device: torch.device, probes: Probes, events: Events, cache: Path
+    run: CellRun,
+    device: torch.device,
+    probes: Probes,
+    events: Events,
+    cache: Path,
+    machine: Mapping[str, Any],
 ) -> Session:
     cell, teacher, embeddings = run.cell, None, None
     with events.phase("setup", probes):
@@ -45,8 +57,10 @@ def _set_up(
             from kdbench.worker.teacher import load_teacher  # noqa: PLC0415
 
             teacher = load_teacher(cell, device=device, cache=cache)
-    if cell.method == "embed-kd" and teacher is not None:
-        embeddings = _precompute(run, data, teacher, device, probes, events)
+    if cell.declared.precomputes and teacher is not None:
+        embeddings = precompute(
+            run, data, teacher, probes=probes, events=events, cache=cache, machine=machine
+        )
         # The teacher has done its work: nothing of it stays for the training.
         teacher = None
         gc.collect()
@@ -59,7 +73,7 @@ def _set_up(
             seed=run.seed,
             data=data,
             teacher=teacher,
-            class_embeddings=embeddings,
+            embeddings=embeddings,
             probes=probes,
         )
     events.emit(
@@ -68,32 +82,6 @@ def _set_up(
         student_parameters=sum(p.numel() for p in session.student.parameters()),
     )
     return session
-
-
-def _precompute(
-    run: CellRun,
-    data: DataSet,
-    teacher: nn.Module,
-    device: torch.device,
-    probes: Probes,
-    events: Events,
-) -> torch.Tensor:
-    with events.phase("precompute", probes) as phase:
-        done = class_embeddings(
-            run.cell,
-            data,
-            teacher,
-            budget=run.budget if run.mode == "profile" else None,
-            device=device,
-            probes=probes,
-            seed=run.seed,
-        )
-        phase |= {"units": done.batches, "units_total": done.batches_total}
-        figures = done.row()
-        if device.type == "cuda":
-            figures["precompute_peak_bytes"] = probes.phase_peaks()["allocated_peak_bytes"]
-    events.emit("result", **figures)
-    return done.embeddings
 
 
 def _profile(session: Session, run: CellRun, events: Events) -> None:

@@ -1,16 +1,23 @@
-"""The methods: what each makes of a batch. One loop runs them all (`training.py`)."""
+"""The methods: what each makes of a batch. One loop runs them all (`training.py`).
+
+What a method needs of its teacher is declared in `kdbench.method`; here is the step itself. A
+package that adds a method writes a function like those below: `Parts` in, `Forward` out.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from typing import NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdbench.cell import Method, Training
+from kdbench.cell import Training
+from kdbench.errors import InputError
+from kdbench.method import Method
 from kdbench.worker.student import Student
 
 Value = TypeVar("Value")
@@ -25,7 +32,10 @@ class Batch(NamedTuple):
     #: [batch], int64
     labels: Tensor
     #: the same images at the teacher's size, where the method runs the teacher on them
-    teacher_images: Tensor | None
+    teacher_images: Tensor | None = None
+    #: the teacher's embeddings of these images, mirrored as they are, [batch, teacher width];
+    #: where the method has them computed before the first step
+    teacher_embeddings: Tensor | None = None
 
 
 class StepResult(NamedTuple):
@@ -46,7 +56,8 @@ class Parts:
 
     student: Student
     training: Training
-    #: maps images [n, 3, side, side] to embeddings [n, width]; None where the step has no teacher
+    #: maps images [n, 3, side, side] to embeddings [n, width], or to class scores [n, classes] for
+    #: a method that declares a classifier; None where the step has no teacher
     teacher: Callable[[Tensor], Tensor] | None = None
     #: mean teacher embedding of each class, [classes, teacher width]
     class_embeddings: Tensor | None = None
@@ -64,10 +75,39 @@ def teacher_kd(parts: Parts) -> Forward:
         with torch.no_grad():
             embeddings = teacher(_needed(batch.teacher_images, "the teacher's images"))
         mark("forward")
-        features, logits = parts.student(batch.images)
-        similarity = cosine_logits(features, parts.student.project(embeddings))
-        own = torch.arange(len(features), device=features.device)
-        return _combined(parts.training, logits, batch.labels, F.cross_entropy(similarity, own))
+        return _found_among_batch(parts, batch, embeddings)
+
+    return forward
+
+
+def cached_kd(parts: Parts) -> Forward:
+    """Cached-KD: Teacher-KD's loss, from embeddings of each image that were computed before."""
+
+    def forward(batch: Batch, mark: Mark) -> StepResult:
+        mark("forward")
+        embeddings = _needed(batch.teacher_embeddings, "the images' embeddings")
+        return _found_among_batch(parts, batch, embeddings)
+
+    return forward
+
+
+def vanilla_kd(parts: Parts) -> Forward:
+    """Vanilla KD: the teacher classifies every batch; the student shall predict as it does.
+
+    The distillation loss is the cross entropy of the student's prediction against the teacher's
+    softmax (Hinton et al. 2015, at temperature 1).
+    """
+    teacher = _needed(parts.teacher, "a teacher")
+
+    def forward(batch: Batch, mark: Mark) -> StepResult:
+        mark("teacher")
+        with torch.no_grad():
+            scores = teacher(_needed(batch.teacher_images, "the teacher's images"))
+            targets = scores.softmax(dim=-1)
+        mark("forward")
+        logits = parts.student(batch.images).logits
+        distillation = F.cross_entropy(_predictions(parts.training, logits), targets)
+        return combined(parts.training, logits, batch.labels, distillation)
 
     return forward
 
@@ -84,7 +124,7 @@ def embed_kd(parts: Parts) -> Forward:
         features, logits = parts.student(batch.images)
         similarity = cosine_logits(features, parts.student.project(embeddings))
         distillation = F.cross_entropy(similarity, batch.labels)
-        return _combined(parts.training, logits, batch.labels, distillation)
+        return combined(parts.training, logits, batch.labels, distillation)
 
     return forward
 
@@ -95,16 +135,26 @@ def student_only(parts: Parts) -> Forward:
     def forward(batch: Batch, mark: Mark) -> StepResult:
         mark("forward")
         logits = parts.student(batch.images).logits
-        return _combined(parts.training, logits, batch.labels, None)
+        return combined(parts.training, logits, batch.labels, None)
 
     return forward
 
 
-METHODS: dict[Method, Callable[[Parts], Forward]] = {
-    "teacher-kd": teacher_kd,
-    "embed-kd": embed_kd,
-    "student-only": student_only,
-}
+def build_forward(method: Method, parts: Parts) -> Forward:
+    """Find a method's step by the name that it declares, and build its forward pass.
+
+    Raises:
+        InputError: there is no such function.
+    """
+    module, _, name = method.step.partition(":")
+    try:
+        build: Callable[[Parts], Forward] = getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise InputError(
+            f"cannot find the method's step {method.step!r}: {error}",
+            hint="mend or remove the package that declares it",
+        ) from error
+    return build(parts)
 
 
 def cosine_logits(features: Tensor, anchors: Tensor) -> Tensor:
@@ -112,15 +162,35 @@ def cosine_logits(features: Tensor, anchors: Tensor) -> Tensor:
     return F.normalize(features, dim=-1) @ F.normalize(anchors, dim=-1).T
 
 
-def _combined(
+def combined(
     training: Training, logits: Tensor, labels: Tensor, distillation: Tensor | None
 ) -> StepResult:
-    """alpha1 * L_ce + alpha2 * L_clip; the published code feeds softmaxed scores to L_ce."""
-    predictions = logits.softmax(dim=-1) if training.loss == "published-code" else logits
-    loss = _needed(training.alpha1, "alpha1") * F.cross_entropy(predictions, labels)
+    """Weigh the losses: alpha1 * L_ce + alpha2 * distillation.
+
+    Args:
+        training: holds alpha1 and alpha2.
+        logits: the student's raw class scores, [batch, classes].
+        labels: int64, [batch].
+        distillation: the method's own loss, a scalar; None: it has none.
+    """
+    classification = F.cross_entropy(_predictions(training, logits), labels)
+    loss = _needed(training.alpha1, "alpha1") * classification
     if distillation is not None:
         loss = loss + training.alpha2 * distillation
     return StepResult(loss, logits)
+
+
+def _found_among_batch(parts: Parts, batch: Batch, embeddings: Tensor) -> StepResult:
+    """Each image must find its own embedding among the batch's."""
+    features, logits = parts.student(batch.images)
+    similarity = cosine_logits(features, parts.student.project(embeddings))
+    own = torch.arange(len(features), device=features.device)
+    return combined(parts.training, logits, batch.labels, F.cross_entropy(similarity, own))
+
+
+def _predictions(training: Training, logits: Tensor) -> Tensor:
+    """Make of the scores what cross entropies are fed; the published code softmaxes them first."""
+    return logits.softmax(dim=-1) if training.loss == "published-code" else logits
 
 
 def _needed(value: Value | None, what: str) -> Value:

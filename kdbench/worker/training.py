@@ -15,7 +15,7 @@ from kdbench.cell import Cell
 from kdbench.worker.augment import Draw, epoch_draws, make_batch
 from kdbench.worker.data import DataSet
 from kdbench.worker.ledger import Ledger
-from kdbench.worker.methods import METHODS, Batch, Forward, Mark, Parts, StepResult
+from kdbench.worker.methods import Batch, Forward, Mark, Parts, StepResult, build_forward
 from kdbench.worker.probes import Probes
 from kdbench.worker.student import Student
 
@@ -38,7 +38,8 @@ class Session:
     probes: Probes
     #: the module that the step runs on every batch; None where it runs none
     teacher: nn.Module | None
-    class_embeddings: torch.Tensor | None
+    #: computed before the first step: [classes, width] or [images, flips, width]
+    embeddings: torch.Tensor | None
 
     def draws(self, epoch: int) -> Iterator[Draw]:
         """Draw an epoch's batches."""
@@ -66,6 +67,8 @@ class Session:
             image_size=self.cell.image_size,
             teacher_size=self._teacher_size(),
         )
+        if self.embeddings is not None and self.cell.declared.teacher == "image-embeddings":
+            batch = batch._replace(teacher_embeddings=_of_images(self.embeddings, draw))
         self.optimizer.zero_grad(set_to_none=True)
         with self._precision():
             result = self.forward(batch, mark)
@@ -97,8 +100,9 @@ class Session:
         ledger.adopt_module(self.student, "parameters", prefix="student")
         if self.teacher is not None:
             ledger.adopt_module(self.teacher, "teacher", prefix="teacher")
-        if self.class_embeddings is not None:
-            ledger.adopt([self.class_embeddings], "teacher", "class_embeddings")
+        if self.embeddings is not None:
+            name = self.cell.declared.teacher.replace("-", "_")
+            ledger.adopt([self.embeddings], "teacher", name)
         ledger.adopt(self.data.tensors(), "inputs", "data")
         ledger.adopt(draw.tensors(), "inputs")
         self._adopt_state(ledger)
@@ -147,7 +151,7 @@ def build_session(
     seed: int,
     data: DataSet,
     teacher: nn.Module | None,
-    class_embeddings: torch.Tensor | None,
+    embeddings: torch.Tensor | None,
     probes: Probes,
 ) -> Session:
     """Build student, optimizer and method.
@@ -156,13 +160,13 @@ def build_session(
     the method computed earlier.
     """
     torch.manual_seed(seed)
-    training = cell.training
+    training, declared = cell.training, cell.declared
     student = (
         Student(
             cell.student,
             image_size=cell.image_size,
             classes=cell.data.classes,
-            teacher_width=cell.teacher.width if cell.teacher else None,
+            teacher_width=cell.required_teacher.width if declared.projects else None,
             attention=training.attention,
         )
         .to(device)
@@ -172,7 +176,10 @@ def build_session(
         student.parameters(), training.learning_rate, weight_decay=training.weight_decay
     )
     parts = Parts(
-        student=student, training=training, teacher=teacher, class_embeddings=class_embeddings
+        student=student,
+        training=training,
+        teacher=teacher,
+        class_embeddings=embeddings if declared.teacher == "class-embeddings" else None,
     )
     return Session(
         cell=cell,
@@ -181,11 +188,18 @@ def build_session(
         data=data,
         student=student,
         optimizer=optimizer,
-        forward=METHODS[cell.method](parts),
+        forward=build_forward(declared, parts),
         probes=probes,
         teacher=teacher,
-        class_embeddings=class_embeddings,
+        embeddings=embeddings,
     )
+
+
+def _of_images(embeddings: torch.Tensor, draw: Draw) -> torch.Tensor:
+    """Look up a draw's images, mirrored as they are: [batch, width]."""
+    if draw.flips is None:
+        return embeddings[draw.indices, 0]
+    return embeddings[draw.indices, draw.flips.long()]
 
 
 def parameter_bytes(*modules: nn.Module | None) -> int:

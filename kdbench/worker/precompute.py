@@ -1,0 +1,260 @@
+"""What a method has computed before its first step: looked up, or computed and kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kdbench.cell import Budget, Cell, CellRun, digest
+from kdbench.fingerprint import worker_digest
+from kdbench.worker.data import DataSet
+from kdbench.worker.embedding_cache import (
+    Cost,
+    DamagedError,
+    Recipe,
+    cached_path,
+    module_digest,
+    read_embeddings,
+    tensor_digest,
+    write_embeddings,
+)
+from kdbench.worker.embeddings import Plan, embed, plan_class_embeddings, plan_image_embeddings
+from kdbench.worker.events import Events
+from kdbench.worker.images import Images
+from kdbench.worker.ledger import Ledger
+from kdbench.worker.probes import Probes
+
+
+@dataclass(frozen=True)
+class Precompute:
+    """Embeddings, and what they cost.
+
+    Attributes:
+        embeddings: float32, [classes, width] or [images, flips, width].
+        batches: those embedded now; none where they were read from the cache.
+        batches_total: those of the whole computation.
+        seconds: of the whole computation, whenever it was done.
+        kind: measured, or extrapolated from `batches`.
+        peak_bytes: peak allocated while computing; None where it is still to be asked for.
+        key: content key of the computation.
+        reused: they were read from the cache.
+    """
+
+    embeddings: Tensor
+    batches: int
+    batches_total: int
+    seconds: float
+    kind: str
+    peak_bytes: int | None
+    key: str
+    reused: bool
+
+    def row(self) -> dict[str, Any]:
+        """Return the figures for the event that reports them."""
+        return {
+            "precompute_seconds": self.seconds,
+            "precompute_seconds_kind": self.kind,
+            "precompute_kept_bytes": self.embeddings.untyped_storage().nbytes(),
+            "precompute_peak_bytes": self.peak_bytes,
+            "precompute_key": self.key,
+            "precompute_reused": self.reused,
+        }
+
+
+def precompute(
+    run: CellRun,
+    data: DataSet,
+    teacher: nn.Module,
+    *,
+    probes: Probes,
+    events: Events,
+    cache: Path,
+    machine: Recipe,
+) -> Tensor:
+    """Get the embeddings that the run's method needs, and tell what they cost.
+
+    A training takes them from the cache if they are there, with what they cost when they were
+    computed, and leaves them there. A profile measures the cost: it computes as much as its budget
+    allows, and neither reads nor writes the cache.
+
+    Args:
+        run: of a method that precomputes.
+        data: the images.
+        teacher: maps images to embeddings [n, width].
+        probes: of the run.
+        events: told the phase and its figures.
+        cache: folder of what is kept between runs.
+        machine: the parts of the environment that the cost and the rounding depend on.
+
+    Returns:
+        float32 on the device, [classes, width] or [images, flips, width].
+
+    Raises:
+        InputError: a class has no training image, or memory does not hold the embeddings.
+    """
+    device, trains = torch.device(run.device), run.mode == "train"
+    recipe = recipe_of(run, data, teacher, machine)
+    path = cached_path(cache, recipe)
+    with events.phase("precompute", probes) as phase:
+        plan = _plan(run.cell, data, device, run.seed)
+        done = _read(path, recipe, plan, events) if trains else None
+        if done is None:
+            done = compute(
+                plan,
+                run.cell,
+                data,
+                teacher,
+                budget=None if trains else run.budget,
+                probes=probes,
+                key=digest(recipe),
+            )
+        phase |= {"units": done.batches, "units_total": done.batches_total}
+        figures = done.row()
+        if figures["precompute_peak_bytes"] is None:
+            figures["precompute_peak_bytes"] = probes.phase_peaks()["allocated_peak_bytes"]
+    if trains and not done.reused:
+        cost = Cost(done.seconds, done.batches_total, figures["precompute_peak_bytes"])
+        try:
+            write_embeddings(path, recipe, done.embeddings, cost)
+        except OSError as error:  # the next cell computes them again; nothing else is lost
+            events.note(f"cannot keep embeddings in {path.parent}: {error}")
+    events.emit("result", **figures)
+    return done.embeddings
+
+
+def compute(
+    plan: Plan,
+    cell: Cell,
+    data: DataSet,
+    teacher: nn.Module,
+    *,
+    budget: Budget | None,
+    probes: Probes,
+    key: str,
+) -> Precompute:
+    """Run the teacher over a plan.
+
+    Args:
+        plan: which images, and what becomes of their embeddings.
+        cell: names the teacher's image size.
+        data: the images.
+        teacher: maps images to embeddings [n, width].
+        budget: stop when it is spent and extrapolate the time; None computes all. What it did not
+            reach gets random embeddings.
+        probes: to synchronise the device for the clock.
+        key: content key of the computation.
+    """
+    size = cell.required_teacher.image_size
+    ledger_peak = _warm_up(plan, data, teacher, size)
+    total, batches = len(plan.passes), 0
+    probes.synchronize()
+    started, seconds = monotonic(), 0.0
+    for part, embedded in zip(
+        plan.passes, embed(data, teacher, plan.passes, image_size=size), strict=False
+    ):
+        plan.add(part, embedded)
+        batches += 1
+        probes.synchronize()
+        seconds = monotonic() - started
+        if budget is not None and _spent(budget, batches, seconds):
+            break
+    plan.finish(batches)
+    return Precompute(
+        embeddings=plan.result,
+        batches=batches,
+        batches_total=total,
+        seconds=seconds if batches == total else seconds / batches * total,
+        kind="measured" if batches == total else "extrapolated",
+        peak_bytes=ledger_peak,
+        key=key,
+        reused=False,
+    )
+
+
+def recipe_of(run: CellRun, data: DataSet, teacher: nn.Module, machine: Recipe) -> dict[str, Any]:
+    """Collect all that the embeddings, their rounding and their cost depend on: JSON values."""
+    cell, training = run.cell, run.cell.training
+    kind = cell.declared.teacher
+    chosen = (
+        {"images_per_class": training.images_per_class, "seed": run.seed}
+        if kind == "class-embeddings"
+        else {"flip": cell.data.flip}
+    )
+    return {
+        "kind": kind,
+        **chosen,
+        "classes": cell.data.classes,
+        "batch_size": training.precompute_batch_size,
+        "teacher": cell.required_teacher.model_dump(
+            include={"patch_size", "width", "depth", "heads", "image_size"}
+        ),
+        "teacher_weights": module_digest(teacher),
+        "data": _data_identity(cell, data),
+        "code": worker_digest(),
+        "device": torch.device(run.device).type,
+        "threads": torch.get_num_threads(),
+        "machine": dict(machine),
+    }
+
+
+def _plan(cell: Cell, data: DataSet, device: torch.device, seed: int) -> Plan:
+    if cell.declared.teacher == "class-embeddings":
+        return plan_class_embeddings(cell, data, device=device, seed=seed)
+    return plan_image_embeddings(cell, data, device=device)
+
+
+def _spent(budget: Budget, batches: int, seconds: float) -> bool:
+    return batches >= budget.precompute_min_batches and seconds >= budget.precompute_seconds
+
+
+def _warm_up(plan: Plan, data: DataSet, teacher: nn.Module, size: int) -> int | None:
+    """Run one batch un-timed; on the CPU under the ledger, which tells the peak beside all else."""
+    device, first = plan.result.device, plan.passes[:1]
+    if device.type != "cpu":
+        next(embed(data, teacher, first, image_size=size))
+        return None
+    ledger = Ledger(device)
+    ledger.adopt_module(teacher, "teacher", prefix="teacher")
+    ledger.adopt(data.tensors(), "inputs")
+    ledger.adopt([plan.result], "teacher")
+    with ledger:
+        ledger.mark("teacher")
+        next(embed(data, teacher, first, image_size=size))
+    return ledger.peak_bytes()
+
+
+def _data_identity(cell: Cell, data: DataSet) -> Any:  # noqa: ANN401 - JSON
+    """Digest the pixels; of streamed images what names them, since reading all takes long."""
+    if isinstance(data.train, Images):
+        return [data.train_count, tensor_digest(data.train)]
+    return [
+        cell.data.model_dump(mode="json", exclude={"name", "storage", "workers", "flip", "crop"}),
+        [list(pair) for pair in cell.content_digests if pair[0] == "data"],
+        tensor_digest([data.train.labels]),
+    ]
+
+
+def _read(path: Path, recipe: Recipe, plan: Plan, events: Events) -> Precompute | None:
+    try:
+        found = read_embeddings(path, recipe, tuple(plan.result.shape))
+    except DamagedError as problem:
+        events.note(f"kept embeddings are computed anew, {path}: {problem}")
+        return None
+    if found is None:
+        return None
+    embeddings, cost = found
+    return Precompute(
+        embeddings=embeddings.to(plan.result.device),
+        batches=0,
+        batches_total=len(plan.passes),
+        seconds=cost.seconds,
+        kind="measured",
+        peak_bytes=cost.peak_bytes,
+        key=digest(recipe),
+        reused=True,
+    )

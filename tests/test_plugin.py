@@ -1,0 +1,176 @@
+"""A method of somebody else's: the example of the documentation, installed and run."""
+
+import importlib.metadata
+import os
+import re
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+
+from kdbench import method as registry
+from kdbench.errors import InputError
+from kdbench.method import Method, find_method
+from tests.conftest import REPOSITORY
+
+# what it needs is there already
+OPTIONS = ("--quiet", "--no-deps", "--no-build-isolation", "--disable-pip-version-check")
+EXAMPLE = REPOSITORY / "docs/similarity-kd"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """Install the example as a user would, into a folder of its own."""
+    folder = tmp_path_factory.mktemp("site")
+    copy = tmp_path_factory.mktemp("source") / "similarity-kd"
+    subprocess.run(["cp", "-r", EXAMPLE, copy], check=True)  # building leaves files behind
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", "install", *OPTIONS, "--target", str(folder), str(copy)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture
+def command(site):
+    """Run a command line in a process that finds the installed package."""
+
+    def call(*arguments):
+        path = os.pathsep.join([str(REPOSITORY), str(site)])
+        return subprocess.run(
+            [sys.executable, "-m", "kdbench", *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            env=os.environ | {"PYTHONPATH": path},
+            check=False,
+        )
+
+    return call
+
+
+AXIS = 'axes.method=["teacher-kd", "similarity-kd"]'
+
+
+def test_an_installed_method_runs_as_kdbenchs_own(command, site, tiny, tmp_path):
+    shown = command("cells", "--matrix", tiny, "--set", AXIS)
+    assert shown.returncode == 0, shown.stderr
+    assert "similarity-kd/small/8px/dwarf" in shown.stdout
+
+    arguments = ("run", "--matrix", tiny, "--device", "cpu", "--set", AXIS)
+    done = command(*arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    cells = pd.read_parquet(tmp_path / "results/tiny/cells").set_index("method")
+    cell = cells.loc["similarity-kd"]
+    assert cell["status"] == "ok"
+    assert cell["precompute_kept_bytes"] == 64 * 2 * 24 * 4
+    assert cell["parameter_bytes"] < cells.loc["teacher-kd", "parameter_bytes"]
+    assert "2 of 2 cells are there already" in command(*arguments).stdout
+
+    # Its code is part of what a cell is.
+    step = site / "similarity_kd/step.py"
+    step.write_text(step.read_text().replace("mse_loss", "l1_loss"))
+    changed = command(*arguments, "--only", "method=similarity-kd")
+    assert changed.returncode == 0, changed.stderr
+    assert "already" not in changed.stdout
+    ids = pd.read_parquet(tmp_path / "results/tiny/cells").groupby("method")["cell_id"].nunique()
+    assert ids.to_dict() == {"similarity-kd": 2, "teacher-kd": 1}
+
+    step.unlink()
+    broken = command(*arguments, "--only", "method=similarity-kd")
+    assert broken.returncode == 1
+    cells = pd.read_parquet(tmp_path / "results/tiny/cells")
+    (error,) = cells[cells["status"] == "failed"]["error"]
+    assert "cannot find the method's step 'similarity_kd.step:similarity_kd'" in error
+
+
+def test_planning_with_an_installed_method_imports_no_torch(site, tiny):
+    code = f"""
+import sys
+from kdbench import load_matrix
+load_matrix({str(tiny)!r}, assignments=[{AXIS!r}])
+assert "similarity_kd" in sys.modules and "torch" not in sys.modules
+"""
+    path = os.pathsep.join([str(REPOSITORY), str(site)])
+    subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": path}, check=True)
+
+
+def test_the_documentation_shows_the_example_as_it_is():
+    page = (REPOSITORY / "docs/methods.md").read_text()
+    files = [EXAMPLE / "pyproject.toml", *EXAMPLE.rglob("*.py")]
+    lines = {line.strip() for file in files for line in file.read_text().splitlines()}
+    shown = re.findall(r"^```(?:python|toml)\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert len(shown) == 3
+    for block in shown:
+        assert {line.strip() for line in block.splitlines()} <= lines | {""}
+
+
+def test_all_methods_are_in_the_documentation():
+    page = (REPOSITORY / "docs/methods.md").read_text()
+    assert re.findall(r"^\| `([\w-]+)` \|", page, re.MULTILINE) == [
+        "teacher-kd",
+        "cached-kd",
+        "embed-kd",
+        "vanilla-kd",
+        "student-only",
+    ]
+    assert len(registry.BUILT_IN) == 5
+
+
+@pytest.fixture
+def declared(monkeypatch):
+    """Pretend that a package declares a method."""
+
+    def call(value, name="mine"):
+        point = importlib.metadata.EntryPoint(name, value, registry.GROUP)
+        monkeypatch.setattr(registry, "entry_points", lambda group: [point])
+        registry._plugged.cache_clear()
+        registry._loaded.cache_clear()
+
+    yield call
+    monkeypatch.undo()
+    registry._plugged.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ("no_such_module:METHOD", "cannot load the method: ModuleNotFoundError"),
+        ("kdbench.method:NOTHING", "cannot load the method: AttributeError"),
+        ("kdbench.method:GROUP", r"expected a kdbench\.method\.Method, found 'kdbench\.methods'"),
+    ],
+)
+def test_a_broken_declaration_is_told_in_one_line(value, told, declared, kdbench, tiny):
+    declared(value)
+    with pytest.raises(InputError, match=rf"entry point 'mine' of kdbench\.methods .*{told}"):
+        find_method("mine")
+    said = kdbench("cells", "--matrix", tiny, "--set", 'axes.method="mine"')
+    assert said.code == 2
+    assert re.search(told, said.err), said.err
+
+
+def test_kdbenchs_own_methods_cannot_be_replaced(declared):
+    declared("kdbench.method:GROUP", name="embed-kd")
+    assert find_method("embed-kd") is registry.BUILT_IN["embed-kd"]
+
+
+def test_an_unknown_method_is_hinted_at(declared):
+    declared("kdbench.method:GROUP", name="similarity-kd")
+    with pytest.raises(InputError, match="did you mean 'similarity-kd'"):
+        find_method("similarty-kd")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"step": "no colon", "teacher": "none"},
+        {"step": "a:b", "teacher": "sometimes"},
+        {"step": "a:b", "teacher": "none", "classifier": True},
+    ],
+)
+def test_what_cannot_be_meant_is_refused(wrong):
+    with pytest.raises(ValueError, match="expected"):
+        Method(**wrong)
