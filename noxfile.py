@@ -21,19 +21,38 @@ def install(session: nox.Session, *groups: str) -> None:
 @nox.session
 def quickstart(session: nox.Session) -> None:
     """Train on the bundled digits, print the table and draw the figure (two minutes)."""
-    install(session)
-    session.run("kdbench", "run", "--matrix", "benchmarks/quickstart.toml", *session.posargs)
-    session.run("kdbench", "show", "results/quickstart")
-    session.run("kdbench", "plot", "results/quickstart")
+    draw_figure(session, "quickstart")
+
+
+@nox.session
+def fig2(session: nox.Session) -> None:
+    """Train the curves of the paper's Figure 2 in miniature and draw them."""
+    draw_figure(session, "fig2")
+
+
+@nox.session
+def fig3(session: nox.Session) -> None:
+    """Train the curves of the paper's Figure 3 in miniature and draw them."""
+    draw_figure(session, "fig3")
 
 
 @nox.session
 def fig4(session: nox.Session) -> None:
     """Measure the paper's Figure 4 on this machine and draw it."""
+    draw_figure(session, "fig4")
+
+
+@nox.session
+def fig5(session: nox.Session) -> None:
+    """Train the sweep of the paper's Figure 5 in miniature and draw it."""
+    draw_figure(session, "fig5")
+
+
+def draw_figure(session: nox.Session, name: str) -> None:
     install(session)
-    session.run("kdbench", "run", "--matrix", "benchmarks/fig4.toml", *session.posargs)
-    session.run("kdbench", "show", "results/fig4")
-    session.run("kdbench", "plot", "results/fig4")
+    session.run("kdbench", "run", "--matrix", f"benchmarks/{name}.toml", *session.posargs)
+    session.run("kdbench", "show", f"results/{name}")
+    session.run("kdbench", "plot", f"results/{name}")
 
 
 @nox.session
