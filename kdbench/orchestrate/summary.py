@@ -58,6 +58,8 @@ def summarise(
         "precompute_seconds_kind",
         "precompute_peak_bytes",
         "precompute_kept_bytes",
+        "teacher_revision",
+        "data_storage",
         "parameter_bytes",
         "student_parameters",
     ):
