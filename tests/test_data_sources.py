@@ -66,6 +66,20 @@ def test_a_folder_of_pictures(tmp_path):
     assert np.array_equal(seen, picture_pixels("train")[order])
 
 
+@pytest.mark.parametrize("storage", ["device", "stream"])
+@pytest.mark.parametrize(
+    ("write", "names"),
+    [
+        (write_pictures, ("a", "b", "c", "d", "e")),
+        (FORMS["named classes"], ("a", "b", "c", "d", "e")),
+        (write_parquet, None),
+    ],
+)
+def test_the_classes_have_the_names_that_the_data_gives_them(tmp_path, write, names, storage):
+    data = loaded(tmp_path, write(tmp_path / "set"), f'data.storage="{storage}"')
+    assert data.class_names == names
+
+
 def test_a_class_that_the_test_split_lacks_keeps_the_numbers(tmp_path):
     folder = write_pictures(tmp_path / "set")
     shutil.rmtree(folder / "test" / "b")

@@ -353,7 +353,7 @@ def test_a_failing_teacher_is_the_cells_error(kdbench, tiny, tmp_path):
     assert said.code == 1
     (cell,) = table(tmp_path / "results/tiny", "cells").to_dict("records")
     assert cell["status"] == "failed"
-    assert "cannot load the checkpoint" in cell["error"]
+    assert "teachers.dwarf.checkpoint: expected a folder with config.json" in cell["error"]
     assert "save_pretrained" in cell["error"]
 
 

@@ -1,12 +1,9 @@
-"""Teachers: random, from a local checkpoint in the hub's format, and fitted on the spot."""
+"""Teachers that are fitted on the spot."""
 
 import json
 
-import pytest
 import torch
-from transformers import ViTConfig, ViTModel
 
-from kdbench.errors import InputError
 from kdbench.worker.events import Events
 from kdbench.worker.fit import ensure_fitted
 from kdbench.worker.teacher import fitted_path, load_teacher
@@ -15,78 +12,6 @@ from tests.test_data import DIGITS
 
 CPU = torch.device("cpu")
 FITTED = (*DIGITS, 'teachers.dwarf.weights="fitted"', "teachers.dwarf.fit.epochs=1")
-
-
-def checkpoint(folder, **changes):
-    """Write a tiny ViT of the tiny matrix's shape as transformers itself does."""
-    torch.manual_seed(0)
-    config = {
-        "hidden_size": 24,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "intermediate_size": 96,
-        "patch_size": 8,
-        "image_size": 16,
-    } | changes
-    model = ViTModel(ViTConfig(**config))
-    model.save_pretrained(folder)
-    return model
-
-
-def pretrained(tmp_path, folder):
-    return tiny_run(
-        tmp_path,
-        "embed-kd",
-        'teachers.dwarf.weights="pretrained"',
-        f'teachers.dwarf.checkpoint="{folder}"',
-    ).cell
-
-
-def test_a_local_checkpoint(tmp_path):
-    model = checkpoint(tmp_path / "vit").eval()
-    teacher = load_teacher(pretrained(tmp_path, tmp_path / "vit"), device=CPU, cache=tmp_path)
-    images = torch.randn(3, 3, 16, 16)
-    with torch.no_grad():
-        expected = model(pixel_values=images).last_hidden_state[:, 0]
-    assert torch.equal(teacher(images), expected)
-    assert not teacher.training
-    assert not any(parameter.requires_grad for parameter in teacher.parameters())
-
-
-def test_features_agree_with_a_float64_reference(tmp_path):
-    checkpoint(tmp_path / "vit")
-    teacher = load_teacher(pretrained(tmp_path, tmp_path / "vit"), device=CPU, cache=tmp_path)
-    images = torch.randn(3, 3, 16, 16)
-    features = teacher(images)
-    exact = teacher.double()(images.double())
-    torch.testing.assert_close(features.double(), exact, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("changes", "told"),
-    [
-        ({"hidden_size": 12, "intermediate_size": 48}, "hidden_size = 24, the checkpoint has 12"),
-        ({"num_hidden_layers": 2}, "num_hidden_layers = 1, the checkpoint has 2"),
-        ({"image_size": 32}, "image_size = 16, the checkpoint has 32"),
-    ],
-)
-def test_a_checkpoint_of_another_shape(tmp_path, changes, told):
-    checkpoint(tmp_path / "vit", **changes)
-    with pytest.raises(InputError, match=told):
-        load_teacher(pretrained(tmp_path, tmp_path / "vit"), device=CPU, cache=tmp_path)
-
-
-def test_pickled_weights_are_refused(tmp_path):
-    model = checkpoint(tmp_path / "vit")
-    (tmp_path / "vit" / "model.safetensors").unlink()
-    torch.save(model.state_dict(), tmp_path / "vit" / "pytorch_model.bin")
-    with pytest.raises(InputError, match=r"model\.safetensors"):
-        load_teacher(pretrained(tmp_path, tmp_path / "vit"), device=CPU, cache=tmp_path)
-
-
-def test_an_absent_checkpoint_says_what_to_fetch(tmp_path):
-    with pytest.raises(InputError, match="hf download nobody/nothing"):
-        load_teacher(pretrained(tmp_path, "nobody/nothing"), device=CPU, cache=tmp_path)
 
 
 def fit(tmp_path, cell, name="events.jsonl"):

@@ -60,6 +60,8 @@ def summarise(
         "precompute_kept_bytes",
         "precompute_key",
         "precompute_reused",
+        "teacher_revision",
+        "data_storage",
         "parameter_bytes",
         "student_parameters",
     ):

@@ -19,9 +19,17 @@ class TableSource:
 
     picture_key = "data.image_column"
 
-    def __init__(self, table: Any, column: str, labels: Tensor, name: str) -> None:  # noqa: ANN401
+    def __init__(
+        self,
+        table: Any,  # noqa: ANN401 - datasets has no type stubs
+        column: str,
+        name: str,
+        *,
+        labels: Tensor,
+        class_names: tuple[str, ...] | None,
+    ) -> None:
         self._table, self._column, self._name = table, column, name
-        self.labels = labels
+        self.labels, self.class_names = labels, class_names
 
     def encoded(self, row: int) -> bytes | Path:
         """Return a picture's bytes, or the file that its row names."""
@@ -60,8 +68,9 @@ def open_columns(data: Data, root: Path) -> tuple[TableSource, TableSource]:
         TableSource(
             _encoded_column(table, data.image_column, name),
             data.image_column,
-            _labels(table, data, name),
             name,
+            labels=_labels(table, data, name),
+            class_names=_class_names(table, data),
         )
         for table, name in zip(tables, names, strict=True)
     )
@@ -82,9 +91,7 @@ def _check_columns(table: Any, data: Data, where: str) -> None:  # noqa: ANN401 
 
 def _check_class_names(train: Any, test: Any, data: Data) -> None:  # noqa: ANN401
     """Two splits that were saved apart may number their classes differently."""
-    first, second = (
-        getattr(table.features[data.label_column], "names", None) for table in (train, test)
-    )
+    first, second = (_class_names(table, data) for table in (train, test))
     for number, (here, there) in enumerate(zip(first or (), second or (), strict=False)):
         if here != there:
             raise InputError(
@@ -94,6 +101,11 @@ def _check_class_names(train: Any, test: Any, data: Data) -> None:  # noqa: ANN4
                 key="data.label_column",
                 hint="cast both columns to one ClassLabel",
             )
+
+
+def _class_names(table: Any, data: Data) -> tuple[str, ...] | None:  # noqa: ANN401
+    names = getattr(table.features[data.label_column], "names", None)
+    return None if names is None else tuple(names)
 
 
 def _encoded_column(table: Any, column: str, where: str) -> Any:  # noqa: ANN401
@@ -121,7 +133,7 @@ def _may_hold_pictures(feature: Any) -> bool:  # noqa: ANN401
 
 def _labels(table: Any, data: Data, where: str) -> Tensor:  # noqa: ANN401
     feature, column = table.features[data.label_column], data.label_column
-    names = getattr(feature, "names", None)
+    names = _class_names(table, data)
     if names is not None and len(names) != data.classes:
         raise InputError(
             f"expected {data.classes} classes, found {len(names)} names of classes",

@@ -36,6 +36,8 @@ class DataSet:
     test: Images | Streamed
     #: images that an index may name: a synthetic set pretends to have more than it holds
     train_count: int
+    #: in the order of their numbers; None: the data set does not name them
+    class_names: tuple[str, ...] | None = None
 
     @property
     def storage(self) -> Literal["device", "stream"]:
@@ -71,15 +73,20 @@ def load_data(cell: Cell, *, device: torch.device) -> DataSet:
     sources = open_sources(data)
     if _streams(data, device):
         train, test = (_streamed(source, data, device) for source in sources)
-        return DataSet(train, test, train_count=len(train.labels))
+        return DataSet(train, test, len(train.labels), sources[0].class_names)
     train_images, test_images = (
         load_images(source, side=data.image_size, workers=data.workers) for source in sources
     )
-    return _kept(train_images, test_images, device)
+    return _kept(train_images, test_images, device, sources[0].class_names)
 
 
-def _kept(train: Images, test: Images, device: torch.device) -> DataSet:
-    return DataSet(_on(device, train), _on(device, test), train_count=len(train.labels))
+def _kept(
+    train: Images,
+    test: Images,
+    device: torch.device,
+    class_names: tuple[str, ...] | None = None,
+) -> DataSet:
+    return DataSet(_on(device, train), _on(device, test), len(train.labels), class_names)
 
 
 def _streamed(source: Source, data: Data, device: torch.device) -> Streamed:

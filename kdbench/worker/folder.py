@@ -21,6 +21,8 @@ class FolderSource:
     files: tuple[str, ...]
     #: int64, [n]
     labels: Tensor
+    #: of the training split's folders, for both splits
+    class_names: tuple[str, ...]
     picture_key: str = "data.path"
 
     def encoded(self, row: int) -> Path:
@@ -94,4 +96,4 @@ def _listed(folder: Path, names: list[str]) -> FolderSource:
         )
         files += found
         labels += [numbers[name]] * len(found)
-    return FolderSource(tuple(files), torch.tensor(labels, dtype=torch.int64))
+    return FolderSource(tuple(files), torch.tensor(labels, dtype=torch.int64), tuple(names))

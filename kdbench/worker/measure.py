@@ -56,7 +56,12 @@ def _set_up(
             # transformers takes seconds to import; a student alone does without
             from kdbench.worker.teacher import load_teacher  # noqa: PLC0415
 
-            teacher = load_teacher(cell, device=device, cache=cache)
+            teacher = load_teacher(cell, device=device, cache=cache, class_names=data.class_names)
+    events.emit(
+        "result",
+        data_storage=data.storage,
+        teacher_revision=None if teacher is None else teacher.revision,
+    )
     if cell.declared.precomputes and teacher is not None:
         embeddings = precompute(
             run, data, teacher, probes=probes, events=events, cache=cache, machine=machine

@@ -21,6 +21,10 @@ class Source(Protocol):
         """Class numbers from 0: int64, [n], on the host."""
 
     @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """The classes' names in the order of their numbers; None: they have none."""
+
+    @property
     def picture_key(self) -> str:
         """Key of the matrix file that names the pictures, for errors."""
 

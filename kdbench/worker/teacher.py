@@ -1,8 +1,8 @@
-"""The teacher: a Hugging Face ViT whose class token is the embedding of an image."""
+"""The teacher: a Hugging Face ViT, which embeds images or scores the data set's classes."""
 
 from __future__ import annotations
 
-import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,29 +10,41 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import ViTConfig, ViTModel
+from transformers import ViTConfig, ViTForImageClassification, ViTModel
 
 from kdbench.cell import Cell, digest
 from kdbench.cell import Teacher as Shape
 from kdbench.errors import InputError
+from kdbench.worker.pretrained import read_pretrained
+
+# What a fitted teacher's file holds; another number, and older files are not taken for it.
+# 2: a ViT with its head and without a pooler. 1: the other way round.
+_LAYOUT = 2
 
 
 class Teacher(nn.Module):
-    """Embeds images; frozen, in evaluation mode."""
+    """Embeds images, or scores their classes; frozen, in evaluation mode."""
 
-    def __init__(self, vit: nn.Module) -> None:
+    def __init__(
+        self, vit: nn.Module, head: nn.Module | None = None, *, revision: str | None = None
+    ) -> None:
         super().__init__()
-        self.vit = vit
+        self.vit, self.head = vit, head
+        #: commit of the hub's repository that the weights came from; None: from no repository
+        self.revision = revision
         self.eval().requires_grad_(requires_grad=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map normalised images [n, 3, side, side] to class tokens [n, width]."""
-        hidden: Tensor = self.vit(pixel_values=images).last_hidden_state
-        return hidden[:, 0]
+        """Map normalised images [n, 3, side, side] to embeddings, or to class scores with a head.
+
+        Embeddings are class tokens [n, width]; scores are raw, [n, classes].
+        """
+        token: Tensor = self.vit(pixel_values=images).last_hidden_state[:, 0]
+        return token if self.head is None else self.head(token)
 
 
-def vit_config(shape: Shape) -> ViTConfig:
-    """Write a teacher's shape as transformers' configuration."""
+def vit_config(shape: Shape, classes: int | None = None) -> ViTConfig:
+    """Write a teacher's shape as transformers' configuration; `classes` are a classifier's."""
     return ViTConfig(
         hidden_size=shape.width,
         num_hidden_layers=shape.depth,
@@ -40,32 +52,57 @@ def vit_config(shape: Shape) -> ViTConfig:
         intermediate_size=4 * shape.width,
         patch_size=shape.patch_size,
         image_size=shape.image_size,
+        **({} if classes is None else {"num_labels": classes}),
     )
 
 
-def load_teacher(cell: Cell, *, device: torch.device, cache: Path) -> Teacher:
+def load_teacher(
+    cell: Cell,
+    *,
+    device: torch.device,
+    cache: Path,
+    class_names: Sequence[str] | None = None,
+) -> Teacher:
     """Build the cell's teacher with its weights, on the device.
 
+    It scores the data set's classes where the method declares so, and embeds images otherwise.
+
+    Args:
+        cell: its teacher, and its number of classes.
+        device: where to.
+        cache: folder that has the fitted ones.
+        class_names: the data set's, in order: a pretrained classifier's must agree. None: unknown.
+
     Raises:
-        InputError: the checkpoint is absent or of another shape, or nothing fitted is cached.
+        InputError: the checkpoint is absent, partial, or not what is asked for; or nothing fitted
+            is cached.
     """
-    shape = cell.required_teacher
+    shape, revision = cell.required_teacher, None
+    classes = cell.data.classes if cell.declared.classifier else None
     if shape.weights == "random":
-        return Teacher(random_vit(shape, device))
-    if shape.weights == "pretrained":
-        return Teacher(_pretrained(shape, f"teachers.{cell.teacher_name}").to(device))
-    return Teacher(_fitted(cell, cache).to(device))
+        model = random_vit(shape, device, classes=classes)
+    elif shape.weights == "pretrained":
+        model, revision = read_pretrained(
+            shape, f"teachers.{cell.teacher_name}", classes=classes, class_names=class_names
+        )
+    else:
+        fitted = read_fitted(cell, cache)
+        if fitted is None:
+            raise InputError("no fitted teacher in the cache", where=fitted_path(cell, cache))
+        model = fitted if classes is not None else fitted.vit
+    parts = (model,) if classes is None else (model.vit, model.classifier)
+    return Teacher(*parts, revision=revision).to(device)
 
 
-def random_vit(shape: Shape, device: torch.device, *, seed: int = 0) -> ViTModel:
-    """Build a ViT with weights drawn at random.
+def random_vit(
+    shape: Shape, device: torch.device, *, seed: int = 0, classes: int | None = None
+) -> Any:  # noqa: ANN401 - transformers has no type stubs
+    """Build a `ViTModel`, or with classes a `ViTForImageClassification`, with random weights.
 
     It is built without storage first: transformers' own initialisation would cost seconds and is
     of no use to a model that is not trained.
     """
-    with torch.device("meta"):
-        vit = ViTModel(vit_config(shape))
-    vit = vit.to_empty(device=device)
+    vit = _without_storage(shape, classes).to_empty(device=device)
     generator = torch.Generator(device).manual_seed(seed)
     with torch.no_grad():
         for module in vit.modules():
@@ -80,9 +117,16 @@ def random_vit(shape: Shape, device: torch.device, *, seed: int = 0) -> ViTModel
     return vit
 
 
+def _without_storage(shape: Shape, classes: int | None) -> Any:  # noqa: ANN401
+    kind = ViTModel if classes is None else ViTForImageClassification
+    with torch.device("meta"):
+        return kind(vit_config(shape, classes))
+
+
 def fitted_path(cell: Cell, cache: Path) -> Path:
     """Where a fitted teacher is cached: its name is a digest of all that it was fitted from."""
     made_from = {
+        "layout": _LAYOUT,
         "teacher": cell.required_teacher.model_dump(exclude={"checkpoint", "revision"}),
         "data": cell.data.model_dump(exclude={"name", "storage", "workers"}),
         "content": [list(pair) for pair in cell.content_digests if pair[0] == "data"],
@@ -90,56 +134,14 @@ def fitted_path(cell: Cell, cache: Path) -> Path:
     return cache / "teachers" / f"{digest(made_from)}.safetensors"
 
 
-def read_weights(path: Path) -> dict[str, Tensor] | None:
-    """Read cached weights; None where there are none that can be read."""
+def read_fitted(cell: Cell, cache: Path) -> Any:  # noqa: ANN401
+    """Read the cell's fitted `ViTForImageClassification`; None where there is none to be read.
+
+    Versions of transformers name the weights differently: a file of another one is none either.
+    """
+    model = _without_storage(cell.required_teacher, cell.data.classes)
     try:
-        weights: dict[str, Tensor] = load_file(path)
-    except (OSError, SafetensorError):
+        model.load_state_dict(load_file(fitted_path(cell, cache)), assign=True)
+    except (OSError, SafetensorError, RuntimeError):
         return None
-    return weights
-
-
-def _fitted(cell: Cell, cache: Path) -> ViTModel:
-    path = fitted_path(cell, cache)
-    weights = read_weights(path)
-    if weights is None:
-        raise InputError("no fitted teacher in the cache", where=path)
-    vit = ViTModel(vit_config(cell.required_teacher))
-    vit.load_state_dict(weights)
-    return vit
-
-
-def _pretrained(shape: Shape, key: str) -> Any:  # noqa: ANN401 - transformers' own type is a mixin
-    name = str(shape.checkpoint)
-    try:
-        # Weights are read from safetensors alone: a pickle can run code.
-        vit = ViTModel.from_pretrained(
-            name, revision=shape.revision or "main", use_safetensors=True, trust_remote_code=False
-        )
-    except Exception as error:
-        told = (str(error).splitlines() or [""])[0]
-        fetch = "" if os.path.isdir(name) else f"hf download {name}"  # noqa: PTH112
-        raise InputError(
-            f"cannot load the checkpoint: {type(error).__name__}: {told}",
-            where=name,
-            key=f"{key}.checkpoint",
-            hint=f"where there is network: {fetch}"
-            if fetch
-            else "expected a folder that save_pretrained wrote, with model.safetensors",
-        ) from error
-    wanted = vit_config(shape)
-    for name_of in (
-        "hidden_size",
-        "num_hidden_layers",
-        "num_attention_heads",
-        "patch_size",
-        "image_size",
-    ):
-        if getattr(vit.config, name_of) != getattr(wanted, name_of):
-            raise InputError(
-                f"the matrix file says {name_of} = {getattr(wanted, name_of)}, the checkpoint "
-                f"has {getattr(vit.config, name_of)}",
-                where=name,
-                key=key,
-            )
-    return vit
+    return model
