@@ -231,3 +231,25 @@ def test_the_grid_is_the_product_less_what_is_excluded(tmp_path_factory, methods
     )
     assert len({cell.label for cell in matrix.cells}) == len(matrix.cells)
     assert len({cell.cell_id for cell in matrix.cells}) == len(matrix.cells)
+
+
+@pytest.mark.parametrize("name", ["fig2", "fig3", "fig5"])
+def test_the_papers_trainings_come_in_miniature_and_at_its_scale(name):
+    path = REPOSITORY / "benchmarks" / f"{name}.toml"
+    small, paper = load_matrix(path), load_matrix(path, preset="paper")
+    assert small.name == name
+    for matrix in (small, paper):
+        assert matrix.mode == "train"
+        assert len(matrix.seeds) >= 5, "an interval over seeds needs as many"
+    assert {cell.data.source for cell in small.cells} == {"digits"}
+    for cell in paper.cells:
+        training, data = cell.training, cell.data
+        assert (training.epochs, training.batch_size, training.learning_rate) == (200, 64, 1e-4)
+        assert (data.path, data.classes, data.flip) == ("uoft-cs/cifar100", 100, True)
+        assert cell.image_size == 32
+        assert cell.teacher is None or cell.teacher.checkpoint.endswith("-224-in21k")
+    if name == "fig5":
+        for matrix in (small, paper):
+            weights = [(cell.training.alpha1, cell.training.alpha2) for cell in matrix.cells]
+            assert len(set(weights)) == 5
+            assert all(one + two == pytest.approx(1) for one, two in weights)
