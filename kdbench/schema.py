@@ -78,8 +78,8 @@ PLAN_COLUMNS = (
     _integer("epochs", "epochs of a whole training; the learning rate's schedule goes by them"),
     _text(
         "precision",
-        "arithmetic of the student's step: fp32; tf32: matrix products in it; "
-        "bf16, fp16: under autocast, fp16 with the loss scaled",
+        "arithmetic of training and evaluation: fp32; tf32: matrix products and convolutions in "
+        "it; bf16, fp16: under autocast, fp16 with the loss scaled",
     ),
     _text("attention", "the student's attention: eager (plain products) or sdpa (torch's choice)"),
     _text("loss", "paper or published-code"),
@@ -87,7 +87,11 @@ PLAN_COLUMNS = (
     _number("alpha2", "weight of the distillation loss"),
     _text("optimizer", "the optimizer's name"),
     _number("learning_rate", "the optimizer's initial learning rate"),
-    _flag("compile", "the student is compiled by torch"),
+    _flag(
+        "compile",
+        "the student is compiled by torch for its training; no evaluation is, and no ledger sees "
+        "into it: `memory` has no rows of it",
+    ),
     _flag("checkpointing", "activations within the student's blocks are recomputed in backward"),
     _integer("seed", "seed of weights, data order and dropout"),
     _integer("repeat", "number of the repeat, from 0; each repeat is a process of its own"),
@@ -167,12 +171,16 @@ _OUTCOME_COLUMNS = (
         "setup did not finish",
     ),
     _integer("student_parameters", "number of the student's parameters", "setup did not finish"),
-    _integer("allocated_peak_bytes", "peak of a step in the framework's allocator", _NO_STEP),
+    _integer(
+        "allocated_peak_bytes",
+        "peak of a step in the framework's allocator",
+        _NO_STEP + "; compiled, on a CPU",
+    ),
     _text(
         "allocated_source",
         "cuda-allocator: exact, the highest of the timed steps; ledger: exact "
         "for all that passes through dispatch, one accounting step",
-        _NO_STEP,
+        _NO_STEP + "; compiled, on a CPU",
     ),
     _integer("reserved_peak_bytes", "peak that the CUDA caching allocator held", _NO_GPU),
     _integer(
@@ -238,7 +246,7 @@ TABLES: dict[str, tuple[Column, ...]] = {
     "cells": (_KEY, *PLAN_COLUMNS, *_OUTCOME_COLUMNS),
     "phases": (
         _KEY,
-        _text("phase", "setup, precompute, warmup, measure, account, train, evaluate"),
+        _text("phase", "setup, precompute, compile, warmup, measure, account, train, evaluate"),
         _integer("attempt", "from 0: a resumed training keeps the phases of those before"),
         _integer("started_ns", "CLOCK_MONOTONIC at its start; shared with steps and samples"),
         _number("seconds", "wall-clock time", "the phase did not finish"),

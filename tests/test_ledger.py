@@ -6,14 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from kdbench.worker.data import load_data
 from kdbench.worker.ledger import Ledger
-from kdbench.worker.probes import Probes
-from kdbench.worker.teacher import load_teacher
-from kdbench.worker.training import build_session
-from tests.models import tiny_run
+from tests.models import CPU, tiny_session
 
-CPU = torch.device("cpu")
 KIB = 1024
 
 
@@ -71,7 +66,7 @@ def test_what_autograd_keeps_is_live():
 
 
 def test_the_peak_is_split_without_rest(tmp_path):
-    session = make_session(tmp_path, "teacher-kd")
+    session = tiny_session(tmp_path, "teacher-kd")
     session.timed_step(next(session.draws(0)))
     ledger, _ = session.accounted_step(next(session.draws(1)))
     shares = ledger.shares()
@@ -91,7 +86,7 @@ def test_the_peak_is_split_without_rest(tmp_path):
 
 
 def test_activations_know_their_module(tmp_path):
-    session = make_session(tmp_path, "embed-kd")
+    session = tiny_session(tmp_path, "embed-kd")
     session.timed_step(next(session.draws(0)))
     ledger, _ = session.accounted_step(next(session.draws(1)))
     modules = {share.module for share in ledger.shares() if share.category == "activations"}
@@ -99,7 +94,7 @@ def test_activations_know_their_module(tmp_path):
 
 
 def test_embed_kd_holds_no_teacher_in_its_step(tmp_path):
-    session = make_session(tmp_path, "embed-kd")
+    session = tiny_session(tmp_path, "embed-kd")
     session.timed_step(next(session.draws(0)))
     ledger, _ = session.accounted_step(next(session.draws(1)))
     held = sum(s.size for s in ledger.shares() if s.category == "teacher")
@@ -109,7 +104,7 @@ def test_embed_kd_holds_no_teacher_in_its_step(tmp_path):
 def test_more_batch_more_activations_same_parameters(tmp_path):
     sizes = []
     for batch in (8, 16):
-        session = make_session(tmp_path, "student-only", f"training.batch_size={batch}")
+        session = tiny_session(tmp_path, "student-only", f"training.batch_size={batch}")
         session.timed_step(next(session.draws(0)))
         ledger, _ = session.accounted_step(next(session.draws(1)))
         sizes.append(
@@ -125,7 +120,7 @@ def test_more_batch_more_activations_same_parameters(tmp_path):
 def test_the_step_under_the_ledger_computes_the_same(tmp_path):
     losses = []
     for accounted in (False, True):
-        session = make_session(tmp_path, "embed-kd")
+        session = tiny_session(tmp_path, "embed-kd")
         draw = next(session.draws(0))
         row = session.accounted_step(draw)[1] if accounted else session.timed_step(draw)[0]
         losses.append(row["loss"])
@@ -142,17 +137,37 @@ def test_nothing_stays_hooked():
     gc.collect()
 
 
-def make_session(folder, method, *assignments):
-    run = tiny_run(folder, method, *assignments)
-    data = load_data(run.cell, device=CPU)
-    teacher = load_teacher(run.cell, device=CPU, cache=folder) if method == "teacher-kd" else None
-    embeddings = torch.ones(5, 24) if method == "embed-kd" else None
-    return build_session(
-        run.cell,
-        device=CPU,
-        seed=0,
-        data=data,
-        teacher=teacher,
-        embeddings=embeddings,
-        probes=Probes(CPU),
-    )
+# --- checkpointing
+
+# long enough for activations to weigh more than what the optimizer holds
+DEEP = ("students.small.depth=5", "students.small.patch_size=1")
+
+
+def accounted(folder, *assignments):
+    session = tiny_session(folder, "student-only", *DEEP, *assignments)
+    session.timed_step(next(session.draws(0)))
+    return session.accounted_step(next(session.draws(1)))[0]
+
+
+def test_checkpointing_lowers_the_peak_which_is_split_without_rest(tmp_path):
+    plain = accounted(tmp_path)
+    checkpointed = accounted(tmp_path, "training.checkpointing=true")
+    assert checkpointed.peak_bytes() < 0.6 * plain.peak_bytes()
+    for ledger in (plain, checkpointed):
+        assert sum(share.size for share in ledger.shares()) == ledger.peak_bytes()
+
+
+def test_what_is_computed_again_in_backward_is_an_activation(tmp_path):
+    shares = accounted(tmp_path, "training.checkpointing=true").shares()
+    made = {share.category: 0 for share in shares}
+    for share in shares:
+        made[share.category] += share.size
+    # of one block alone, the one that the peak is in
+    within = {
+        share.module.split(".")[2]
+        for share in shares
+        if share.category == "activations" and ".attention" in (share.module or "")
+    }
+    assert len(within) == 1, within
+    assert made["activations"] > 10 * made["inputs"]
+    assert not [s for s in shares if s.category == "workspace" and s.module is not None]

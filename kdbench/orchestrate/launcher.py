@@ -22,12 +22,17 @@ from kdbench.orchestrate.spool import EventTail
 # caches. Everything else could change what is measured, or is nobody's business.
 _ALLOWED = frozenset(
     {
+        # compilers for torch.compile, and where it keeps what it compiled
+        "CC",
+        "CXX",
+        "TORCHINDUCTOR_CACHE_DIR",
+        "TRITON_CACHE_DIR",
         "HOME",
         "LANG",
         "LD_LIBRARY_PATH",
-        # by name: NVIDIA_API_KEY is a secret
+        # by name: NVIDIA_API_KEY is a secret, and NVIDIA_TF32_OVERRIDE would make one precision
+        # of fp32 and tf32
         "NVIDIA_DRIVER_CAPABILITIES",
-        "NVIDIA_TF32_OVERRIDE",
         "NVIDIA_VISIBLE_DEVICES",
         "DYLD_LIBRARY_PATH",
         "PATH",

@@ -17,6 +17,7 @@ from kdbench.worker.augment import epoch_draws, make_batch, prepare
 from kdbench.worker.data import DataSet, load_data
 from kdbench.worker.events import Events
 from kdbench.worker.images import Images
+from kdbench.worker.precision import set_precision
 from kdbench.worker.stream import Streamed
 from kdbench.worker.teacher import fitted_path, read_fitted, vit_config
 
@@ -30,6 +31,7 @@ def ensure_fitted(cell: Cell, *, device: torch.device, cache: Path, events: Even
         events.emit("teacher", path=str(path), cached=True)
         return
     started = monotonic()
+    set_precision("fp32", device)
     data = load_data(cell, device=device)
     model = _fit(cell, data, device, events)
     accuracy = _accuracy(model, data.test, cell.required_teacher.image_size)

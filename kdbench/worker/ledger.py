@@ -168,7 +168,7 @@ class Ledger(TorchDispatchMode):
             if not size:
                 return None
             module = self._module[-1] if self._module else None
-            block = Block(size, _BORN.get(self._part, "other"), module)
+            block = Block(size, self._category(), module)
             self._live[key] = block
             self._events.append((block, size))
             # torch keeps one Python object per storage as long as the storage lives, so this
@@ -178,6 +178,12 @@ class Ledger(TorchDispatchMode):
             self._events.append((block, size - block.size))
             block.size = size
         return block
+
+    def _category(self) -> str:
+        # A module's forward pass within backward is a checkpoint's: what it makes is kept for the
+        # gradients, as the first time.
+        recomputed = self._part == "backward" and bool(self._module)
+        return "activations" if recomputed else _BORN.get(self._part, "other")
 
     def _free(self, key: int, block: Block) -> None:
         if self._live.get(key) is block:

@@ -15,6 +15,7 @@ from kdbench.cell import CellRun
 from kdbench.worker.augment import Draw
 from kdbench.worker.data import load_data
 from kdbench.worker.events import Events
+from kdbench.worker.precision import check_precision, set_precision
 from kdbench.worker.precompute import precompute
 from kdbench.worker.probes import Probes
 from kdbench.worker.train import emit_step, train
@@ -51,6 +52,10 @@ def _set_up(
 ) -> Session:
     cell, teacher, embeddings = run.cell, None, None
     with events.phase("setup", probes):
+        # before the teacher's work, which can take long...
+        check_precision(cell.training.precision, device)
+        # ...and is done in fp32, whatever the session computes in: cells share its result
+        set_precision("fp32", device)
         data = load_data(cell, device=device)
         if cell.teacher is not None:
             # transformers takes seconds to import; a student alone does without
@@ -81,6 +86,9 @@ def _set_up(
             embeddings=embeddings,
             probes=probes,
         )
+    if cell.training.compile:
+        with events.phase("compile", probes):
+            session.compile()
     events.emit(
         "result",
         parameter_bytes=parameter_bytes(session.student, session.teacher),
@@ -93,9 +101,14 @@ def _profile(session: Session, run: CellRun, events: Events) -> None:
     """Time steps until the budget is spent, after warming up."""
     budget, draws = run.budget, _endless(session)
     with events.phase("warmup", session.probes) as phase:
-        for step in range(budget.warmup_steps):
+        step, settled = 0, False
+        while step < budget.warmup_steps or not settled:
+            scale = _loss_scale(session)
             emit_step(events, session.timed_step(next(draws))[0], "warmup", step)
-        phase["units"] = budget.warmup_steps
+            # Where fp16 overflowed, the optimizer did nothing: that is no step to be warm after.
+            settled = _loss_scale(session) >= scale
+            step += 1
+        phase["units"] = step
     with events.phase("measure", session.probes) as phase:
         events.emit(
             "plan",
@@ -112,12 +125,21 @@ def _profile(session: Session, run: CellRun, events: Events) -> None:
         phase |= {"units": step, "units_total": session.cell.steps_per_epoch}
 
 
+def _loss_scale(session: Session) -> float:
+    return session.scaler.get_scale() if session.scaler is not None else 1.0
+
+
 def _endless(session: Session) -> Iterator[Draw]:
     return itertools.chain.from_iterable(session.draws(epoch) for epoch in itertools.count())
 
 
 def _account(session: Session, events: Events, draw: Draw) -> None:
-    """Run the accounting step: after all that is timed or trained, so it disturbs neither."""
+    """Run the accounting step: after all that is timed or trained, so it disturbs neither.
+
+    A compiled student has none: torch would run it uncompiled there, and count that.
+    """
+    if session.cell.training.compile:
+        return
     with events.phase("account", session.probes) as phase:
         ledger, row = session.accounted_step(draw)
         emit_step(events, row, "account", 0)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from kdbench.cell import Attention as AttentionKernel
 from kdbench.cell import Student as Shape
@@ -88,6 +89,8 @@ class Student(nn.Module):
             which then has no projection.
         attention: eager keeps the attention weights as plain tensors; sdpa leaves the choice of
             a kernel to torch.
+        checkpointing: in training, keep each block's input alone, and compute the block again in
+            backward, with the same dropout.
     """
 
     def __init__(
@@ -98,9 +101,11 @@ class Student(nn.Module):
         classes: int,
         teacher_width: int | None,
         attention: AttentionKernel,
+        checkpointing: bool = False,
     ) -> None:
         super().__init__()
         width = shape.width
+        self.checkpointing = checkpointing
         patches = (image_size // shape.patch_size) ** 2
         self.patches = nn.Conv2d(3, width, shape.patch_size, stride=shape.patch_size, bias=False)
         self.class_token = nn.Parameter(torch.empty(width))
@@ -120,7 +125,10 @@ class Student(nn.Module):
         first = self.class_token.expand(len(images), 1, -1)
         tokens = self.input_norm(torch.cat([first, patches], dim=1) + self.positions)
         for block in self.blocks:
-            tokens = block(tokens)
+            if self.checkpointing and self.training:
+                tokens = checkpoint(block, tokens, use_reentrant=False)
+            else:
+                tokens = block(tokens)
         features = self.output_norm(tokens[:, 0])
         return StudentOutput(features, self.classifier(features))
 

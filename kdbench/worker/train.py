@@ -71,15 +71,14 @@ def _train_epoch(session: Session, events: Events, epoch: int) -> dict[str, Any]
 
 @torch.no_grad()
 def evaluate(session: Session) -> dict[str, Any]:
-    """Classify the test images; the student is left in training mode."""
+    """Classify the test images in the training's precision; the student stays in training mode."""
     started = monotonic()
     test, right, loss = session.data.test, 0, 0.0
-    session.student.eval()
-    for pixels, labels in test.batches(_EVALUATION_BATCH):
-        logits = session.student(prepare(pixels, session.cell.image_size)).logits.float()
-        right += int((logits.argmax(dim=-1) == labels).sum())
-        loss += float(nn.functional.cross_entropy(logits, labels, reduction="sum"))
-    session.student.train()
+    with session.evaluating():
+        for pixels, labels in test.batches(_EVALUATION_BATCH):
+            logits = session.student(prepare(pixels, session.cell.image_size)).logits.float()
+            right += int((logits.argmax(dim=-1) == labels).sum())
+            loss += float(nn.functional.cross_entropy(logits, labels, reduction="sum"))
     return {
         "test_accuracy": right / len(test.labels),
         "test_loss": loss / len(test.labels),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from time import monotonic_ns
 from typing import Any
@@ -13,9 +13,11 @@ from torch import nn
 
 from kdbench.cell import Cell
 from kdbench.worker.augment import Draw, epoch_draws, make_batch
+from kdbench.worker.compiled import compile_lazily, compile_now, eagerly
 from kdbench.worker.data import DataSet
 from kdbench.worker.ledger import Ledger
 from kdbench.worker.methods import Batch, Forward, Mark, Parts, StepResult, build_forward
+from kdbench.worker.precision import autocast, make_scaler, set_precision
 from kdbench.worker.probes import Probes
 from kdbench.worker.student import Student
 
@@ -34,6 +36,8 @@ class Session:
     data: DataSet
     student: Student
     optimizer: torch.optim.Optimizer
+    #: scales the loss of an fp16 training, and is part of its state; None for the others
+    scaler: torch.amp.GradScaler | None
     forward: Forward
     probes: Probes
     #: the module that the step runs on every batch; None where it runs none
@@ -54,7 +58,7 @@ class Session:
         )
 
     def step(self, draw: Draw, mark: Mark = no_mark) -> tuple[StepResult, Batch]:
-        """Run one optimizer step; the loss returned holds no graph.
+        """Run one optimizer step; the loss returned holds no graph, and no scale.
 
         Args:
             draw: the step's images.
@@ -70,13 +74,49 @@ class Session:
         if self.embeddings is not None and self.cell.declared.teacher == "image-embeddings":
             batch = batch._replace(teacher_embeddings=_of_images(self.embeddings, draw))
         self.optimizer.zero_grad(set_to_none=True)
-        with self._precision():
+        with autocast(self.cell.training.precision, self.device):
             result = self.forward(batch, mark)
         mark("backward")
-        result.loss.backward()
-        mark("optimizer")
-        self.optimizer.step()
+        if self.scaler is None:
+            result.loss.backward()
+            mark("optimizer")
+            self.optimizer.step()
+        else:
+            self.scaler.scale(result.loss).backward()
+            mark("optimizer")
+            self.scaler.step(self.optimizer)  # unscales; leaves the weights where it overflowed
+            self.scaler.update()
         return StepResult(result.loss.detach(), result.logits.detach()), batch
+
+    def compile(self) -> None:
+        """Have torch compile the student for the step's batches; the training stays as it was.
+
+        Raises:
+            InputError: torch cannot compile here.
+        """
+        batch = make_batch(
+            self.data.train,
+            next(self.draws(0)),
+            image_size=self.cell.image_size,
+            teacher_size=None,
+        )
+        with autocast(self.cell.training.precision, self.device):
+            compile_now(self.student, batch.images)
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Have the student in evaluation mode, in the training's precision, and not compiled.
+
+        The precision is the training's, because that is how such a student would be used: an
+        accuracy belongs to the arithmetic as much as to the weights.
+        """
+        self.student.eval()
+        with (
+            autocast(self.cell.training.precision, self.device),
+            eagerly(compiled=self.cell.training.compile),
+        ):
+            yield
+        self.student.train()
 
     def timed_step(self, draw: Draw) -> tuple[dict[str, Any], StepResult, Batch]:
         """Run one step between two readings of the clock; returns its row as well."""
@@ -95,7 +135,14 @@ class Session:
         return row, result, batch
 
     def accounted_step(self, draw: Draw) -> tuple[Ledger, dict[str, Any]]:
-        """Run one step under the ledger; its time means nothing."""
+        """Run one step under the ledger; its time means nothing.
+
+        Raises:
+            RuntimeError: the student is compiled. torch runs no compiled code under a ledger, so
+                the figures would be those of another student.
+        """
+        if self.cell.training.compile:
+            raise RuntimeError("no ledger sees into a compiled student")
         ledger = Ledger(self.device)
         ledger.adopt_module(self.student, "parameters", prefix="student")
         if self.teacher is not None:
@@ -138,11 +185,6 @@ class Session:
     def _teacher_size(self) -> int | None:
         return self.cell.teacher.image_size if self.teacher and self.cell.teacher else None
 
-    def _precision(self) -> AbstractContextManager[Any]:
-        if self.cell.training.precision == "bf16":
-            return torch.autocast(self.device.type, dtype=torch.bfloat16)
-        return nullcontext()
-
 
 def build_session(
     cell: Cell,
@@ -158,9 +200,13 @@ def build_session(
 
     The seed is set here and nowhere before: a seed gives every method the same student, whatever
     the method computed earlier.
+
+    Raises:
+        InputError: the device does not compute in the cell's precision.
     """
-    torch.manual_seed(seed)
     training, declared = cell.training, cell.declared
+    set_precision(training.precision, device)
+    torch.manual_seed(seed)
     student = (
         Student(
             cell.student,
@@ -168,10 +214,13 @@ def build_session(
             classes=cell.data.classes,
             teacher_width=cell.required_teacher.width if declared.projects else None,
             attention=training.attention,
+            checkpointing=training.checkpointing,
         )
         .to(device)
         .train()
     )
+    if training.compile:
+        compile_lazily(student)
     optimizer = torch.optim.AdamW(
         student.parameters(), training.learning_rate, weight_decay=training.weight_decay
     )
@@ -188,6 +237,7 @@ def build_session(
         data=data,
         student=student,
         optimizer=optimizer,
+        scaler=make_scaler(training.precision, device),
         forward=build_forward(declared, parts),
         probes=probes,
         teacher=teacher,
