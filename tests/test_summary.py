@@ -8,7 +8,7 @@ import pytest
 
 from kdbench.orchestrate.launcher import Outcome
 from kdbench.orchestrate.summary import failed_rows, summarise
-from kdbench.schema import PLAN_COLUMNS, TABLES
+from kdbench.schema import PLAN_COLUMNS, SCHEMA_VERSION, TABLES
 from kdbench.store import Store, read_table
 from tests.models import tiny_run
 
@@ -245,7 +245,11 @@ def test_rows_have_the_columns_of_their_tables(summed, run):
         assert list(found[0]) == [column.name for column in TABLES[table]], table
     cell = cell_of(rows)
     assert {name: cell[name] for name in run.plan_row()} == run.plan_row()
-    assert (cell["threads"], cell["started_at"], cell["schema_version"]) == (3, STARTED, 1)
+    assert (cell["threads"], cell["started_at"], cell["schema_version"]) == (
+        3,
+        STARTED,
+        SCHEMA_VERSION,
+    )
     assert (cell["cpu_model"], cell["gpu_name"]) == ("a processor", None)
     assert json.loads(cell["environment"]) == ENVIRONMENT
 

@@ -10,8 +10,8 @@ seeds = [0, 1]
 """
 
 
-@pytest.fixture
-def digits(tiny):
+def digits_text():
+    """The tiny matrix as a training on the digits: two epochs of 20 steps."""
     text = TINY.replace('mode = "profile"', TRAIN).replace(
         'source = "synthetic"', 'source = "digits"'
     )
@@ -21,8 +21,12 @@ def digits(tiny):
         .replace("test_images = 16", "test_images = 200")
         .replace("[teachers.dwarf]", '[teachers.dwarf]\nweights = "fitted"\nfit.epochs = 1')
     )
-    text = text.replace("batch_size = 8", "batch_size = 32\nepochs = 2\nlearning_rate = 3e-3")
-    tiny.write_text(text)
+    return text.replace("batch_size = 8", "batch_size = 32\nepochs = 2\nlearning_rate = 3e-3")
+
+
+@pytest.fixture
+def digits(tiny):
+    tiny.write_text(digits_text())
     return tiny
 
 

@@ -93,6 +93,7 @@ def launch(
     cache: Path,
     on_start: Callable[[int], None],
     on_tick: Callable[[Iterable[dict[str, Any]]], None],
+    checkpoints: Path | None = None,
 ) -> Outcome:
     """Run one job in a fresh process and wait for it.
 
@@ -104,11 +105,13 @@ def launch(
         cache: folder of what is kept between runs.
         on_start: told the process's id.
         on_tick: told the new events, a few times a second.
+        checkpoints: folder of the run's checkpoints; None: it neither reads nor writes any.
     """
     job = {
         "task": task,
         "run": run.model_dump(mode="json"),
         "cache": str(cache),
+        "checkpoints": None if checkpoints is None else str(checkpoints.absolute()),
         "parent": os.getpid(),
     }
     (spool / "job.json").write_text(json.dumps(job))

@@ -54,7 +54,13 @@ def _run(job: dict[str, object], spool: Path) -> int:
 
             ensure_fitted(run.cell, device=torch.device(run.device), cache=cache, events=events)
         else:
-            measure_cell(run, events=events, cache=cache)
+            kept = job["checkpoints"]
+            measure_cell(
+                run,
+                events=events,
+                cache=cache,
+                checkpoints=None if kept is None else Path(str(kept)),
+            )
     except DivergedError as error:
         return _report(events, "diverged", error)
     except KdbenchError as error:

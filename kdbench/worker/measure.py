@@ -17,20 +17,31 @@ from kdbench.worker.data import DataSet, load_data
 from kdbench.worker.embeddings import class_embeddings
 from kdbench.worker.events import Events
 from kdbench.worker.probes import Probes
+from kdbench.worker.resume import Checkpoints
 from kdbench.worker.train import emit_step, train
 from kdbench.worker.training import Session, build_session, parameter_bytes
 
 
-def measure_cell(run: CellRun, *, events: Events, cache: Path) -> None:
-    """Measure one run of a cell, telling everything through `events`."""
+def measure_cell(
+    run: CellRun, *, events: Events, cache: Path, checkpoints: Path | None = None
+) -> None:
+    """Measure one run of a cell, telling everything through `events`.
+
+    Args:
+        run: the run.
+        events: is told what happens.
+        cache: folder of what is kept between runs.
+        checkpoints: folder of a training's checkpoints; None: it has none.
+    """
     device = torch.device(run.device)
+    kept = None if checkpoints is None else Checkpoints(checkpoints, run, events)
     probes = Probes(device)
     session = _set_up(run, device, probes, events, cache)
     if run.mode == "profile":
         _profile(session, run, events)
         _account(session, events, next(session.draws(0)))
     else:
-        train(session, events)
+        train(session, events, kept)
         _account(session, events, next(session.draws(session.cell.training.epochs)))
 
 
