@@ -10,60 +10,39 @@ import time
 
 import pandas as pd
 import pytest
-from safetensors.torch import load_file
 
-from kdbench.cli import main
 from tests.consistency import check_results
+from tests.test_run import fault
 from tests.test_train import digits_text
+from tests.trainings import attempt, cell_of, result_of, training_run
 
 EPOCHS, STEPS = 10, 20
 EVERY_STEP = "budget.checkpoint_seconds=1e-9"
 LONG = 120
 
 
+def settings(*more):
+    """Of the tiny matrix on the digits: with dropout, and a teacher that needs no fitting."""
+    return (f"training.epochs={EPOCHS}", 'teachers.dwarf.weights="random"', *more)
+
+
 def arguments(matrix, out, *assignments, method):
-    """A training of one cell on the digits, with dropout; its teacher needs no fitting."""
-    settings = (f"training.epochs={EPOCHS}", 'teachers.dwarf.weights="random"', *assignments)
+    """The command line that trains one cell."""
     return [
         *("run", "--matrix", str(matrix), "--preset", "control", "--device", "cpu"),
         *("--only", f"method={method}", "--only", "seed=0", "--out", str(out)),
-        *(part for setting in settings for part in ("--set", setting)),
+        *(part for setting in settings(*assignments) for part in ("--set", setting)),
     ]
 
 
-def trained(out):
-    """All that a training has come to: weights, losses, epochs."""
-    root = out / "tiny"
-    (folder,) = (root / "checkpoints").iterdir()
-    weights = {
-        which: {
-            name: tensor.numpy().tobytes()
-            for name, tensor in load_file(folder / f"{which}.safetensors").items()
-            if name.startswith(("student.", "optimizer.", "random."))
-        }
-        for which in ("last", "best")
-    }
-    epochs = pd.read_parquet(root / "epochs")
-    told = ["epoch", "steps", "train_loss", "train_accuracy", "test_loss", "test_accuracy"]
-    steps = pd.read_parquet(root / "steps")
-    # the accounting step, in no epoch, has the same loss too
-    losses = steps[["phase", "epoch", "step", "loss"]].fillna({"epoch": -1}).to_dict("list")
-    return weights, epochs[[*told, "learning_rate"]].to_dict("list"), losses
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """Trainings that nobody stops, by method."""
-    done = {}
+@pytest.fixture
+def unstopped(matrix, tmp_path):
+    """Train in this process, without a stop: what comes out of it."""
 
     def train(method):
-        if method not in done:
-            folder = tmp_path_factory.mktemp("whole")
-            (folder / "tiny.toml").write_text(digits_text())
-            assert main(arguments(folder / "tiny.toml", folder / "results", method=method)) == 0
-            assert check_results(folder / "results" / "tiny") == 1
-            done[method] = folder / "results"
-        return done[method]
+        attempt(training_run(matrix, method, *settings()), tmp_path / "unstopped")
+        check_results(tmp_path / "unstopped")
+        return result_of(tmp_path / "unstopped")
 
     return train
 
@@ -123,11 +102,10 @@ def _whole_lines(path):
 
 
 def rows_of(root):
-    (cell,) = pd.read_parquet(root / "cells").to_dict("records")
-    return cell, pd.read_parquet(root / "steps").query("phase == 'train'")
+    return cell_of(root), pd.read_parquet(root / "steps").query("phase == 'train'")
 
 
-def test_a_worker_that_is_killed_in_mid_epoch(whole, matrix, tmp_path, kdbench):
+def test_a_worker_that_is_killed_in_mid_epoch(unstopped, matrix, tmp_path, kdbench):
     out, root = tmp_path / "results", tmp_path / "results" / "tiny"
     command = arguments(matrix, out, EVERY_STEP, method="embed-kd")
     after = random.Random(0).randint(STEPS, 60)
@@ -141,7 +119,7 @@ def test_a_worker_that_is_killed_in_mid_epoch(whole, matrix, tmp_path, kdbench):
     assert again.code == 1, "such a run is not repeated unless that is asked for"
     again = kdbench(*command, "--retry", "killed")
     assert again.code == 0, again
-    assert trained(out) == trained(whole("embed-kd"))
+    assert result_of(root) == unstopped("embed-kd")
     check_results(root)
     cell, steps = rows_of(root)
     assert (cell["status"], cell["steps_measured"]) == ("ok", EPOCHS * STEPS)
@@ -153,7 +131,7 @@ def test_a_worker_that_is_killed_in_mid_epoch(whole, matrix, tmp_path, kdbench):
     }
 
 
-def test_a_runner_that_is_stopped_twice(whole, matrix, tmp_path, kdbench):
+def test_a_runner_that_is_stopped_twice(unstopped, matrix, tmp_path, kdbench):
     out, root = tmp_path / "results", tmp_path / "results" / "tiny"
     command = arguments(matrix, out, method="student-only")
     stopped, draw = Stopped(root, command), random.Random(1)
@@ -167,9 +145,119 @@ def test_a_runner_that_is_stopped_twice(whole, matrix, tmp_path, kdbench):
     assert rows_of(root)[0]["status"] == "interrupted", "nothing was committed"
     last = kdbench(*command)
     assert last.code == 0, last
-    assert trained(out) == trained(whole("student-only"))
+    assert result_of(root) == unstopped("student-only")
     check_results(root)
     cell, steps = rows_of(root)
     assert cell["status"] == "ok"
     assert cell["steps_resumed"] % STEPS == 0, "there are checkpoints after whole epochs alone"
     assert set(steps["attempt"]) == {0, 1, 2}, "each attempt has left some"
+
+
+# --- when checkpoints are kept, dropped, and set aside; the workers here only pretend to train
+
+STAND_IN = """
+import json, os, pathlib
+spool = pathlib.Path(sys.orig_argv[-1]).parent
+job = json.loads((spool / "job.json").read_text())
+folder, test = job["checkpoints"], pathlib.Path({test!r})
+rows = (spool.parents[1] / "cells").glob(spool.name + "*")
+with (test / "seen").open("a") as file:
+    file.write(json.dumps([folder, folder and os.listdir(folder) if folder and
+        os.path.isdir(folder) else [], len(list(rows))]) + chr(10))
+if folder:
+    os.makedirs(folder, exist_ok=True)
+    (pathlib.Path(folder) / "last.safetensors").write_text("weights")
+end = (test / "end").read_text()
+(spool / "events.jsonl").write_text(json.dumps(
+    dict(event="end", status=end, error=None if end == "ok" else "no")) + chr(10))
+os._exit(0)
+"""
+
+
+@pytest.fixture
+def pretend(tmp_path, monkeypatch, matrix, kdbench):
+    """Run the matrix with workers that end as told; what each found: checkpoints, and rows."""
+    fault(tmp_path, monkeypatch, STAND_IN.format(test=str(tmp_path)))
+
+    def call(end, *more):
+        (tmp_path / "end").write_text(end)
+        (tmp_path / "seen").write_text("")
+        command = arguments(matrix, tmp_path / "results", *more[:1], method="student-only")
+        said = kdbench(*command, *more[1:])
+        assert said.code == (end != "ok"), said
+        seen = [json.loads(line) for line in (tmp_path / "seen").read_text().splitlines()]
+        return seen[0] if seen else None
+
+    return call
+
+
+def folders(tmp_path, *inside):
+    return list((tmp_path / "results" / "tiny").joinpath(*inside, "checkpoints").glob("*"))
+
+
+KEEP, RESUME, NONE = (f'budget.checkpoints="{how}"' for how in ("keep", "resume", "none"))
+
+
+def test_checkpoints_are_kept_in_a_folder_of_the_runs_own(pretend, tmp_path):
+    folder, found, _ = pretend("ok", KEEP)
+    assert found == []
+    assert folders(tmp_path) == [type(tmp_path)(folder)]
+    assert folders(tmp_path)[0].name == cell_of(tmp_path / "results" / "tiny")["run_key"]
+    assert pretend("ok", KEEP) is None, "it is not run again"
+    assert (folders(tmp_path)[0] / "last.safetensors").read_text() == "weights"
+
+
+def test_checkpoints_for_a_resume_go_when_it_is_done(pretend, tmp_path):
+    assert pretend("failed", RESUME)[1] == []
+    assert len(folders(tmp_path)) == 1
+    assert pretend("ok", RESUME, "--retry", "failed")[1] == ["last.safetensors"]
+    assert folders(tmp_path) == []
+
+
+def test_a_run_without_checkpoints_knows_no_folder(pretend, tmp_path):
+    assert pretend("ok", NONE)[0] is None
+    assert folders(tmp_path) == []
+
+
+def test_a_profile_has_no_checkpoints(pretend, tmp_path, matrix):
+    matrix.write_text(matrix.read_text().replace('mode = "train"', 'mode = "profile"'))
+    assert pretend("ok", KEEP)[0] is None
+
+
+@pytest.mark.parametrize("status", ["failed", "killed", "timeout", "oom"])
+def test_what_is_run_again_goes_on(status, pretend, tmp_path):
+    pretend(status, KEEP)
+    _, found, rows = pretend("ok", KEEP, "--retry", status)
+    assert found == ["last.safetensors"]
+    assert rows == 1, "the old row stays until there is a new one"
+
+
+@pytest.mark.parametrize(
+    ("status", "how"),
+    [
+        ("ok", ["--fresh"]),
+        ("ok", ["--retry", "ok"]),
+        ("diverged", ["--retry", "diverged"]),
+        ("killed", ["--fresh"]),
+    ],
+)
+def test_what_starts_anew_sets_all_that_was_aside(status, how, pretend, tmp_path):
+    pretend(status, KEEP)
+    _, found, rows = pretend("ok", KEEP, *how)
+    assert (found, rows) == ([], 0), "neither weights nor rows are left to be taken for the new"
+    (aside,) = folders(tmp_path, ".superseded")
+    assert (aside / "last.safetensors").read_text() == "weights"
+    assert len(folders(tmp_path)) == 1
+    root = tmp_path / "results" / "tiny"
+    assert cell_of(root)["status"] == "ok"
+    assert len(list((root / ".superseded" / "cells").iterdir())) == 1
+
+
+def test_the_log_of_a_resumed_training_is_of_all_its_attempts(pretend, tmp_path):
+    pretend("failed", KEEP)
+    (log,) = (tmp_path / "results" / "tiny" / "logs").iterdir()
+    log.write_text("why it failed\n")
+    pretend("failed", KEEP, "--retry", "failed")
+    assert log.read_text() == "why it failed\n"
+    pretend("failed", KEEP, "--fresh")
+    assert log.read_text() == ""
