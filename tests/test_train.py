@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 
 from tests.conftest import TINY
+from tests.consistency import check_results
 
 TRAIN = """mode = "train"
 seeds = [0, 1]
@@ -45,6 +46,7 @@ def test_training(kdbench, digits, tmp_path):
     assert sorted(cells["method"]) == ["embed-kd", "student-only", "teacher-kd"]
     assert set(cells["teacher_weights"].dropna()) == {"fitted"}
     assert set(cells["epoch_seconds_kind"]) == {"measured"}
+    assert check_results(tmp_path / "results/tiny") == 3
     for key, cell in cells.iterrows():
         own = epochs[epochs["run_key"] == key].sort_values("epoch")
         assert own["epoch"].tolist() == [0, 1]
@@ -55,10 +57,6 @@ def test_training(kdbench, digits, tmp_path):
         assert own["learning_rate"].tolist() == pytest.approx([3e-3, 1.5e-3])  # cosine, 2 epochs
         taken = steps[(steps["run_key"] == key) & (steps["phase"] == "train")]
         assert len(taken) == cell["steps_measured"] == 40
-        for epoch, row in own.set_index("epoch").iterrows():
-            mine = taken[taken["epoch"] == epoch]
-            assert mine["loss"].mean() == pytest.approx(row["train_loss"])
-            assert mine["seconds"].sum() == pytest.approx(row["train_seconds"])
 
 
 def test_a_seed_gives_the_same_curve_and_another_does_not(kdbench, digits, tmp_path):

@@ -173,12 +173,27 @@ def durably(path: Path, write: Callable[[Path], Any]) -> None:
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         write(unfinished)
-        with opened(unfinished) as descriptor:
-            os.fsync(descriptor)
+        _sync(unfinished)
         unfinished.replace(path)
     finally:  # still there only where it could not be finished
         unfinished.unlink(missing_ok=True)
-    with opened(path.parent) as descriptor:
+    _sync(path.parent)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, so that they are still there after a power cut.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    for path in reversed(missing):
+        path.mkdir(exist_ok=True)
+        _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    with opened(path) as descriptor:
         os.fsync(descriptor)
 
 

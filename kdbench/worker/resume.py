@@ -18,6 +18,7 @@ from kdbench.worker.checkpoint import (
     Standing,
     UnusableError,
     durably,
+    make_folder,
     read_checkpoint,
     write_checkpoint,
 )
@@ -113,7 +114,7 @@ class Checkpoints:
         self._written = monotonic()
 
     def _write(self, session: Session, standing: Standing) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self._folder)
         # First the history, then what counts on it: a checkpoint never names lines that are not
         # on the disk.
         self._history.extend(self._kept)
