@@ -252,7 +252,8 @@ TABLES: dict[str, tuple[Column, ...]] = {
         _number("seconds", "wall-clock time", "the phase did not finish"),
         _integer(
             "units",
-            "steps or batches timed in it (a precompute's warm-up batch is not)",
+            "steps or batches timed in it (a precompute's warm-up batch is not); an epoch of a "
+            "training is one phase, or several, parted by checkpoints",
             "it has none",
         ),
         _integer(
@@ -283,7 +284,7 @@ TABLES: dict[str, tuple[Column, ...]] = {
     "steps": (
         _KEY,
         _text("phase", "warmup, measure, account or train"),
-        _integer("step", "from 0 within the phase"),
+        _integer("step", "from 0 within the phase; of a training, within the epoch"),
         _integer("epoch", "from 0", _NOT_TRAINED),
         _integer("attempt", "from 0: a resumed training keeps the steps of those before"),
         _integer(

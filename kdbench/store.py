@@ -102,6 +102,14 @@ class Store:
         """Return the path of the worker's output."""
         return self.root / "logs" / f"{run_key}.log"
 
+    def checkpoints(self, run_key: str) -> Path:
+        """Return the folder of a training's checkpoints, which its worker makes and fills."""
+        return self.root / "checkpoints" / run_key
+
+    def drop_checkpoints(self, run_key: str) -> None:
+        """Remove a training's checkpoints."""
+        shutil.rmtree(self.checkpoints(run_key), ignore_errors=True)
+
     def commit(self, run_key: str, tables: Mapping[str, Sequence[Row]]) -> None:
         """Write a run's rows, `cells` last, then drop its spool.
 
@@ -134,6 +142,20 @@ class Store:
                 aside.mkdir(parents=True, exist_ok=True)
                 part.replace(aside / f"{stamp}.parquet")
                 _sync_folder(part.parent)
+
+    def supersede_training(self, run_key: str) -> None:
+        """Set a training's checkpoints aside, and then its rows.
+
+        In this order: rows without weights are an old result, but weights without rows are those
+        of a training that goes on.
+        """
+        folder = self.checkpoints(run_key)
+        if folder.exists():
+            aside = self.root / ".superseded" / "checkpoints"
+            aside.mkdir(parents=True, exist_ok=True)
+            folder.replace(aside / f"{run_key}.{time.time_ns()}")
+            _sync_folder(folder.parent)
+        self.supersede(run_key)
 
     def committed(self) -> dict[str, str]:
         """Return the status of every committed run by its run_key."""

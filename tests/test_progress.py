@@ -119,6 +119,39 @@ def test_a_training_counts_down_through_its_evaluations(clock):
     assert follow(followed, start("account")) == pytest.approx(2.0)
 
 
+def of(attempt, *events):
+    return [{**event, "attempt": attempt} for event in events]
+
+
+def resumed(attempt, epoch, number, steps):
+    return {"event": "resumed", "epoch": epoch, "step": number, "steps": steps, "attempt": attempt}
+
+
+PLAN = {"event": "plan", "epochs": 3, "steps": 4}
+# What attempts 0 and 1 told up to the checkpoint, slower than the one that goes on now.
+TOLD_AGAIN = [
+    *of(0, start("setup"), start("precompute"), start("train")),
+    *of(0, *[step("train", number, 9.0, 0) for number in range(4)], start("evaluate")),
+    *of(1, start("train"), step("train", 0, 9.0, 1)),
+]
+
+
+def test_a_resumed_training_counts_on_from_where_it_is(clock):
+    followed = Estimate()
+    follow(followed, *of(2, start("setup"), PLAN), resumed(2, 1, 1, 5), *TOLD_AGAIN)
+    assert (followed.phase, followed.epoch_of) == ("setup", "2/3"), "what was, is not going on"
+    assert followed.seconds_left() is None, "another process's steps are no estimate"
+    follow(followed, *of(2, start("train"), step("train", 1, 2.0, 1)))
+    assert (followed.epoch, followed.step, followed.steps) == (1, 2, 4)
+    assert followed.seconds_left() == pytest.approx((3 * 4 - 6) * 2.0)
+
+
+def test_a_training_that_was_done_when_it_is_resumed_is_in_its_last_epoch(clock):
+    followed = Estimate()
+    follow(followed, *of(1, start("setup"), PLAN), resumed(1, 3, 0, 12))
+    assert followed.epoch_of == "3/3"
+
+
 def test_fitting_tells_its_progress(clock):
     followed = Estimate()
     assert follow(followed, start("fit"), {"event": "progress", "done": 3, "total": 15}) is None
@@ -291,6 +324,28 @@ def test_the_live_view_names_cell_phase_step_time_left_and_memory(shown, run, cl
         f"cell {cell} left, run about {whole} left [5 s]"
     ) in line
     assert "device" not in line, "what is missing is not shown as 0"
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_resumed_training_is_told(terminal, shown, run):
+    told = shown(terminal=terminal)
+    told.cell_started(run)
+    events = [*of(2, start("precompute"), PLAN), resumed(2, 1, 1, 5), *TOLD_AGAIN]
+    told.tick([*events, *of(2, start("train"))], None)
+    text = plain(told.text())
+    assert text.count("  goes on after 5 steps, in epoch 2/3\n") == 1
+    assert text.count("precompute ...") == (0 if terminal else 1), "what is told again is not shown"
+    if terminal:
+        assert "train, epoch 2/3" in live_line(told)
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_workers_note_reaches_the_user(terminal, shown, run):
+    told = shown(terminal=terminal)
+    told.cell_started(run)
+    told.tick([{"event": "note", "text": "cannot go on from \x1b[31mhere", "attempt": 0}], None)
+    assert "  cannot go on from" in told.text()
+    assert "\x1b[31mhere" not in told.text()
 
 
 def test_the_live_view_of_a_training(shown, run):

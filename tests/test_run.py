@@ -15,6 +15,7 @@ import pytest
 from kdbench.schema import MEMORY_CATEGORIES, TABLES
 from kdbench.store import Store
 from tests.conftest import TINY
+from tests.consistency import check_results
 
 
 def table(root, name):
@@ -65,6 +66,10 @@ def test_the_cells_agree_with_their_steps(finished):
     assert (cells["epoch_seconds"] - 8 * cells["step_seconds_median"]).abs().max() < 1e-12
     assert set(cells["epoch_seconds_kind"]) == {"extrapolated"}
     assert (steps[steps["phase"] == "warmup"].groupby("run_key").size() == 1).all()
+
+
+def test_a_profile_agrees_with_itself(finished):
+    assert check_results(finished / "tiny") == 3
 
 
 def test_memory_on_the_cpu(finished):

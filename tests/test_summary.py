@@ -36,12 +36,20 @@ def run(tmp_path):
 def summed(run, tmp_path):
     """Summarise events given as dicts; the rest of the outcome is as a good end leaves it."""
 
-    def call(*events, samples=(), log="", returncode=0, timed_out=False, interrupted=False):
+    def call(
+        *events,
+        samples=(),
+        log="",
+        returncode=0,
+        timed_out=False,
+        interrupted=False,
+        of_run=run,
+    ):
         path = tmp_path / "worker.log"
         if log is not None:
             path.write_bytes(log.encode() if isinstance(log, str) else log)
         return summarise(
-            run,
+            of_run,
             Outcome(
                 returncode=returncode,
                 timed_out=timed_out,
@@ -508,3 +516,127 @@ def test_each_phase_has_one_row(summed):
     names = [("setup", 0), ("precompute", 1), ("setup", 2), ("warmup", 3)]
     told = [e for name, at in names for e in (phase_start(name, at), phase(name, at, 1.0))]
     assert [p["phase"] for p in summed(*told, DONE)["phases"]] == [name for name, _ in names]
+
+
+# --- a training that went through several processes
+
+BOOT = 10**6  # the clock of an earlier attempt, in seconds: another boot's
+
+
+def of(attempt, *events):
+    return [{**event, "attempt": attempt} for event in events]
+
+
+@pytest.fixture
+def training(run, summed):
+    """Summarise the events of the same run as a training."""
+
+    def call(*events, **outcome):
+        return summed(*events, of_run=run.model_copy(update={"mode": "train"}), **outcome)
+
+    return call
+
+
+def two_attempts(**peaks):
+    """Ten seconds' steps before the stop; then its own set-up, and one-second steps."""
+    before = [
+        phase_start("train", BOOT),
+        *[step(n, phase="train", epoch=0, at=BOOT + 10 * n, seconds=10.0) for n in range(3)],
+        phase("train", BOOT, 30.0, units=3, **peaks),
+    ]
+    setup = [phase_start("setup", 0), phase("setup", 0, 1.0, **HIGH_WATER)]
+    after = [
+        phase_start("train", 2),
+        *[step(3 + n, phase="train", epoch=0, at=2 + n, seconds=1.0) for n in range(2)],
+        phase("train", 2, 2.0, units=2),
+    ]
+    return [*of(1, *setup), *of(0, *before), *of(1, *after)]
+
+
+def test_energy_is_of_the_steps_that_were_sampled(training):
+    samples = [sample(at, energy_joules=7.0 * at) for at in (0, 1, 2, 3, 4, 5)]
+    rows = training(*two_attempts(), DONE, samples=samples)
+    cell = cell_of(rows)
+    assert cell["energy_step_joules"] == pytest.approx(7.0), "per step of the last attempt"
+    assert (cell["steps_measured"], cell["steps_resumed"]) == (5, 3)
+    assert cell["step_seconds_median"] == 10.0, "a step's own time counts whenever it ran"
+    assert [row["attempt"] for row in rows["steps"]] == [0, 0, 0, 1, 1]
+    assert [(row["attempt"], row["phase"]) for row in rows["phases"]] == [
+        (0, "train"),
+        (1, "setup"),
+        (1, "train"),
+    ]
+
+
+def test_samples_never_meet_another_boots_clock(training):
+    # By chance the old clock's times lie within this attempt's samples: they are still not its own.
+    events = [
+        *of(1, phase_start("setup", 0), phase("setup", 0, 1.0)),
+        *of(0, phase_start("train", 5), step(0, phase="train", epoch=0, at=5)),
+        *of(0, phase("train", 5, 1.0)),
+        *of(1, phase_start("train", 2), step(1, phase="train", epoch=0, at=2)),
+        *of(1, phase("train", 2, 1.0)),
+    ]
+    samples = [
+        sample(0, host_bytes=10, device_bytes=0, process_bytes=0),
+        sample(2.5, host_bytes=30, device_bytes=30, process_bytes=30),
+        sample(5.5, host_bytes=9000, device_bytes=9000, process_bytes=9000),
+    ]
+    rows = training(*events, DONE, samples=samples)
+    cell = cell_of(rows)
+    assert (cell["host_peak_bytes"], cell["host_source"]) == (30, "polled")
+    assert (cell["process_peak_bytes"], cell["device_peak_bytes"]) == (30, 30)
+    assert [(row["phase"], row["attempt"], row["host_peak_bytes"]) for row in rows["phases"]] == [
+        ("train", 0, None),
+        ("setup", 1, 10),
+        ("train", 1, 30),
+    ]
+
+
+def test_exact_peaks_count_whichever_process_they_are_of(training):
+    cell = cell_of(training(*two_attempts(host_peak_bytes=700, host_source="vmhwm"), DONE))
+    assert (cell["host_peak_bytes"], cell["host_source"]) == (700, "vmhwm")
+
+
+def test_phases_of_two_boots_that_began_at_the_same_time_are_two(training):
+    events = [
+        *of(1, phase_start("setup", 3), phase("setup", 3, 1.0)),
+        *of(0, phase_start("train", 3), phase("train", 3, 2.0)),
+    ]
+    assert [row["phase"] for row in training(*events, DONE)["phases"]] == ["train", "setup"]
+
+
+def test_a_training_that_was_done_when_it_was_resumed_has_no_energy(training):
+    events = [*of(1, phase_start("setup", 0), phase("setup", 0, 1.0)), *two_attempts()[2:7]]
+    cell = cell_of(
+        training(*events, DONE, samples=[sample(at, energy_joules=1.0) for at in (0, 9)])
+    )
+    assert (cell["energy_step_joules"], cell["energy_source"]) == (None, None)
+    assert cell["steps_measured"] == cell["steps_resumed"] == 3
+
+
+def test_the_writing_of_a_checkpoint_belongs_to_no_window(training):
+    # 0-2 s and 5-7 s of the same epoch; between them a checkpoint was written.
+    events = [
+        e
+        for at in (0, 5)
+        for e in (
+            phase_start("train", at),
+            *[step(at + n, phase="train", epoch=0, at=at + n) for n in (0, 1)],
+            phase("train", at, 2.0),
+        )
+    ]
+    energy = [(-1, 0), (0, 0), (2, 20), (5, 3020), (7, 3040), (8, 3040)]
+    samples = [sample(at, energy_joules=float(joules)) for at, joules in energy]
+    samples.insert(3, sample(3.5, host_bytes=9000, process_bytes=9000))
+    samples.insert(3, sample(1.5, host_bytes=40, process_bytes=50))
+    cell = cell_of(
+        training(*of(0, *events), samples=sorted(samples, key=lambda s: s["monotonic_ns"]))
+    )
+    assert cell["energy_step_joules"] == pytest.approx(10.0)
+    assert cell["process_peak_bytes"] == 50
+
+
+def test_a_profile_takes_over_nothing(summed, training):
+    assert cell_of(summed(*of(0, step(0))))["steps_resumed"] is None
+    assert cell_of(training(*of(0, step(0, phase="train"))))["steps_resumed"] == 0

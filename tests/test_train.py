@@ -5,14 +5,15 @@ import pytest
 
 from kdbench.method import BUILT_IN
 from tests.conftest import TINY
+from tests.consistency import check_results
 
 TRAIN = """mode = "train"
 seeds = [0, 1]
 """
 
 
-@pytest.fixture
-def digits(tiny):
+def digits_text():
+    """The tiny matrix as a training on the digits: two epochs of 20 steps."""
     text = TINY.replace('mode = "profile"', TRAIN).replace(
         'source = "synthetic"', 'source = "digits"'
     )
@@ -22,8 +23,12 @@ def digits(tiny):
         .replace("test_images = 16", "test_images = 200")
         .replace("[teachers.dwarf]", '[teachers.dwarf]\nweights = "fitted"\nfit.epochs = 1')
     )
-    text = text.replace("batch_size = 8", "batch_size = 32\nepochs = 2\nlearning_rate = 3e-3")
-    tiny.write_text(text)
+    return text.replace("batch_size = 8", "batch_size = 32\nepochs = 2\nlearning_rate = 3e-3")
+
+
+@pytest.fixture
+def digits(tiny):
+    tiny.write_text(digits_text())
     return tiny
 
 
@@ -44,6 +49,7 @@ def test_training(kdbench, digits, tmp_path):
     assert sorted(cells["method"]) == methods
     assert set(cells["teacher_weights"].dropna()) == {"fitted"}
     assert set(cells["epoch_seconds_kind"]) == {"measured"}
+    assert check_results(tmp_path / "results/tiny") == 3
     for key, cell in cells.iterrows():
         own = epochs[epochs["run_key"] == key].sort_values("epoch")
         assert own["epoch"].tolist() == [0, 1]
@@ -54,10 +60,6 @@ def test_training(kdbench, digits, tmp_path):
         assert own["learning_rate"].tolist() == pytest.approx([3e-3, 1.5e-3])  # cosine, 2 epochs
         taken = steps[(steps["run_key"] == key) & (steps["phase"] == "train")]
         assert len(taken) == cell["steps_measured"] == 40
-        for epoch, row in own.set_index("epoch").iterrows():
-            mine = taken[taken["epoch"] == epoch]
-            assert mine["loss"].mean() == pytest.approx(row["train_loss"])
-            assert mine["seconds"].sum() == pytest.approx(row["train_seconds"])
 
 
 def test_a_seed_gives_the_same_curve_and_another_does_not(kdbench, digits, tmp_path):

@@ -18,6 +18,8 @@ class Estimate:
         self.steps: int | None = None
         self.epoch: int | None = None
         self.epochs: int | None = None
+        #: number of this process among those that a training has gone through, from 0
+        self.attempt = 0
         self._seconds: list[float] = []
         self._plan: Mapping[str, Any] = {}
         #: steps of training done, over all epochs; `step` is forgotten at every phase's start
@@ -27,6 +29,8 @@ class Estimate:
     def follow(self, event: Mapping[str, Any]) -> None:
         """Take in one event."""
         kind = event.get("event")
+        if self.is_replayed(event):
+            return
         if kind == "phase_start":
             self.phase, self.step, self.steps = str(event["phase"]), None, None
             if self.phase == "measure":
@@ -42,8 +46,24 @@ class Estimate:
                 self._trained += 1
             if event["phase"] != "account" and event.get("seconds") is not None:
                 self._seconds.append(float(event["seconds"]))
+        elif kind == "resumed":
+            self.attempt = int(event["attempt"])
+            self._trained, self.epoch = int(event["steps"]), int(event["epoch"])
         elif kind == "progress":
             self.step, self.steps = int(event["done"]), int(event["total"])
+
+    @property
+    def epoch_of(self) -> str | None:
+        """The epoch that is trained, from 1, and how many there are; None before the first."""
+        if self.epoch is None:
+            return None
+        # a training that was done when it was resumed is in none of them
+        shown = self.epoch + 1 if self.epochs is None else min(self.epoch + 1, self.epochs)
+        return f"{shown}/{self.epochs}"
+
+    def is_replayed(self, event: Mapping[str, Any]) -> bool:
+        """Whether an event is of an earlier process, told again: not what goes on now."""
+        return int(event.get("attempt") or 0) < self.attempt
 
     def seconds_left(self) -> float | None:
         """Seconds until the cell is done; None while nothing is known."""

@@ -99,6 +99,7 @@ def launch(
     machine: Mapping[str, str | None],
     on_start: Callable[[int], None],
     on_tick: Callable[[Iterable[dict[str, Any]]], None],
+    checkpoints: Path | None = None,
 ) -> Outcome:
     """Run one job in a fresh process and wait for it.
 
@@ -111,12 +112,14 @@ def launch(
         machine: the parts of the environment that a result depends on.
         on_start: told the process's id.
         on_tick: told the new events, a few times a second.
+        checkpoints: folder of the run's checkpoints; None: it neither reads nor writes any.
     """
     job = {
         "task": task,
         "run": run.model_dump(mode="json"),
         "cache": str(cache),
         "machine": dict(machine),
+        "checkpoints": None if checkpoints is None else str(checkpoints.absolute()),
         "parent": os.getpid(),
     }
     (spool / "job.json").write_text(json.dumps(job))

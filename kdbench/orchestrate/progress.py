@@ -144,9 +144,16 @@ class Shown:
 
     def tick(self, events: Iterable[Event], sample: Mapping[str, Any] | None) -> None:
         """Take in what happened; without a terminal, say which phase begins."""
+        state = self._estimate
         for event in events:
-            self._estimate.follow(event)
-            if (
+            state.follow(event)
+            if state.is_replayed(event):
+                continue
+            if event.get("event") == "note":
+                self.note(f"  {event['text']}")
+            elif event.get("event") == "resumed":
+                self.note(f"  goes on after {event['steps']} steps, in epoch {state.epoch_of}")
+            elif (
                 self._live is None
                 and event.get("event") == "phase_start"
                 and (event["phase"] in ("precompute", "warmup", "measure", "account"))
@@ -193,8 +200,8 @@ class Shown:
         from rich.text import Text  # noqa: PLC0415
 
         state, parts = self._estimate, [self._estimate.phase]
-        if state.epoch is not None:
-            parts.append(f"epoch {state.epoch + 1}/{state.epochs}")
+        if state.epoch_of is not None:
+            parts.append(f"epoch {state.epoch_of}")
         if state.step is not None:
             parts.append(f"step {state.step}" + (f"/{state.steps}" if state.steps else ""))
         sample = self._sample or {}

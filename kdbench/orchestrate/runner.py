@@ -25,6 +25,9 @@ from kdbench.store import Store
 
 # Run again without being asked: the user stopped these in the middle.
 _UNFINISHED = ("interrupted",)
+# Trainings that are over: one that ended so starts anew when it is run again. A diverged one would
+# go on to diverge again.
+_OVER = ("ok", "diverged")
 
 
 @dataclass
@@ -132,19 +135,30 @@ class _Runner:
             device=self._device.device,
         )
         try:
-            self._run_all(todo, known, tally)
+            self._run_all(todo, known, tally, fresh=fresh)
         finally:
             self._progress.finish()
         return tally
 
     def _run_all(
-        self, todo: Sequence[tuple[str, CellRun]], known: Mapping[str, str], tally: Tally
+        self,
+        todo: Sequence[tuple[str, CellRun]],
+        known: Mapping[str, str],
+        tally: Tally,
+        *,
+        fresh: bool,
     ) -> None:
         unfitted: dict[str, str | None] = {}
         try:
             for key, run in todo:
                 problem = self._ensure_teacher(run, unfitted)
-                status, stopped = self._run_one(key, run, problem, replaces=key in known)
+                replaces = key in known
+                if _keeps_checkpoints(run) and (fresh or known.get(key) in _OVER):
+                    # Rows and weights go together, and at once: what begins now is then gone on
+                    # with, however it is stopped, and is never taken for the old one.
+                    self._store.supersede_training(key)
+                    replaces = False
+                status, stopped = self._run_one(key, run, problem, replaces=replaces)
                 tally.done += 1
                 if status not in ("ok", "interrupted"):
                     tally.failed.append((run.cell.label, status))
@@ -180,12 +194,16 @@ class _Runner:
             self._store.supersede(key)
         self._store.commit(key, rows)
         cell = rows["cells"][0]
+        if run.budget.checkpoints == "resume" and cell["status"] in _OVER:
+            self._store.drop_checkpoints(key)
         self._progress.cell_finished(cell)
         return str(cell["status"]), stopped
 
     def _measure(self, key: str, run: CellRun) -> tuple[Outcome, list[dict[str, Any]]]:
         spool, log = self._store.spool(key), self._store.log(key)
-        log.unlink(missing_ok=True)  # the log is of the run whose rows these are
+        checkpoints = self._store.checkpoints(key) if _keeps_checkpoints(run) else None
+        if checkpoints is None or not checkpoints.exists():
+            log.unlink(missing_ok=True)  # the log is of the run whose rows these are
         path, gpu = spool / "samples.jsonl", self._device.gpu
         sampler = SamplerProcess(path, gpu_uuid=gpu.uuid if gpu else None)
 
@@ -202,6 +220,7 @@ class _Runner:
                 machine=self._machine,
                 on_start=sampler.watch,
                 on_tick=tick,
+                checkpoints=checkpoints,
             )
         finally:
             sampler.stop()
@@ -247,3 +266,7 @@ class _Runner:
         unfitted[key] = problem
         self._store.drop_spool(f"fit-{key}")
         return problem
+
+
+def _keeps_checkpoints(run: CellRun) -> bool:
+    return run.mode == "train" and run.budget.checkpoints != "none"

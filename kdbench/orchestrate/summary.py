@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -35,7 +36,15 @@ def summarise(
     status, error = _status(outcome, events, log)
     steps = events.get("step", [])
     timed = [step for step in steps if step["phase"] in _TIMED]
-    phases = _with_polled_peaks(_phases(events), samples)
+    last = _last_attempt(events)
+    phases = _with_polled_peaks(_phases(events), samples, attempt=last)
+    # The samples are of this process alone, and the clock of an earlier one may be another boot's:
+    # what is sampled is of the last attempt's steps. What a step or phase tells of itself, its
+    # time and its exact peaks, counts whichever process it ran in.
+    sampled = [step for step in timed if _attempt(step) == last]
+    windows = _windows(
+        sampled, [phase["started_ns"] for phase in phases if _attempt(phase) == last]
+    )
     # A later event adds to an earlier one: `result` comes in parts.
     result = {key: value for event in events.get("result", []) for key, value in event.items()}
     cell = {
@@ -49,10 +58,12 @@ def summarise(
         "schema_version": SCHEMA_VERSION,
         **_environment_columns(environment),
         **_time_columns(run, timed, events.get("epoch", [])),
-        **_memory_columns(timed, phases, samples, result),
-        **_energy_columns(timed, samples),
+        **_memory_columns(timed, phases, samples, result, windows),
+        **_energy_columns(samples, windows, steps=len(sampled)),
         **_accuracy_columns(run, events.get("epoch", [])),
     }
+    if run.mode == "train":
+        cell["steps_resumed"] = len(timed) - len(sampled)
     for name in (
         "precompute_seconds",
         "precompute_seconds_kind",
@@ -178,18 +189,17 @@ def _memory_columns(
     phases: Sequence[Mapping[str, Any]],
     samples: Sequence[Sample],
     result: Mapping[str, Any],
+    windows: Sequence[Window],
 ) -> dict[str, Any]:
     columns: dict[str, Any] = {}
-    windows = _windows(timed)
-    exact = [
-        step["allocated_peak_bytes"]
-        for step in timed
-        if step.get("allocated_peak_bytes") is not None
-    ]
+    exact, reserved = (
+        [step[name] for step in timed if step.get(name) is not None]
+        for name in ("allocated_peak_bytes", "reserved_peak_bytes")
+    )
     if exact:
         columns["allocated_peak_bytes"] = max(exact)
         columns["allocated_source"] = "cuda-allocator"
-        columns["reserved_peak_bytes"] = max(step["reserved_peak_bytes"] for step in timed)
+        columns["reserved_peak_bytes"] = max(reserved, default=None)
     elif result.get("ledger_peak_bytes") is not None:
         columns["allocated_peak_bytes"] = result["ledger_peak_bytes"]
         columns["allocated_source"] = "ledger"
@@ -204,13 +214,11 @@ def _memory_columns(
     # Less than when idle: another process gave memory back, and nothing is known of ours.
     if device is not None and idle is not None and device >= idle:
         columns |= {"device_peak_bytes": device - idle, "device_source": "nvml-polled"}
-    return columns | _host_columns(timed, phases, samples)
+    return columns | _host_columns(phases, samples, windows)
 
 
 def _host_columns(
-    timed: Sequence[Mapping[str, Any]],
-    phases: Sequence[Mapping[str, Any]],
-    samples: Sequence[Sample],
+    phases: Sequence[Mapping[str, Any]], samples: Sequence[Sample], windows: Sequence[Window]
 ) -> dict[str, Any]:
     exact = [
         phase["host_peak_bytes"]
@@ -220,26 +228,37 @@ def _host_columns(
     if exact:
         return {"host_peak_bytes": max(exact), "host_source": "vmhwm"}
     # No phase of timed steps came to its end, or the system keeps no high-water mark.
-    seen = highest(samples, "host_bytes", _windows(timed))
+    seen = highest(samples, "host_bytes", windows)
     return {} if seen is None else {"host_peak_bytes": seen, "host_source": "polled"}
 
 
 def _phases(events: Mapping[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Every phase that began; the one that the worker died in has no figures."""
-    finished = {phase["started_ns"]: phase for phase in events.get("phase", [])}
+    """Every phase that began, by attempts; the one that the worker died in has no figures."""
+    finished = {(_attempt(row), row["started_ns"]): row for row in events.get("phase", [])}
     begun = events.get("phase_start", [])
-    unfinished = [phase for phase in begun if phase["started_ns"] not in finished]
-    return [*finished.values(), *unfinished]
+    unfinished = [row for row in begun if (_attempt(row), row["started_ns"]) not in finished]
+    # An attempt tells of its own set-up before it tells again of those before it.
+    return sorted([*finished.values(), *unfinished], key=_attempt)
+
+
+def _attempt(event: Mapping[str, Any]) -> int:
+    return event.get("attempt") or 0
+
+
+def _last_attempt(events: Mapping[str, list[dict[str, Any]]]) -> int:
+    """Return the number of this very process among those that a training went through."""
+    return max((_attempt(event) for event in events.get("phase_start", [])), default=0)
 
 
 def _with_polled_peaks(
-    phases: Sequence[Mapping[str, Any]], samples: Sequence[Sample]
+    phases: Sequence[Mapping[str, Any]], samples: Sequence[Sample], *, attempt: int
 ) -> list[dict[str, Any]]:
     """Fill in the highest sample where a phase has no exact peak of the host's memory."""
     filled = []
     for phase in phases:
         row = dict(phase)
-        if row.get("host_peak_bytes") is None and row.get("seconds") is not None:
+        unknown = row.get("host_peak_bytes") is None and row.get("seconds") is not None
+        if unknown and _attempt(row) == attempt:
             end = row["started_ns"] + int(row["seconds"] * 1e9)
             row["host_peak_bytes"] = highest(samples, "host_bytes", [(row["started_ns"], end)])
             row["host_source"] = "polled" if row["host_peak_bytes"] is not None else None
@@ -247,23 +266,33 @@ def _with_polled_peaks(
     return filled
 
 
-def _windows(steps: Sequence[Mapping[str, Any]]) -> list[Window]:
-    """Spans of consecutive timed steps: the gaps between epochs are not in them."""
-    spans: dict[tuple[str, int | None], list[int]] = {}
+def _windows(steps: Sequence[Mapping[str, Any]], phases: Sequence[int]) -> list[Window]:
+    """Spans of consecutive timed steps of one attempt: the gaps between phases are not in them.
+
+    Between two epochs the test images are classified, and within one a checkpoint is written.
+
+    Args:
+        steps: in order.
+        phases: when each phase of the attempt began.
+    """
+    begun = sorted(phases)
+    spans: dict[tuple[str, int | None, int], list[int]] = {}
     for step in steps:
         end = step["started_ns"] + int(step["seconds"] * 1e9)
-        span = spans.setdefault((step["phase"], step.get("epoch")), [step["started_ns"], end])
+        part = (step["phase"], step.get("epoch"), bisect_right(begun, step["started_ns"]))
+        span = spans.setdefault(part, [step["started_ns"], end])
         span[1] = end
     return [(start, end) for start, end in spans.values()]
 
 
 def _energy_columns(
-    timed: Sequence[Mapping[str, Any]], samples: Sequence[Sample]
+    samples: Sequence[Sample], windows: Sequence[Window], *, steps: int
 ) -> dict[str, Any]:
-    joules, source = energy_joules(samples, _windows(timed))
+    """Energy per step: of the steps that lie in the windows, which are the sampled ones."""
+    joules, source = energy_joules(samples, windows)
     if joules is None:
         return {}
-    return {"energy_step_joules": joules / len(timed), "energy_source": source}
+    return {"energy_step_joules": joules / steps, "energy_source": source}
 
 
 def _accuracy_columns(run: CellRun, epochs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -54,7 +54,14 @@ def _run(job: dict[str, Any], spool: Path) -> int:
 
             ensure_fitted(run.cell, device=torch.device(run.device), cache=cache, events=events)
         else:
-            measure_cell(run, events=events, cache=cache, machine=dict(job["machine"]))
+            kept = job["checkpoints"]
+            measure_cell(
+                run,
+                events=events,
+                cache=cache,
+                machine=dict(job["machine"]),
+                checkpoints=None if kept is None else Path(str(kept)),
+            )
     except DivergedError as error:
         return _report(events, "diverged", error)
     except KdbenchError as error:

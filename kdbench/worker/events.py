@@ -13,6 +13,10 @@ from typing import Any
 
 from kdbench.worker.probes import Probes
 
+#: Events that become rows of their own. What a set-up tells is not among them: a resumed training
+#: sets up again, and tells it anew.
+REPLAYED = ("phase_start", "phase", "step", "epoch")
+
 
 class Events:
     """Appends JSON lines to the spool; each is on its way to the disk before the next step.
@@ -22,16 +26,29 @@ class Events:
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("a", encoding="utf-8", buffering=1)
+        #: counts the processes that a training has gone through; every event tells it
+        self.attempt = 0
+        #: lines that a resumed training will need again, for whoever keeps them; None: nobody does
+        self.kept: list[str] | None = None
 
     def emit(self, event: str, **values: Any) -> None:  # noqa: ANN401
         """Write one event; `values` must be JSON values (a NaN becomes null)."""
-        line = {"event": event, **{key: _json(value) for key, value in values.items()}}
-        self._file.write(json.dumps(line, allow_nan=False) + "\n")
+        told = {key: _json(value) for key, value in values.items()}
+        line = {"event": event, "attempt": self.attempt, **told}
+        text = json.dumps(line, allow_nan=False) + "\n"
+        self._file.write(text)
+        if self.kept is not None and event in REPLAYED:
+            self.kept.append(text)
 
     def note(self, text: str) -> None:
-        """Tell the user something, in one line; it is in the worker's log as well."""
-        sys.stdout.write(f"{text}\n")
-        self.emit("note", text=text)
+        """Tell the user something in one line, which goes to the log as well."""
+        line = " ".join(text.split())
+        sys.stderr.write(line + "\n")
+        self.emit("note", text=line)
+
+    def replay(self, lines: bytes) -> None:
+        """Write the lines of earlier attempts again, as they were."""
+        self._file.write(lines.decode())
 
     @contextmanager
     def phase(self, name: str, probes: Probes) -> Iterator[dict[str, Any]]:

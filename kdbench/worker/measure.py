@@ -18,11 +18,19 @@ from kdbench.worker.events import Events
 from kdbench.worker.precision import check_precision, set_precision
 from kdbench.worker.precompute import precompute
 from kdbench.worker.probes import Probes
+from kdbench.worker.resume import Checkpoints
 from kdbench.worker.train import emit_step, train
 from kdbench.worker.training import Session, build_session, parameter_bytes
 
 
-def measure_cell(run: CellRun, *, events: Events, cache: Path, machine: Mapping[str, Any]) -> None:
+def measure_cell(
+    run: CellRun,
+    *,
+    events: Events,
+    cache: Path,
+    machine: Mapping[str, Any],
+    checkpoints: Path | None = None,
+) -> None:
     """Measure one run of a cell, telling everything through `events`.
 
     Args:
@@ -30,15 +38,17 @@ def measure_cell(run: CellRun, *, events: Events, cache: Path, machine: Mapping[
         events: told everything.
         cache: folder of what is kept between runs.
         machine: the parts of the environment that a result depends on.
+        checkpoints: folder of a training's checkpoints; None: it has none.
     """
     device = torch.device(run.device)
+    kept = None if checkpoints is None else Checkpoints(checkpoints, run, events)
     probes = Probes(device)
     session = _set_up(run, device, probes, events, cache, machine)
     if run.mode == "profile":
         _profile(session, run, events)
         _account(session, events, next(session.draws(0)))
     else:
-        train(session, events)
+        train(session, events, kept)
         _account(session, events, next(session.draws(session.cell.training.epochs)))
 
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Iterator
 from time import monotonic
 from typing import Any
 
 import torch
 from torch import nn
 
-from kdbench.worker.augment import prepare
+from kdbench.cell import Training
+from kdbench.worker.augment import Draw, prepare
+from kdbench.worker.checkpoint import Standing
 from kdbench.worker.events import Events
+from kdbench.worker.resume import Checkpoints
 from kdbench.worker.training import Session
 
 _EVALUATION_BATCH = 256
@@ -20,52 +25,90 @@ class DivergedError(Exception):
     """The loss is not finite any more."""
 
 
-def train(session: Session, events: Events) -> None:
+def train(session: Session, events: Events, checkpoints: Checkpoints | None = None) -> None:
     """Train for all epochs, evaluating after each.
+
+    Args:
+        session: the training, set up and not begun.
+        events: is told every step and epoch.
+        checkpoints: where it goes on from, and what it leaves; None: neither.
 
     Raises:
         DivergedError: an epoch's mean loss is not finite.
     """
     training = session.cell.training
-    schedule = _schedule(session)
     events.emit("plan", epochs=training.epochs, steps=session.cell.steps_per_epoch)
-    for epoch in range(training.epochs):
-        rate = session.optimizer.param_groups[0]["lr"]
-        with events.phase("train", session.probes) as phase:
-            trained = _train_epoch(session, events, epoch)
-            phase["units"] = trained["steps"]
+    standing = Standing() if checkpoints is None else checkpoints.resume(session)
+    while standing.epoch < training.epochs:
+        epoch, rate = standing.epoch, learning_rate(training, standing.epoch)
+        for group in session.optimizer.param_groups:
+            group["lr"] = rate
+        _train_epoch(session, events, standing, checkpoints)
+        trained = _epoch_row(standing)
         with events.phase("evaluate", session.probes):
             tested = evaluate(session)
         events.emit("epoch", epoch=epoch, learning_rate=rate, **trained, **tested)
         if not math.isfinite(trained["train_loss"]):
             raise DivergedError(f"the mean loss of epoch {epoch} is not finite")
-        if schedule is not None:
-            schedule.step()
+        standing.end_epoch(tested["test_accuracy"])
+        if checkpoints is not None:
+            checkpoints.write(session, standing)
 
 
-def _schedule(session: Session) -> torch.optim.lr_scheduler.LRScheduler | None:
-    """Cosine over the epochs; the published code keeps its learning rate."""
-    if session.cell.training.loss == "published-code":
-        return None
-    return torch.optim.lr_scheduler.CosineAnnealingLR(
-        session.optimizer, session.cell.training.epochs
-    )
+def learning_rate(training: Training, epoch: int) -> float:
+    """Learning rate of an epoch: a cosine over all of them; the published code keeps its own.
+
+    It depends on nothing but the epoch, so a training that goes on in the middle has it too.
+    """
+    if training.loss == "published-code":
+        return training.learning_rate
+    return training.learning_rate * (1 + math.cos(math.pi * epoch / training.epochs)) / 2
 
 
-def _train_epoch(session: Session, events: Events, epoch: int) -> dict[str, Any]:
-    losses, right, seen, seconds = [], 0, 0, 0.0
-    for step, draw in enumerate(session.draws(epoch)):
-        row, result, batch = session.timed_step(draw)
-        emit_step(events, row, "train", step, epoch)
-        losses.append(row["loss"])
-        seconds += row["seconds"]
-        right += int((result.logits.argmax(dim=-1) == batch.labels).sum())
-        seen += len(batch.labels)
+def _train_epoch(
+    session: Session, events: Events, standing: Standing, checkpoints: Checkpoints | None
+) -> None:
+    """Train what is left of an epoch, with a checkpoint whenever one is due.
+
+    A checkpoint parts the epoch's phase in two: neither has its time or memory in it, and each
+    phase that a checkpoint keeps is whole.
+    """
+    draws = itertools.islice(session.draws(standing.epoch), len(standing.losses), None)
+    while _train_steps(session, events, standing, draws, checkpoints):
+        if checkpoints is not None:
+            checkpoints.write(session, standing)
+
+
+def _train_steps(
+    session: Session,
+    events: Events,
+    standing: Standing,
+    draws: Iterator[Draw],
+    checkpoints: Checkpoints | None,
+) -> bool:
+    """Train until the epoch ends or a checkpoint is due; whether it is the latter."""
+    before, whole = len(standing.losses), session.cell.steps_per_epoch
+    with events.phase("train", session.probes) as phase:
+        for draw in draws:
+            row, result, batch = session.timed_step(draw)
+            emit_step(events, row, "train", len(standing.losses), standing.epoch)
+            standing.losses.append(row["loss"])
+            standing.seconds += row["seconds"]
+            standing.right += int((result.logits.argmax(dim=-1) == batch.labels).sum())
+            standing.seen += len(batch.labels)
+            phase["units"] = len(standing.losses) - before
+            # not after the epoch's last step: its own checkpoint follows the evaluation
+            if checkpoints is not None and len(standing.losses) < whole and checkpoints.due():
+                return True
+    return False
+
+
+def _epoch_row(standing: Standing) -> dict[str, Any]:
     return {
-        "steps": len(losses),
-        "train_seconds": seconds,
-        "train_loss": math.fsum(losses) / len(losses),
-        "train_accuracy": right / seen,
+        "steps": len(standing.losses),
+        "train_seconds": standing.seconds,
+        "train_loss": math.fsum(standing.losses) / len(standing.losses),
+        "train_accuracy": standing.right / standing.seen,
     }
 
 

@@ -1,0 +1,111 @@
+"""Whether a results folder agrees with itself: every figure of `cells` with the rows behind it.
+
+For any folder that a test has made: `check_results(root)`.
+"""
+
+import math
+from statistics import median
+
+import pandas as pd
+import pytest
+
+TIMED = ("measure", "train")
+
+
+def check_results(root):
+    """Check all runs in `results/<matrix>`; returns how many there are."""
+    tables = {
+        name: pd.read_parquet(root / name)
+        for name in ("cells", "phases", "epochs", "steps", "samples", "memory")
+    }
+    cells = tables["cells"]
+    assert cells["run_key"].is_unique
+    for name, frame in tables.items():
+        assert set(frame["run_key"]) <= set(cells["run_key"]), name
+    for cell in cells.to_dict("records"):
+        own = {
+            name: frame[frame["run_key"] == cell["run_key"]].to_dict("records")
+            for name, frame in tables.items()
+        }
+        _check_steps(cell, own)
+        _check_attempts(cell, own)
+        if cell["mode"] == "train":
+            _check_training(cell, own)
+        else:
+            assert pd.isna(cell["steps_resumed"])
+            assert own["epochs"] == []
+    return len(cells)
+
+
+def _check_steps(cell, own):
+    timed = [step for step in own["steps"] if step["phase"] in TIMED]
+    seconds = [step["seconds"] for step in timed]
+    assert cell["steps_measured"] == len(timed)
+    assert all(value > 0 for value in seconds)
+    if not timed:
+        assert pd.isna(cell["step_seconds_median"])
+        return
+    assert cell["step_seconds_median"] == pytest.approx(median(seconds), rel=1e-12)
+    if len(timed) >= 6:
+        low, high = cell["step_seconds_ci_low"], cell["step_seconds_ci_high"]
+        assert min(seconds) <= low <= cell["step_seconds_median"] <= high <= max(seconds)
+    for phase in ("warmup", "measure", "account"):
+        numbers = [step["step"] for step in own["steps"] if step["phase"] == phase]
+        assert numbers == list(range(len(numbers))), phase
+    # a phase that came to its end counts its steps
+    for phase in TIMED:
+        rows = [row for row in own["phases"] if row["phase"] == phase]
+        if all(not pd.isna(row["seconds"]) for row in rows):
+            count = sum(step["phase"] == phase for step in timed)
+            assert sum(row["units"] for row in rows) == count, phase
+
+
+def _check_attempts(cell, own):
+    attempts = [row["attempt"] for name in ("phases", "steps") for row in own[name]]
+    assert not any(pd.isna(attempt) for attempt in attempts)
+    last = max(attempts, default=0)
+    if cell["mode"] == "profile":
+        assert last == 0
+        return
+    taken = [step["attempt"] for step in own["steps"] if step["phase"] == "train"]
+    assert cell["steps_resumed"] == sum(attempt < last for attempt in taken)
+    for name in ("phases", "steps"):
+        numbers = [row["attempt"] for row in own[name]]
+        assert numbers == sorted(numbers), f"{name} are in order"
+    # what an earlier attempt began and did not end is not there: it was done again
+    assert all(not pd.isna(row["seconds"]) for row in own["phases"] if row["attempt"] < last)
+
+
+def _check_training(cell, own):
+    steps = [step for step in own["steps"] if step["phase"] == "train"]
+    epochs = own["epochs"]
+    assert [row["epoch"] for row in epochs] == list(range(len(epochs)))
+    places = [(step["epoch"], step["step"]) for step in steps]
+    assert len(set(places)) == len(places), "no step twice"
+    assert places == sorted(places), "in order"
+    for row in epochs:
+        mine = [step for step in steps if step["epoch"] == row["epoch"]]
+        assert [step["step"] for step in mine] == list(range(row["steps"]))
+        losses = [step["loss"] for step in mine]
+        assert row["train_loss"] == math.fsum(losses) / len(losses), "to the bit"
+        assert row["train_seconds"] == sum(step["seconds"] for step in mine)
+        assert 0 <= row["train_accuracy"] <= 1
+        if cell["loss"] != "published-code":
+            share = (1 + math.cos(math.pi * row["epoch"] / cell["epochs"])) / 2
+            assert row["learning_rate"] == pytest.approx(cell["learning_rate"] * share)
+    accuracies = [row["test_accuracy"] for row in epochs]
+    if accuracies:
+        assert cell["accuracy_best"] == max(accuracies)
+        seconds = median([row["train_seconds"] for row in epochs])
+        assert cell["epoch_seconds"] == pytest.approx(seconds, rel=1e-12)
+        assert cell["epoch_seconds_kind"] == "measured"
+    if len(epochs) == cell["epochs"]:
+        assert cell["accuracy"] == accuracies[-1]
+    else:
+        assert pd.isna(cell["accuracy"])
+        assert cell["status"] != "ok"
+    if cell["status"] == "ok":
+        counts = {row["steps"] for row in epochs}
+        assert len(counts) == 1
+        assert len(steps) == cell["epochs"] * counts.pop()
+        assert sum(row["phase"] == "evaluate" for row in own["phases"]) == cell["epochs"]
