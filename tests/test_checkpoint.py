@@ -87,6 +87,41 @@ def test_stopped_anywhere_and_often(method, often, made, unstopped, tmp_path):
     assert cell["steps_measured"] == EPOCHS * STEPS
 
 
+@pytest.mark.parametrize("method", ["teacher-kd", "cached-kd"])
+def test_the_scale_of_fp16_is_gone_on_with(method, made, tmp_path):
+    run = made(method, 'training.precision="fp16"', "training.epochs=1", EVERY_STEP)
+    attempt(run, tmp_path / "whole")
+    attempt(run, tmp_path / "stopped", stop_after=11)
+    header, _ = read_checkpoint(tmp_path / "stopped/checkpoints" / KEY / "last.safetensors")
+    # either an overflow has halved the scale, or there were as many steps without one
+    assert header.scaler["scale"] < 2**16 or header.scaler["_growth_tracker"] == 11
+    told = attempt(run, tmp_path / "stopped")
+    assert [event["steps"] for event in told if event["event"] == "resumed"] == [11]
+    assert result_of(tmp_path / "stopped") == result_of(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"scale": -1.0},
+        {"scale": 1e300},
+        {"growth_factor": 5.0},
+        {"_growth_tracker": 10**9},
+        {"more": 1.0},
+        None,
+    ],
+)
+def test_a_forged_scale_is_not_gone_on_with(changes, made, tmp_path):
+    run = made("student-only", 'training.precision="fp16"', "training.epochs=1", EVERY_STEP)
+    attempt(run, tmp_path, stop_after=1)
+    path = tmp_path / "checkpoints" / KEY / "last.safetensors"
+    header, _ = read_checkpoint(path)
+    scaler = None if changes is None else header.scaler | changes
+    forged(scaler=scaler)(path.parent)
+    (told,) = notes(attempt(run, tmp_path, stop_after=0))
+    assert ("another precision" if changes is None else "gradient scaler cannot be") in told
+
+
 def test_a_training_that_was_done_is_not_done_again(made, unstopped, tmp_path):
     # the runner was killed between the worker's last word and the commit
     run = made("student-only")

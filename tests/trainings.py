@@ -33,8 +33,8 @@ class StoppedError(Exception):
 
 def training_run(matrix, method, *assignments):
     """One run of a matrix file by its method, with the first seed."""
-    loaded = load_matrix(matrix, preset="control", assignments=assignments)
-    return next(run for run in loaded.runs() if run.cell.method == method)
+    loaded = load_matrix(matrix, assignments=[f'axes.method="{method}"', *assignments])
+    return next(iter(loaded.runs()))
 
 
 def attempt(run, root, *, stop_after=None):
@@ -58,7 +58,13 @@ def attempt(run, root, *, stop_after=None):
     with pytest.MonkeyPatch.context() as patch, suppress(StoppedError), one_thread():
         patch.setattr(Session, "timed_step", counted)
         events.emit("started", pid=0, threads=1)
-        measure_cell(run, events=events, cache=root / ".cache", checkpoints=store.checkpoints(KEY))
+        measure_cell(
+            run,
+            events=events,
+            cache=root / ".cache",
+            machine={},
+            checkpoints=store.checkpoints(KEY),
+        )
         events.emit("end", status="ok")
     told = tuple(read_lines(path))
     rows = summarise(
