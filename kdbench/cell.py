@@ -172,6 +172,10 @@ class Budget(Frozen):
     checkpoint_seconds: Seconds = 600.0
 
 
+# Settings of a budget that leave what is measured as it is.
+_NOT_MEASURED = {"timeout_seconds", "checkpoints", "checkpoint_seconds"}
+
+
 class Cell(Frozen):
     """One point of the matrix, everything resolved.
 
@@ -259,6 +263,9 @@ class CellRun(Frozen):
     def run_key(self, *, worker_digest: str, environment: dict[str, str | None]) -> str:
         """Key of this run's rows: the cell, how it is run, by which code and on what machine.
 
+        How long a run may take and which checkpoints it leaves change nothing that is measured:
+        one that ran out of time is gone on with under a longer limit.
+
         Args:
             worker_digest: digest of the worker's own code.
             environment: the parts of the environment that matter to the result.
@@ -267,7 +274,7 @@ class CellRun(Frozen):
             {
                 "cell_id": self.cell.cell_id,
                 "label": self.cell.label,
-                **self.model_dump(exclude={"cell"}),
+                **self.model_dump(exclude={"cell": True, "budget": _NOT_MEASURED}),
                 "worker": worker_digest,
                 "environment": environment,
             }

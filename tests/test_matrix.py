@@ -206,6 +206,14 @@ def test_run_keys_tell_runs_apart_and_stay_the_same(tiny):
     assert not set(keys()) & set(keys(device="cuda:0"))
     assert not set(keys()) & set(keys(torch_version="3"))
 
+    def budget(*assignments):
+        (run,) = load_matrix(tiny, assignments=assignments, only=["method=embed-kd"]).runs()
+        return run.run_key(worker_digest="w", environment=environment)
+
+    assert budget() != budget("budget.max_steps=9")
+    # under a longer limit a training goes on, and is no other one
+    assert budget() == budget("budget.timeout_seconds=9", 'budget.checkpoints="none"')
+
 
 def test_repeats_lie_apart(tiny):
     runs = load_matrix(tiny, assignments=["repeats=2"]).runs()
