@@ -176,3 +176,34 @@ def test_texts_are_whole_and_apart_and_lines_tell_themselves_apart(tmp_path, row
         assert misplaced(figure) == []
     drawn = figure.axes[0].get_lines()
     assert len({(line.get_color(), line.get_linestyle()) for line in drawn}) == len(drawn) == lines
+
+
+def curve_of(*values):
+    return mean_curve([(0, dict(enumerate(values)))])
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [
+        ((1.0, 2.0, 3.0), (1.0, 2.0, 3.0), True),
+        ((1.0, 2.0, 3.0), (1.0, 2.01, 3.0), True),
+        ((1.0, 2.0, 3.0), (1.0, 2.1, 3.0), False),
+        ((1.0, 2.0, 3.0), (1.0, 2.0), False),
+        ((2.0,), (2.0,), True),
+    ],
+)
+def test_lines_that_hide_each_other(one, other, expected):
+    assert curves.coincide(curve_of(*one), curve_of(*other)) is expected
+
+
+@pytest.mark.parametrize("alike", [True, False])
+def test_a_line_upon_another_is_in_dashes(tmp_path, alike):
+    rows = [row for row in trained_rows(seeds=1) if row["method"] != "student-only"]
+    for row in rows:
+        row["accuracy"] = 0.9 if alike or row["method"] == "embed-kd" else 0.5
+    with drawing():
+        figure = curves.draw(sheet_of(commit_trainings(tmp_path, rows)))
+    first, second = figure.axes[3].get_lines()  # test accuracy
+    assert first.get_linestyle() == "-"
+    assert second.get_linestyle() == ("--" if alike else "-")
+    assert "the two coincide" in said(figure)  # the losses are the same in both cases

@@ -7,8 +7,9 @@ out would hide that the method can fail.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -16,7 +17,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from kdbench.analysis.aggregate import CellGroup
+from kdbench.analysis.aggregate import CellGroup, Run
 from kdbench.analysis.figures import style
 from kdbench.analysis.figures.page import Graph, Page, Section, draw_page
 from kdbench.analysis.figures.series import Block, Look, blocks, looks
@@ -34,6 +35,9 @@ _QUANTITIES = (
     ("test_accuracy", "Test accuracy", "accuracy, %", "after each epoch"),
 )
 MOST_LINES = 16
+# Of a panel's height: a line is about as wide as this.
+_LINE_WIDTH = 0.01
+_UPON_ANOTHER = (0, (2.5, 2.5))
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,7 @@ def draw(sheet: Sheet) -> Figure:
         title=f"Training and validation curves: {printable(sheet.matrix)}",
         legend=list(dict.fromkeys(chosen[id(group)] for group in drawn)),
         sections=[Section(part.title, _graphs(part, rows, chosen)) for part in parts],
-        caption=_caption(sheet, drawn, rows),
+        caption=_caption(sheet, parts, rows),
         columns=2 if len(parts) == 1 else 4,
         panel=(2.9, 1.9) if len(parts) == 1 else (2.15, 1.75),
     )
@@ -151,8 +155,9 @@ def _values(rows: pd.DataFrame, column: str) -> dict[int, float]:
 def _graphs(block: Block, rows: _Rows, chosen: Mapping[int, Look]) -> list[Graph]:
     def graph(column: str, title: str, up: str, note: str) -> Graph:
         def painted(axes: Axes, _size: tuple[float, float]) -> None:
+            drawn: list[Curve] = []
             for group in block.groups:
-                _draw_cell(axes, group, rows, column, chosen[id(group)])
+                _draw_cell(axes, group, rows, column, chosen[id(group)], drawn)
             axes.xaxis.set_major_locator(style.ticks(6, whole=True))
             axes.yaxis.set_major_locator(style.ticks(5))
             axes.margins(x=0.02)
@@ -162,27 +167,34 @@ def _graphs(block: Block, rows: _Rows, chosen: Mapping[int, Look]) -> list[Graph
     return [graph(*quantity) for quantity in _QUANTITIES]
 
 
-def _draw_cell(axes: Axes, group: CellGroup, rows: _Rows, column: str, look: Look) -> None:
-    factor = 100.0 if column.endswith("accuracy") else 1.0
-    finished = []
-    for run in group.members:
-        if run.run_key not in rows:
-            continue
-        values = {e: factor * v for e, v in _values(rows[run.run_key], column).items()}
-        if run.status == "ok":
-            finished.append((run.seed, values))
-        elif values:
+def coincide(one: Curve, other: Curve) -> bool:
+    """Whether one line would hide the other: nowhere further apart than it is wide."""
+    if one.epochs != other.epochs:
+        return False
+    extent = max((*one.mean, *other.mean)) - min((*one.mean, *other.mean))
+    gaps = (abs(a - b) for a, b in zip(one.mean, other.mean, strict=True))
+    return max(gaps) <= _LINE_WIDTH * extent
+
+
+def _draw_cell(
+    axes: Axes, group: CellGroup, rows: _Rows, column: str, look: Look, drawn: list[Curve]
+) -> None:
+    """Draw a cell's line, in dashes upon one that it would hide; `drawn` are those before it."""
+    for run, values in _runs(group, rows, column):
+        if run.status != "ok" and values:
             _draw_stopped(axes, values, look)
-    curve = mean_curve(finished)
+    curve = _mean_of(group, rows, column)
     if curve is None:
         return
     # A single epoch has no line to see.
     marker = look.marker if len(curve.epochs) == 1 else ""
+    hides = look.dashes == "-" and any(coincide(curve, other) for other in drawn)
+    drawn.append(curve)
     axes.plot(
         curve.epochs,
         curve.mean,
         color=look.colour,
-        linestyle=look.dashes,
+        linestyle=_UPON_ANOTHER if hides else look.dashes,
         linewidth=1.5,
         marker=marker,
         markersize=4,
@@ -193,6 +205,20 @@ def _draw_cell(axes: Axes, group: CellGroup, rows: _Rows, column: str, look: Loo
         )
 
 
+def _runs(group: CellGroup, rows: _Rows, column: str) -> Iterator[tuple[Run, dict[int, float]]]:
+    """Yield a cell's trainings, each with a quantity by epoch; accuracies in percent."""
+    factor = 100.0 if column.endswith("accuracy") else 1.0
+    for run in group.members:
+        if run.run_key in rows:
+            values = _values(rows[run.run_key], column)
+            yield run, {epoch: factor * value for epoch, value in values.items()}
+
+
+def _mean_of(group: CellGroup, rows: _Rows, column: str) -> Curve | None:
+    runs = _runs(group, rows, column)
+    return mean_curve([(run.seed, values) for run, values in runs if run.status == "ok"])
+
+
 def _draw_stopped(axes: Axes, values: Mapping[int, float], look: Look) -> None:
     epochs = sorted(values)
     heights = [values[epoch] for epoch in epochs]
@@ -201,13 +227,25 @@ def _draw_stopped(axes: Axes, values: Mapping[int, float], look: Look) -> None:
     axes.plot(ends[-1:], heights[-1:], color=look.colour, marker="x", markersize=5)
 
 
-def _caption(sheet: Sheet, drawn: Sequence[CellGroup], rows: _Rows) -> list[str]:
+def _caption(sheet: Sheet, parts: Sequence[Block], rows: _Rows) -> list[str]:
+    drawn = [group for part in parts for group in part.groups]
     lines = [provenance(sheet, drawn), _band_note(drawn, rows)]
+    if any(_some_coincide(part, rows) for part in parts):
+        lines.append("Dashes upon a line of another colour: the two coincide.")
     if any(run.status != "ok" and run.run_key in rows for g in drawn for run in g.members):
         lines.append("Thin lines that end in a cross: trainings that stopped early; no mean.")
     marks = footnotes(drawn, (), trained=True)
     lines += [". ".join(marks) + "."] if marks else []
     return lines + [line for group in drawn for line in problem_notes(group)]
+
+
+def _some_coincide(part: Block, rows: _Rows) -> bool:
+    for column, *_ in _QUANTITIES:
+        means = [_mean_of(group, rows, column) for group in part.groups]
+        known = [curve for curve in means if curve is not None]
+        if any(coincide(one, other) for one, other in itertools.combinations(known, 2)):
+            return True
+    return False
 
 
 def _band_note(drawn: Sequence[CellGroup], rows: _Rows) -> str:
