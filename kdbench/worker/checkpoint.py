@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -22,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from kdbench.cell import Cell, Frozen
+from kdbench.worker.durable import durably
 
 #: the running epoch's losses, float64, [steps done in it]
 LOSSES = "epoch.losses"
@@ -158,53 +157,6 @@ def read_checkpoint(path: Path) -> tuple[Header, dict[str, Tensor]]:
     except (ValueError, RecursionError) as error:
         raise UnusableError("its header is not one of this version of kdbench") from error
     return header, tensors
-
-
-def durably(path: Path, write: Callable[[Path], Any]) -> None:
-    """Have a file written under another name, and put in place when it is on the disk.
-
-    Args:
-        path: where the file is to be.
-        write: writes it to the path that it is given.
-
-    Raises:
-        OSError: it cannot be put there; whatever `write` raises.
-    """
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write(unfinished)
-        _sync(unfinished)
-        unfinished.replace(path)
-    finally:  # still there only where it could not be finished
-        unfinished.unlink(missing_ok=True)
-    _sync(path.parent)
-
-
-def make_folder(folder: Path) -> None:
-    """Make a folder and those above it, so that they are still there after a power cut.
-
-    Raises:
-        OSError: it cannot be made.
-    """
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    for path in reversed(missing):
-        path.mkdir(exist_ok=True)
-        _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    with opened(path) as descriptor:
-        os.fsync(descriptor)
-
-
-@contextmanager
-def opened(path: Path, flags: int = os.O_RDONLY) -> Iterator[int]:
-    """Open a file or folder as a descriptor."""
-    descriptor = os.open(path, flags | os.O_CLOEXEC, 0o666)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 def _digest(told: str, tensors: Mapping[str, Tensor]) -> str:

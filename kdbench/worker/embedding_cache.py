@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from kdbench.cell import digest
+from kdbench.worker.durable import durably, make_folder
 
 _TENSOR, _HEADER = "embeddings", "kdbench"
 
@@ -83,17 +83,11 @@ def write_embeddings(path: Path, recipe: Recipe, embeddings: Tensor, cost: Cost)
     Raises:
         OSError: the cache cannot be written to.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     held = embeddings.detach().cpu().contiguous()
     header = {"recipe": recipe, "cost": asdict(cost), "digest": tensor_digest([held])}
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        save_file({_TENSOR: held}, unfinished, metadata={_HEADER: json.dumps(header)})
-        with unfinished.open("rb") as file:
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    finally:  # still there only where it could not be finished
-        unfinished.unlink(missing_ok=True)
+    metadata = {_HEADER: json.dumps(header)}
+    durably(path, lambda unfinished: save_file({_TENSOR: held}, unfinished, metadata))
 
 
 def module_digest(module: nn.Module) -> str:

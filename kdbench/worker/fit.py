@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -15,6 +14,7 @@ from transformers import ViTForImageClassification
 from kdbench.cell import Cell
 from kdbench.worker.augment import epoch_draws, make_batch, prepare
 from kdbench.worker.data import DataSet, load_data
+from kdbench.worker.durable import durably, make_folder
 from kdbench.worker.events import Events
 from kdbench.worker.images import Images
 from kdbench.worker.precision import set_precision
@@ -82,10 +82,8 @@ def _accuracy(model: Any, images: Images | Streamed, size: int) -> float:  # noq
 
 def _save(model: torch.nn.Module, path: Path) -> None:
     """Write by rename: two runs that fit the same teacher at once both end with a whole file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    make_folder(path.parent)
     weights = {
         name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()
     }
-    save_file(weights, unfinished)
-    unfinished.replace(path)
+    durably(path, lambda unfinished: save_file(weights, unfinished))

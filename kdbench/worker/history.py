@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from kdbench.schema import TABLES, Dtype
-from kdbench.worker.checkpoint import Header, UnusableError, opened
+from kdbench.worker.checkpoint import Header, UnusableError
+from kdbench.worker.durable import opened
 
 # The events that are kept, with their tables and what a row of each cannot be without.
 _TABLE = {"phase_start": "phases", "phase": "phases", "step": "steps", "epoch": "epochs"}

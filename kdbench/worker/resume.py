@@ -17,11 +17,10 @@ from kdbench.worker.checkpoint import (
     Header,
     Standing,
     UnusableError,
-    durably,
-    make_folder,
     read_checkpoint,
     write_checkpoint,
 )
+from kdbench.worker.durable import durably, make_folder
 from kdbench.worker.events import Events
 from kdbench.worker.history import History
 from kdbench.worker.state import collect, restore, scaler_state
