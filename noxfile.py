@@ -62,7 +62,8 @@ def tests(session: nox.Session) -> None:
     if not session.posargs:
         check_style(session)
         session.run("mypy")
-    session.run("pytest", *session.posargs)
+    # Two at a time, a file's tests together: most of them wait for a worker that starts.
+    session.run("pytest", "-n", "2", "--dist", "loadfile", *session.posargs)
 
 
 @nox.session
