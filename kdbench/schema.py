@@ -151,7 +151,7 @@ _OUTCOME_COLUMNS = (
         "precompute_key",
         "content key of what was computed: rows with one key share one computation where they "
         "reused it",
-        "the method precomputes nothing",
+        "the method precomputes nothing; mode is profile, which measures it anew",
     ),
     _text(
         "teacher_revision",
@@ -199,7 +199,8 @@ _OUTCOME_COLUMNS = (
     _integer(
         "host_peak_bytes",
         "peak resident memory of the worker over the timed steps, "
-        "interpreter and libraries included",
+        "interpreter and libraries included; of a resumed training, over all its attempts where "
+        "the source is vmhwm",
         _NO_STEP,
     ),
     _text(

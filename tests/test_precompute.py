@@ -228,6 +228,7 @@ def test_a_profile_measures_the_cost_itself(kdbench, tiny, tmp_path):
         assert said.code == 0, said
     cells = pd.read_parquet(tmp_path / "two/tiny/cells").set_index("method")
     assert cells["precompute_reused"].to_dict() == {"embed-kd": False, "teacher-kd": None}
+    assert cells["precompute_key"].isna().all(), "nothing is digested that nobody looks for"
     assert not (tmp_path / "cache/embeddings").exists()
 
 

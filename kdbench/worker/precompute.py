@@ -41,7 +41,7 @@ class Precompute:
         seconds: of the whole computation, whenever it was done.
         kind: measured, or extrapolated from `batches`.
         peak_bytes: peak allocated while computing; None where it is still to be asked for.
-        key: content key of the computation.
+        key: content key of the computation; None in a profile, which shares none.
         reused: they were read from the cache.
     """
 
@@ -51,7 +51,7 @@ class Precompute:
     seconds: float
     kind: str
     peak_bytes: int | None
-    key: str
+    key: str | None
     reused: bool
 
     def row(self) -> dict[str, Any]:
@@ -97,28 +97,28 @@ def precompute(
     Raises:
         InputError: a class has no training image, or memory does not hold the embeddings.
     """
-    device, trains = torch.device(run.device), run.mode == "train"
-    recipe = recipe_of(run, data, teacher, machine)
-    path = cached_path(cache, recipe)
+    # A profile has no use for the recipe: it would digest a gigabyte of weights for nothing.
+    recipe = recipe_of(run, data, teacher, machine) if run.mode == "train" else None
     with events.phase("precompute", probes) as phase:
-        plan = _plan(run.cell, data, device, run.seed)
-        done = _read(path, recipe, plan, events) if trains else None
+        plan = _plan(run.cell, data, torch.device(run.device), run.seed)
+        done = None if recipe is None else _read(cache, recipe, plan, events)
         if done is None:
             done = compute(
                 plan,
                 run.cell,
                 data,
                 teacher,
-                budget=None if trains else run.budget,
+                budget=run.budget if recipe is None else None,
                 probes=probes,
-                key=digest(recipe),
+                key=None if recipe is None else digest(recipe),
             )
         phase |= {"units": done.batches, "units_total": done.batches_total}
         figures = done.row()
         if figures["precompute_peak_bytes"] is None:
             figures["precompute_peak_bytes"] = probes.phase_peaks()["allocated_peak_bytes"]
-    if trains and not done.reused:
+    if recipe is not None and not done.reused:
         cost = Cost(done.seconds, done.batches_total, figures["precompute_peak_bytes"])
+        path = cached_path(cache, recipe)
         try:
             write_embeddings(path, recipe, done.embeddings, cost)
         except OSError as error:  # the next cell computes them again; nothing else is lost
@@ -135,7 +135,7 @@ def compute(
     *,
     budget: Budget | None,
     probes: Probes,
-    key: str,
+    key: str | None,
 ) -> Precompute:
     """Run the teacher over a plan.
 
@@ -147,7 +147,7 @@ def compute(
         budget: stop when it is spent and extrapolate the time; None computes all. What it did not
             reach gets random embeddings.
         probes: to synchronise the device for the clock.
-        key: content key of the computation.
+        key: content key of the computation; None: nobody else will look for it.
     """
     size = cell.required_teacher.image_size
     ledger_peak = _warm_up(plan, data, teacher, size)
@@ -239,7 +239,8 @@ def _data_identity(cell: Cell, data: DataSet) -> Any:  # noqa: ANN401 - JSON
     ]
 
 
-def _read(path: Path, recipe: Recipe, plan: Plan, events: Events) -> Precompute | None:
+def _read(cache: Path, recipe: Recipe, plan: Plan, events: Events) -> Precompute | None:
+    path = cached_path(cache, recipe)
     try:
         found = read_embeddings(path, recipe, tuple(plan.result.shape))
     except DamagedError as problem:

@@ -35,7 +35,7 @@ _QUANTITIES = (
     ("test_accuracy", "Test accuracy", "accuracy, %", "after each epoch"),
 )
 MOST_LINES = 16
-# Of a panel's height: a line is about as wide as this.
+# Of the height that two lines span together: about as wide as a line is drawn.
 _LINE_WIDTH = 0.01
 _UPON_ANOTHER = (0, (2.5, 2.5))
 
