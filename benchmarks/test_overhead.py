@@ -58,7 +58,7 @@ def test_timed_step(benchmark):
         probes=Probes(device),
         data=load_data(run.cell, device=device),
         teacher=None,
-        class_embeddings=None,
+        embeddings=None,
     )
     draw = next(session.draws(0))
 

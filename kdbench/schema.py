@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 Dtype = Literal["string", "int64", "float64", "bool", "timestamp"]
 
@@ -47,6 +47,9 @@ _NO_STEP = "no step finished"
 _NO_GPU = "not on a CUDA device"
 _NO_NVML = "no NVML, or the driver does not tell it"
 _NOT_TRAINED = "mode is profile"
+_UNTIMED = "an accounting step"
+_NOT_COUNTED = "no accounting step finished; compiled"
+_NO_SENSOR = "the system does not tell it"
 
 # What a cell is, before anything runs: `--only` filters on these.
 PLAN_COLUMNS = (
@@ -96,7 +99,11 @@ PLAN_COLUMNS = (
     _integer("seed", "seed of weights, data order and dropout"),
     _integer("repeat", "number of the repeat, from 0; each repeat is a process of its own"),
     _text("device", "cpu or cuda:N"),
-    _text("launch", "spawn: a fresh process"),
+    _text(
+        "launch",
+        "spawn: a fresh process; fork: a fork of a warm one, where repeats share what makes "
+        "processes differ",
+    ),
     _text("source", "measured, predicted or reported (by the paper)"),
 )
 
@@ -104,8 +111,17 @@ _OUTCOME_COLUMNS = (
     _integer("threads", "CPU threads of the framework in the worker", "the worker did not start"),
     _text("status", "ok, or how the run ended: " + ", ".join(STATUSES[1:])),
     _text("error", "what went wrong, in one line", "status is ok"),
-    _flag("unstable", "the step time never settled", "not judged yet"),
-    _flag("contended", "others used the machine at the same time", "not judged yet"),
+    _flag(
+        "unstable",
+        "the timed steps drifted or jumped to another level: their median stands for no one state",
+        "too few timed steps to tell",
+    ),
+    _flag(
+        "contended",
+        "others used the processors or the card during the timed steps",
+        "neither could be observed; " + _NO_STEP,
+    ),
+    _text("contention", "who or what contended, in words", "contended is not true"),
     _number("step_seconds_median", "median over the timed steps of this process", _NO_STEP),
     _number(
         "step_seconds_ci_low",
@@ -114,6 +130,28 @@ _OUTCOME_COLUMNS = (
     ),
     _number("step_seconds_ci_high", "its upper end", "fewer than 6 steps"),
     _integer("steps_measured", "timed steps behind the median"),
+    _integer("warmup_steps", "steps until the series was steady, not timed", "mode is train"),
+    _number(
+        "step_device_seconds_median",
+        "median over the timed steps of the card's own time, between two CUDA events",
+        _NO_GPU + "; " + _NO_STEP,
+    ),
+    _number(
+        "step_data_seconds",
+        "median part of a timed step: waiting for images and making the batch of them. The parts "
+        "are told apart on the host's clock on a CPU, by CUDA events on a card",
+        _NO_STEP,
+    ),
+    _number(
+        "step_teacher_seconds",
+        "median part: the teacher's forward pass",
+        "the step runs no teacher; " + _NO_STEP,
+    ),
+    _number(
+        "step_forward_seconds", "median part: the student's forward pass and the loss", _NO_STEP
+    ),
+    _number("step_backward_seconds", "median part: backward", _NO_STEP),
+    _number("step_optimizer_seconds", "median part: the optimizer", _NO_STEP),
     _number("epoch_seconds", "seconds of training per epoch, evaluation left out", _NO_STEP),
     _text(
         "epoch_seconds_kind",
@@ -141,6 +179,11 @@ _OUTCOME_COLUMNS = (
         "precompute_kept_bytes",
         "what the precompute leaves for the training to hold",
         "the method precomputes nothing",
+    ),
+    _number(
+        "precompute_joules",
+        "energy of the card while precomputing; extrapolated like precompute_seconds",
+        _NO_NVML + "; the method precomputes nothing, or an earlier run had computed it",
     ),
     _flag(
         "precompute_reused",
@@ -174,13 +217,14 @@ _OUTCOME_COLUMNS = (
     _integer(
         "allocated_peak_bytes",
         "peak of a step in the framework's allocator",
-        _NO_STEP + "; compiled, on a CPU",
+        _NO_STEP,
     ),
     _text(
         "allocated_source",
         "cuda-allocator: exact, the highest of the timed steps; ledger: exact "
-        "for all that passes through dispatch, one accounting step",
-        _NO_STEP + "; compiled, on a CPU",
+        "for all that passes through dispatch, one accounting step; profiler: torch's own record "
+        "of a compiled student's accounting step",
+        _NO_STEP,
     ),
     _integer("reserved_peak_bytes", "peak that the CUDA caching allocator held", _NO_GPU),
     _integer(
@@ -196,6 +240,8 @@ _OUTCOME_COLUMNS = (
         _NO_NVML,
     ),
     _text("device_source", "nvml-polled", _NO_NVML),
+    _integer("device_idle_bytes", "the card's used memory before the worker was started", _NO_NVML),
+    _integer("gpu_neighbours", "most other processes seen computing on the card at once", _NO_NVML),
     _integer(
         "host_peak_bytes",
         "peak resident memory of the worker over the timed steps, "
@@ -210,13 +256,52 @@ _OUTCOME_COLUMNS = (
     ),
     _integer(
         "unattributed_bytes",
-        "allocator's peak minus the ledger's: never folded into a category",
-        "no second source to hold the ledger against",
+        "peak of the accounting step as a second source tells it, the CUDA allocator or torch's "
+        "profiler, minus the ledger's: never folded into a category",
+        _NOT_COUNTED,
     ),
     _number("energy_step_joules", "energy of the card per timed step", _NO_NVML),
     _text("energy_source", "nvml-counter, or nvml-power: integrated samples", _NO_NVML),
-    _number("flops_step", "floating-point operations per step", "not counted yet"),
-    _number("utilisation", "achieved fraction of the machine's own rate", "not measured yet"),
+    _number(
+        "energy_epoch_joules",
+        "energy of the card per epoch of training, evaluation left out; kind as epoch_seconds_kind",
+        _NO_NVML,
+    ),
+    _number(
+        "energy_training_joules",
+        "energy of the card for the whole training of all epochs, precompute and evaluation left "
+        "out; measured where epoch_seconds is and the training finished in one attempt, else "
+        "extrapolated from its steps",
+        _NO_NVML,
+    ),
+    _number(
+        "host_energy_step_joules", "energy of the processor packages per timed step", _NO_SENSOR
+    ),
+    _text("host_energy_source", "rapl: the kernel's powercap counters", _NO_SENSOR),
+    _number(
+        "flops_step",
+        "floating-point operations of a step's matrix products, convolutions and attention, "
+        "counted as they are dispatched (a multiplication and an addition are two); "
+        "element-wise work is not in it",
+        _NOT_COUNTED,
+    ),
+    _number(
+        "matmul_flops_per_second",
+        "what a large matrix product reaches on this device in the cell's precision, with the "
+        "worker's threads; measured once per run",
+        "the measurement failed",
+    ),
+    _number(
+        "copy_bytes_per_second",
+        "bytes read and written per second by a large copy in the device's memory; measured once "
+        "per run",
+        "the measurement failed",
+    ),
+    _number(
+        "utilisation",
+        "flops_step over the median step, as a fraction of matmul_flops_per_second",
+        "one of them is null",
+    ),
     _number(
         "accuracy",
         "test accuracy after the last of all epochs, 0 to 1",
@@ -234,6 +319,30 @@ _OUTCOME_COLUMNS = (
         "attempt",
     ),
     Column("started_at", "timestamp", "when the cell's process was started, UTC"),
+    _number("sample_seconds_median", "interval between samples, as achieved", "under two samples"),
+    _number("sample_seconds_max", "the longest such interval", "under two samples"),
+    _number("load_average", "the system's load over the minute before the cell", _NO_SENSOR),
+    _number(
+        "cpu_elsewhere",
+        "processors kept busy by others than the worker and kdbench itself, the highest mean over "
+        "a second of the timed steps",
+        _NO_SENSOR,
+    ),
+    _text("cpu_governor", "the kernel's policy for the processors' clocks", _NO_SENSOR),
+    _number("cpu_mhz_median", "the processors' clock over the timed steps", _NO_SENSOR),
+    _number("cpu_celsius_max", "the processors' highest temperature", _NO_SENSOR),
+    _number(
+        "cpu_throttled_seconds",
+        "time in which the control group's quota, or heat, stopped or slowed the processors",
+        _NO_SENSOR,
+    ),
+    _number("gpu_sm_mhz_median", "the card's clock over the timed steps", _NO_NVML),
+    _number("gpu_celsius_max", "the card's highest temperature", _NO_NVML),
+    _text(
+        "gpu_throttled",
+        "why the card slowed its clocks during the timed steps, in words; empty: it did not",
+        _NO_NVML,
+    ),
     _text("cpu_model", "the processor", "the system does not tell"),
     _text("gpu_name", "the card's name", _NO_GPU),
     _text("driver_version", "NVIDIA's driver", _NO_GPU),
@@ -294,8 +403,21 @@ TABLES: dict[str, tuple[Column, ...]] = {
             "the last",
         ),
         _number(
-            "seconds", "wall-clock time, the device synchronised at both ends", "an accounting step"
+            "seconds",
+            "wall-clock time from asking for the step's images to the optimizer's end, the device "
+            "synchronised at both ends",
+            "an accounting step",
         ),
+        _number(
+            "device_seconds",
+            "time between CUDA events at both ends",
+            _NO_GPU + "; an accounting step",
+        ),
+        _number("data_seconds", "of it, waiting for images and making a batch", _UNTIMED),
+        _number("teacher_seconds", "of it, the teacher", _UNTIMED + "; the step runs none"),
+        _number("forward_seconds", "of it, the student's forward pass and the loss", _UNTIMED),
+        _number("backward_seconds", "of it, backward", _UNTIMED),
+        _number("optimizer_seconds", "of it, the optimizer", _UNTIMED),
         _number("loss", "the step's loss"),
         _integer("allocated_peak_bytes", "the CUDA allocator's peak in this step", _NO_GPU),
         _integer("reserved_peak_bytes", "the CUDA allocator's reserved peak", _NO_GPU),
@@ -319,6 +441,37 @@ TABLES: dict[str, tuple[Column, ...]] = {
             "NVML: share of time with a kernel running",
             _NO_NVML + "; not read this often",
         ),
+        _integer(
+            "gpu_neighbours",
+            "NVML: other processes that compute on the card",
+            _NO_NVML + "; not read this often",
+        ),
+        _number("gpu_sm_mhz", "NVML: the card's clock", _NO_NVML + "; not read this often"),
+        _number("gpu_celsius", "NVML: its temperature", _NO_NVML + "; not read this often"),
+        _integer(
+            "gpu_throttle",
+            "NVML: the bits of the reasons why its clocks are lowered; 0: they are not",
+            _NO_NVML + "; not read this often",
+        ),
+        _number(
+            "cpu_elsewhere",
+            "processors kept busy by others since the last reading",
+            _NO_SENSOR + "; not read this often",
+        ),
+        _number("cpu_mhz", "mean clock of the processors", _NO_SENSOR + "; not read this often"),
+        _number(
+            "cpu_celsius", "highest processor temperature", _NO_SENSOR + "; not read this often"
+        ),
+        _number(
+            "cpu_throttled_seconds",
+            "counter of the time in which quota or heat held the processors back",
+            _NO_SENSOR + "; not read this often",
+        ),
+        _number(
+            "host_energy_joules",
+            "RAPL: the packages' energy counters, summed, wrap-around undone",
+            _NO_SENSOR + "; not read this often",
+        ),
     ),
     "memory": (
         _KEY,
@@ -330,6 +483,17 @@ TABLES: dict[str, tuple[Column, ...]] = {
         _text("module", "the module that allocated it, by dotted name", "outside any module"),
         _integer("bytes", "live bytes at the peak of the accounting step"),
         _integer("blocks", "how many storages those are"),
+    ),
+    "timeline": (
+        _KEY,
+        _integer(
+            "moment",
+            "from 0, in the order of the accounting step's allocations and frees; a moment that "
+            "touches no category leaves no row, and each category starts with a row at moment 0",
+        ),
+        _text("part", "start, data, teacher, forward, backward or optimizer"),
+        _text("category", "as in memory"),
+        _integer("live_bytes", "bytes of this category from this moment on"),
     ),
 }
 

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kdbench.errors import InputError
-from kdbench.schema import TABLES
+from kdbench.schema import SCHEMA_VERSION, TABLES
 from kdbench.store import Store, arrow_schema, find_stores, read_table
 
 STARTED = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
@@ -40,6 +40,7 @@ def rows(**cell):
         "steps": [{"phase": "measure", "step": n, "seconds": 0.5} for n in range(3)],
         "samples": [{"monotonic_ns": 1}, {"monotonic_ns": 2, "host_bytes": 3}],
         "memory": [{"category": "other", "bytes": 1, "blocks": 1}],
+        "timeline": [{"moment": 0, "part": "start", "category": "other", "live_bytes": 1}],
     }
 
 
@@ -359,8 +360,8 @@ def truncated(part):
         (lambda part: part.write_bytes(b""), "damaged part"),
         (lambda part: part.write_bytes(b"not parquet" * 100), "damaged part"),
         (truncated, "damaged part"),
-        (foreign, "expected schema version 2, found none"),
-        (other_version, "expected schema version 2, found 99"),
+        (foreign, f"expected schema version {SCHEMA_VERSION}, found none"),
+        (other_version, f"expected schema version {SCHEMA_VERSION}, found 99"),
         (fewer_columns, "not a part of the table 'cells'"),
         (other_types, "not a part of the table 'cells'"),
     ],
@@ -416,4 +417,7 @@ def test_a_version_of_the_layout_is_in_every_part(store):
     store.commit(KEY, rows(environment=json.dumps({"a": 1})))
     for table in TABLES:
         for part in (store.root / table).glob("*.parquet"):
-            assert pq.read_schema(part).metadata[b"kdbench_schema_version"] == b"2"
+            assert (
+                pq.read_schema(part).metadata[b"kdbench_schema_version"]
+                == str(SCHEMA_VERSION).encode()
+            )

@@ -242,6 +242,7 @@ def test_rows_have_the_columns_of_their_tables(summed, run):
         step(0),
         epoch(0),
         {"event": "memory", "category": "other", "module": None, "bytes": 1, "blocks": 1},
+        {"event": "timeline", "moment": 0, "part": "start", "category": "other", "live_bytes": 1},
         {"event": "unheard of", "value": 1},
         {"event": "result", "unheard_of": 1},
         DONE,

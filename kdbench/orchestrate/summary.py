@@ -83,6 +83,7 @@ def summarise(
         "steps": steps,
         "epochs": events.get("epoch", []),
         "memory": events.get("memory", []),
+        "timeline": events.get("timeline", []),
         "samples": list(samples),
     }
     return {table: [_columns(table, row) for row in rows[table]] for table in TABLES}

@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 # What a storage is for, by the part of the step that made it. Gradients of parameters and the
 # optimizer's state are told apart afterwards, by who holds them.
 _BORN = {
-    "inputs": "inputs",
+    "data": "inputs",
     "teacher": "teacher",
     "forward": "activations",
     "backward": "workspace",
@@ -74,7 +74,7 @@ class Ledger(TorchDispatchMode):
         self._hooks = ExitStack()
 
     def mark(self, part: str) -> None:
-        """Say which part of the step begins: inputs, teacher, forward, backward, optimizer."""
+        """Say which part of the step begins: data, teacher, forward, backward, optimizer."""
         self._part = part
 
     def adopt(self, tensors: Iterable[Tensor], category: str, module: str | None = None) -> None:

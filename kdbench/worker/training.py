@@ -62,9 +62,9 @@ class Session:
 
         Args:
             draw: the step's images.
-            mark: told which part begins: inputs, teacher, forward, backward, optimizer.
+            mark: told which part begins: data, teacher, forward, backward, optimizer.
         """
-        mark("inputs")
+        mark("data")
         batch = make_batch(
             self.data.train,
             draw,
