@@ -28,8 +28,8 @@ _KEYS = frozenset(
 class ResolvedDevice:
     """The device of a run: `cpu` or `cuda:N` as torch counts, and the card that NVML knows it by.
 
-    `gpu` is None on the CPU, and for a card that NVML does not list (as a MIG instance); `note`
-    is what the user should know of the choice, such as why auto did not take a card.
+    `gpu` may be a MIG instance. It is None on the CPU, and for a card that NVML does not list;
+    `note` is what the user should know of the choice, such as why auto did not take a card.
     """
 
     device: str
@@ -129,15 +129,40 @@ def _automatic(gpus: list[Gpu], problem: str | None, probe: Callable[[], Probe])
 
 
 def _chosen(index: int, seen: Probe, gpus: list[Gpu]) -> ResolvedDevice:
-    uuid = _plain(seen["devices"][index]["uuid"])
-    gpu = next((gpu for gpu in gpus if uuid and _plain(gpu.uuid) == uuid), None)
-    note = None if gpu else "NVML does not list this card: its memory and energy will be null"
-    return ResolvedDevice(f"cuda:{index}", gpu, note)
+    name, uuid = f"cuda:{index}", _plain(seen["devices"][index]["uuid"])
+    devices = [device for gpu in gpus for device in (gpu, *gpu.instances)]
+    gpu = next((device for device in devices if uuid and _plain(device.uuid) == uuid), None)
+    if gpu is None:
+        note = "NVML does not list this card: its memory and energy will be null"
+        return ResolvedDevice(name, None, note)
+    if not gpu.mig or gpu.part_of:
+        return ResolvedDevice(name, gpu, _instance_note(gpu) if gpu.part_of else None)
+    # Some builds of CUDA give an instance its card's UUID.
+    instance = _instance_in_use(gpu)
+    if instance is None:
+        note = "which MIG instance this is, is not known: its memory will be null; name it in "
+        return ResolvedDevice(name, None, note + "CUDA_VISIBLE_DEVICES by its UUID")
+    return ResolvedDevice(name, instance, _instance_note(instance))
+
+
+def _instance_in_use(card: Gpu) -> Gpu | None:
+    """Find the instance that a process of CUDA sees, which is one alone: the one it is told."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip()
+    if named.startswith("MIG-"):
+        return next((part for part in card.instances if part.uuid.startswith(named)), None)
+    return card.instances[0] if len(card.instances) == 1 else None
+
+
+def _instance_note(instance: Gpu) -> str:
+    return (
+        f"on a MIG instance ({instance.name or instance.uuid}): memory is the instance's; power, "
+        "energy and utilisation are told of the whole card alone and will be null"
+    )
 
 
 def _plain(uuid: str | None) -> str:
-    """Bring a UUID to one form: NVML puts GPU- in front, torch does not."""
-    return (uuid or "").lower().removeprefix("gpu-")
+    """Bring a UUID to one form: NVML puts GPU- or MIG- in front, torch does not."""
+    return (uuid or "").lower().removeprefix("gpu-").removeprefix("mig-")
 
 
 def _what_is_there(seen: Probe, problem: str | None) -> tuple[str, str]:

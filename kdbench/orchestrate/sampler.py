@@ -20,24 +20,26 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from kdbench.lifetime import die_with_parent
+from kdbench.orchestrate.conditions import Conditions
 from kdbench.orchestrate.host import ResidentMemory
+from kdbench.orchestrate.neighbours import Neighbours
 
 if TYPE_CHECKING:
-    from kdbench.orchestrate.nvml import GpuReader
+    from kdbench.orchestrate.card import GpuReader
 
 INTERVAL_MS = 20
 # The driver refreshes these about this often; asking it more contends with the training.
 _POWER_EVERY_NS = 100_000_000
-# The list of processes costs milliseconds on some drivers.
-_PROCESSES_EVERY_NS = 1_000_000_000
+# The list of processes costs milliseconds on some drivers; the state of the machine changes slowly.
+_SLOW_EVERY_NS = 1_000_000_000
 _FLUSH_EVERY_NS = 1_000_000_000
 # Holds more than a second of samples, so that each flush is one write, of whole lines.
 _BUFFER_BYTES = 1 << 20
 
-Sample = dict[str, int | float | None]
+Sample = dict[str, Any]
 Clock = Callable[[], int]
 
 
@@ -65,47 +67,90 @@ class Every:
 class Sampler:
     """Takes samples: the rows of the table `samples`, without their run_key.
 
+    A sample has the columns that are known, and now and then what is no column, for the cell's own
+    row: `neighbours` on the card ([pid, name, computing] each), and in the first what
+    `Conditions.start` tells.
+
     Args:
         gpu: reads the card; None for a run on the CPU.
+        conditions: reads the machine around the worker; None: nothing is read of it.
         clock: nanoseconds of CLOCK_MONOTONIC.
         start: the clock when sampling starts, from which all deadlines count.
     """
 
     def __init__(
-        self, gpu: GpuReader | None, *, start: int, clock: Clock = time.monotonic_ns
+        self,
+        gpu: GpuReader | None,
+        conditions: Conditions | None = None,
+        *,
+        start: int,
+        clock: Clock = time.monotonic_ns,
     ) -> None:
         self._gpu = gpu
+        self._conditions = conditions
+        self._neighbours = Neighbours()
         self._clock = clock
         self._host: ResidentMemory | None = None
         self._pid: int | None = None
         self._power = Every(_POWER_EVERY_NS, start)
-        self._processes = Every(_PROCESSES_EVERY_NS, start)
+        self._slow = Every(_SLOW_EVERY_NS, start)
 
     def watch(self, pid: int) -> None:
         """Watch this process, and its children, from the next sample on."""
         self._pid = pid
         self._host = ResidentMemory(pid, clock=self._clock)
 
+    def first(self) -> Sample:
+        """Take the sample before the worker starts, with what is told once."""
+        known = self._conditions.start() if self._conditions else {}
+        return self.sample(whole=True) | {k: v for k, v in known.items() if v is not None}
+
     def sample(self, *, whole: bool = False) -> Sample:
         """Take one sample; a `whole` one reads also what is not due, such as the last energy."""
         now = self._clock()
         power = self._power.due(now) or whole
-        processes = self._processes.due(now) or whole
-        gpu, host, pid = self._gpu, self._host, self._pid
+        slow = self._slow.due(now) or whole
         # Memory first: the process list is slow, and the sample's time is that of its memory.
-        host_bytes = host.read() if host else None
-        device_bytes = gpu.device_bytes() if gpu else None
-        return {
+        values: Sample = {
             "monotonic_ns": now,
-            "host_bytes": host_bytes,
-            "process_bytes": gpu.process_bytes(pid, host.children)
-            if gpu and host and pid is not None and processes
-            else None,
-            "device_bytes": device_bytes,
-            "power_watts": gpu.power_watts() if gpu and power else None,
-            "energy_joules": gpu.energy_joules() if gpu and power else None,
-            "gpu_percent": gpu.gpu_percent() if gpu and power else None,
+            "host_bytes": self._host.read() if self._host else None,
+            "device_bytes": self._gpu.device_bytes() if self._gpu else None,
         }
+        if power:
+            values |= self._energies()
+        if slow:
+            values |= self._surroundings()
+        return {name: value for name, value in values.items() if value is not None}
+
+    def _energies(self) -> Sample:
+        gpu = self._gpu
+        return {
+            "power_watts": gpu and gpu.power_watts(),
+            "energy_joules": gpu and gpu.energy_joules(),
+            "gpu_percent": gpu and gpu.gpu_percent(),
+            "host_energy_joules": self._conditions and self._conditions.joules(),
+        }
+
+    def _surroundings(self) -> Sample:
+        own = () if self._host is None or self._pid is None else (self._pid, *self._host.children)
+        values: Sample = {}
+        if self._conditions is not None:
+            values |= self._conditions.read(own)
+        gpu = self._gpu
+        if gpu is None:
+            return values
+        values |= {
+            "gpu_sm_mhz": gpu.sm_mhz(),
+            "gpu_celsius": gpu.celsius(),
+            "gpu_throttle": gpu.throttle_bits(),
+        }
+        company = self._neighbours.read(gpu.processes(), own, gpu.computing())
+        if company is not None:
+            values["process_bytes"] = company.worker_bytes
+            values["gpu_neighbours"] = company.count
+            others = [[other.pid, other.name, other.computing] for other in company.others]
+            values["neighbours"] = others or None
+        return values
 
 
 class Lines:
@@ -174,15 +219,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         file = stack.enter_context(options.out.open("wb", buffering=_BUFFER_BYTES))
         gpu = _open_gpu(stack, options.gpu_uuid) if options.gpu_uuid else None
         start = time.monotonic_ns()
-        sampler, lines = Sampler(gpu, start=start), Lines(file)
+        conditions = Conditions((options.parent, os.getpid()))
+        sampler, lines = Sampler(gpu, conditions, start=start), Lines(file)
         stack.callback(lines.flush)
-        lines.add(sampler.sample(whole=True))
+        lines.add(sampler.first())
         lines.flush()
         sys.stdout.write("ready\n")
         sys.stdout.flush()
         interval = round(options.interval_ms * 1e6)
         run(sampler, lines, Commands(sys.stdin.fileno()), start=start, interval=interval)
         lines.add(sampler.sample(whole=True))
+        if gpu is not None and gpu.lost:
+            sys.stderr.write(f"{gpu.problem}; nothing was sampled of it from then on\n")
     return 0
 
 
