@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
-from itertools import accumulate, pairwise
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import median
 from typing import Any
 
 Sample = dict[str, Any]
@@ -14,20 +16,7 @@ Window = tuple[int, int]
 
 def highest(samples: Iterable[Sample], column: str, windows: Sequence[Window]) -> int | None:
     """Highest value sampled within the windows: a lower bound of the true peak, or None."""
-    ordered = sorted(windows)
-    starts = [start for start, _ in ordered]
-    # The latest end of all windows that have begun: a long training has hundreds of windows and
-    # a million samples, so each sample looks at one of them.
-    ends = list(accumulate((end for _, end in ordered), max))
-    best: int | None = None
-    for sample in samples:
-        value = sample.get(column)
-        if value is None or (best is not None and value <= best):
-            continue
-        begun = bisect_right(starts, sample["monotonic_ns"])
-        if begun and sample["monotonic_ns"] <= ends[begun - 1]:
-            best = value
-    return best
+    return max(within(samples, column, windows), default=None)
 
 
 def baseline(samples: Sequence[Sample], column: str) -> int | None:
@@ -35,29 +24,122 @@ def baseline(samples: Sequence[Sample], column: str) -> int | None:
     return samples[0].get(column) if samples else None
 
 
+def within(samples: Iterable[Sample], column: str, windows: Sequence[Window]) -> list[Any]:
+    """All values sampled within the windows, in order; a window's ends belong to it."""
+    ordered = _merged(windows)
+    starts = [start for start, _ in ordered]
+    found = []
+    for sample in samples:
+        value, now = sample.get(column), sample["monotonic_ns"]
+        begun = bisect_right(starts, now)
+        if value is not None and begun and now <= ordered[begun - 1][1]:
+            found.append(value)
+    return found
+
+
+def padded(windows: Sequence[Window], nanoseconds: int) -> list[Window]:
+    """Windows made longer at both ends, for what is sampled seldom."""
+    return [(start - nanoseconds, end + nanoseconds) for start, end in windows]
+
+
+def mean_rate(
+    samples: Iterable[Sample], column: str, windows: Sequence[Window]
+) -> float | None:
+    """Mean over the windows of a value that each sample tells of the time since the one before.
+
+    The first sample begins the first such time. A time of which no sample tells is left out; None
+    where none tells of any part of the windows.
+    """
+    ordered, before = _merged(windows), None
+    area = spanned = 0.0
+    first = 0
+    for sample in samples:
+        now, value = sample["monotonic_ns"], sample.get(column)
+        if value is not None and before is not None:
+            while first < len(ordered) and ordered[first][1] <= before:
+                first += 1
+            overlap = sum(
+                max(0, min(end, now) - max(start, before))
+                for start, end in ordered[first : bisect_right(ordered, (now, now))]
+            )
+            area, spanned = area + overlap * value, spanned + overlap
+        if value is not None or before is None:
+            before = now
+    return area / spanned if spanned else None
+
+
+def interval_seconds(samples: Sequence[Sample]) -> tuple[float | None, float | None]:
+    """Median and longest interval between samples, as achieved; None and None under two."""
+    times = [sample["monotonic_ns"] for sample in samples]
+    gaps = [(b - a) / 1e9 for a, b in pairwise(times)]
+    return (median(gaps), max(gaps)) if gaps else (None, None)
+
+
+@dataclass(frozen=True)
+class Counter:
+    """What a counter, or the integral of a rate, gained within windows.
+
+    The counter is read at a window's ends by linear interpolation between its samples; a rate is
+    integrated by the trapezoid rule.
+
+    Attributes:
+        series: time in nanoseconds and value.
+        cumulative: a counter; else a rate per second.
+        source: what it is called.
+    """
+
+    series: Sequence[tuple[int, float]]
+    cumulative: bool
+    source: str
+
+    @classmethod
+    def of(
+        cls, samples: Iterable[Sample], column: str, *, cumulative: bool = True, source: str = ""
+    ) -> Counter:
+        """Pick a column's known values."""
+        known = [(s["monotonic_ns"], float(s[column])) for s in samples if s.get(column) is not None]
+        return cls(known, cumulative, source)
+
+    def gained(self, windows: Sequence[Window]) -> float | None:
+        """Sum over windows; None for no window, and where the samples do not enclose each."""
+        spent = [_within(self.series, window, cumulative=self.cumulative) for window in windows]
+        known = [value for value in spent if value is not None]
+        return sum(known) if known and len(known) == len(spent) else None
+
+
+def card_energy(samples: Sequence[Sample], windows: Sequence[Window]) -> Counter | None:
+    """Pick the card's energy counter, or else its power, if it encloses all the windows."""
+    for column, source in (("energy_joules", "nvml-counter"), ("power_watts", "nvml-power")):
+        counter = Counter.of(
+            samples, column, cumulative=column == "energy_joules", source=source
+        )
+        if counter.gained(windows) is not None:
+            return counter
+    return None
+
+
 def energy_joules(
     samples: Sequence[Sample], windows: Sequence[Window]
 ) -> tuple[float | None, str | None]:
     """Energy of the card within the windows, and how it was got.
 
-    The counter is read at a window's ends by linear interpolation between its samples; without a
-    counter, power is integrated by the trapezoid rule. A window that the samples do not enclose
-    has no known energy, and then nothing is claimed.
-
     Returns:
-        Joules and source; None and None where it is not known.
+        Joules and source; None and None where a window is not enclosed by samples: a part of the
+        energy would be a number, and wrong.
     """
-    for column, source in (("energy_joules", "nvml-counter"), ("power_watts", "nvml-power")):
-        series = [
-            (s["monotonic_ns"], float(s[column])) for s in samples if s.get(column) is not None
-        ]
-        spent = [
-            _within(series, window, cumulative=column == "energy_joules") for window in windows
-        ]
-        known = [joules for joules in spent if joules is not None]
-        if known and len(known) == len(spent):
-            return sum(known), source
-    return None, None
+    counter = card_energy(samples, windows)
+    return (None, None) if counter is None else (counter.gained(windows), counter.source)
+
+
+def _merged(windows: Iterable[Window]) -> list[Window]:
+    """Windows in order, those that overlap made one."""
+    merged: list[Window] = []
+    for start, end in sorted(windows):
+        if merged and start <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+        else:
+            merged.append((start, end))
+    return merged
 
 
 def _within(
