@@ -101,11 +101,20 @@ def test_timing_ends_when_the_interval_is_narrow(profiled):
     quiet = profiled(0.1, measure_seconds=1000.0, max_steps=10_000)
     assert len(quiet.measured) == 20, "the fewest, in two seconds"
     noisy = [1.0, 1.1, 0.9, 1.05, 0.95, 1.02, 0.98]
-    wide = profiled(*[1.0] * 10, cycle=noisy, measure_seconds=1e6, max_steps=10_000)
-    narrower = profiled(
-        *[1.0] * 10, cycle=noisy, measure_seconds=1e6, max_steps=10_000, interval_width=0.0001
-    )
-    assert 20 < len(wide.measured) < len(narrower.measured)
+    counts = {
+        width: len(
+            profiled(
+                *[1.0] * 10,
+                cycle=noisy,
+                measure_seconds=1e6,
+                max_steps=10_000,
+                interval_width=width,
+            ).measured
+        )
+        for width in (0.2, 0.05, 0.02)
+    }
+    assert counts[0.2] == 20 < counts[0.05] < counts[0.02] < 1000
+    wide = profiled(0.1)
     assert wide.phases["measure"] | {"units_total": 7} == wide.phases["measure"]
 
 
