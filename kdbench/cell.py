@@ -153,12 +153,17 @@ class Budget(Frozen):
     Warm-up, steps and precompute are bounded in profile mode alone; checkpoints are of trainings.
     """
 
+    #: steps before the timed ones: at least these, whatever they take...
     warmup_steps: Annotated[int, Field(ge=1, le=100_000)] = 1
+    #: ...then until they are steady, or for this time
+    warmup_seconds: Seconds = 10.0
     #: timed steps: at least these, whatever they take...
     min_steps: Annotated[int, Field(ge=2, le=1_000_000)] = 2
-    #: ...at most these...
+    #: ...then until the 95 % interval of their median is so narrow, as a share of it...
+    interval_width: Share = 0.02
+    #: ...or there are so many...
     max_steps: Annotated[int, Field(ge=2, le=1_000_000)] = 200
-    #: ...and within this time
+    #: ...or this time is spent
     measure_seconds: Seconds = 20.0
     #: the same for the batches of the precompute, after one batch to warm up
     precompute_min_batches: Annotated[int, Field(ge=1, le=1_000_000)] = 2

@@ -113,8 +113,10 @@ _OUTCOME_COLUMNS = (
     _text("error", "what went wrong, in one line", "status is ok"),
     _flag(
         "unstable",
-        "the timed steps drifted or jumped to another level: their median stands for no one state",
-        "too few timed steps to tell",
+        "the timed steps changed their level, by more than 5 % and than chance would (Pettitt's "
+        "test, p < 0.01), so that their median stands for no one state; where they are fewer than "
+        "16, the warm-up ended before it was steady",
+        "too few steps to tell",
     ),
     _flag(
         "contended",
@@ -496,6 +498,9 @@ TABLES: dict[str, tuple[Column, ...]] = {
         _integer("live_bytes", "bytes of this category from this moment on"),
     ),
 }
+
+#: The parts of a step that have columns, in the order in which they begin.
+STEP_PARTS = ("data", "teacher", "forward", "backward", "optimizer")
 
 MEMORY_CATEGORIES = (
     "parameters",

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from statistics import median as _median
-
-from scipy.special import bdtr, stdtrit
 
 # An interval over processes is not shown under this many: see DESIGN, The store.
 FEWEST_PROCESSES = 5
+
+# The fewest values among which Pettitt's test can find a change at `_SIGNIFICANT` at all.
+FEWEST_FOR_CHANGE = 16
+_SIGNIFICANT = 0.01
+# A change of level that makes a median stand for neither level. One constant step was seen to vary
+# by 4 % within a process.
+_CHANGED = 0.05
+
+# Warm-up: two windows of so many steps are compared...
+_WINDOW = 5
+# ...and differ by less than this when it is over, or by less than their noise explains.
+_STEADY = 0.02
 
 
 def median(values: Sequence[float]) -> float | None:
@@ -32,15 +44,20 @@ def median_interval(
         The two ends, or None where even the extremes do not reach `confidence`.
     """
     ordered, n = sorted(values), len(values)
-    # Halving: a whole training has 10^5 steps, too many to sum the probabilities one by one.
-    rank, too_far = 0, n // 2 + 1
-    while too_far - rank > 1:
-        middle = (rank + too_far) // 2
-        if 1 - 2 * float(bdtr(middle - 1, n, 0.5)) >= confidence:
-            rank = middle
-        else:
-            too_far = middle
+    rank = _interval_rank(n, confidence)
     return (ordered[rank - 1], ordered[n - rank]) if rank else None
+
+
+def _interval_rank(n: int, confidence: float) -> int:
+    """Largest k with 1 - 2 * P(Binomial(n, 1/2) < k) >= confidence; 0 where there is none."""
+    below = 0.0
+    for k in range(n // 2 + 1):
+        # of P(Binomial = k); through logarithms, since the coefficients of 10^5 steps overflow
+        ways = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+        below += math.exp(ways - n * math.log(2))
+        if 1 - 2 * below < confidence:
+            return k
+    return n // 2
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float] | None:
@@ -54,8 +71,106 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float] | None:
         return None
     mean = math.fsum(values) / n
     deviation = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1))
+    # Only here: it takes a third of a second to import, which no worker need pay for.
+    from scipy.special import stdtrit  # noqa: PLC0415
+
     half = float(stdtrit(n - 1, 0.975)) * deviation / math.sqrt(n)
     return mean - half, mean + half
+
+
+def is_narrow(values: Sequence[float], width: float) -> bool:
+    """Whether the median's 95 % interval is at most `width` of the median across."""
+    interval, middle = median_interval(values), median(values)
+    if interval is None or middle is None:
+        return False
+    return interval[1] - interval[0] <= width * abs(middle)
+
+
+def is_settled(values: Sequence[float]) -> bool | None:
+    """Whether a series that began with a warm-up has become steady by its end.
+
+    The medians of its last two windows of five differ by no more than 2 %, or than twice the
+    standard error that the noise between neighbours gives such a difference. That noise is taken
+    from the median of successive differences, which neither a slow trend nor an outlier inflates
+    (von Neumann et al. 1941, "The mean square successive difference", made robust).
+
+    Returns:
+        None under ten values, which cannot tell.
+    """
+    if len(values) < 2 * _WINDOW:
+        return None
+    before, after = values[-2 * _WINDOW : -_WINDOW], values[-_WINDOW:]
+    # normal noise: the median of |x - y| is 0.6745 * sqrt(2) deviations; a median's standard error
+    # is 1.2533 deviations over sqrt(n), and of the difference of two sqrt(2) times as much
+    steps = _median(abs(b - a) for a, b in pairwise(values[-2 * _WINDOW :]))
+    deviation = steps / (0.6745 * math.sqrt(2))
+    noise = 1.2533 * deviation * math.sqrt(2 / _WINDOW)
+    middle = _median(after)
+    return abs(middle - _median(before)) <= max(_STEADY * abs(middle), 2 * noise)
+
+
+@dataclass(frozen=True)
+class Change:
+    """Where a series most likely changed its level."""
+
+    #: the first value of the second level
+    index: int
+    #: median of the second level over that of the first
+    ratio: float
+    #: how probable such a change is in a series without one, if its values are independent
+    p: float
+
+
+def change_point(values: Sequence[float]) -> Change | None:
+    """Find where a series most likely changed its level, by Pettitt's rank test.
+
+    K is the largest |U_t|, U_t = 2 * (sum of the first t ranks) - t * (n + 1), and
+    p = 2 * exp(-6 * K^2 / (n^3 + n^2)) (Pettitt 1979, "A non-parametric approach to the
+    change-point problem", Applied Statistics 28). A drift has one too, about its middle; a few odd
+    values at an end have none.
+
+    Returns:
+        None under two values, or where the first level's median is 0.
+    """
+    n = len(values)
+    if n < 2:
+        return None
+    best, index, total = 0.0, 1, 0.0
+    for t, rank in enumerate(_ranks(values)[:-1], start=1):
+        total += rank
+        if abs(2 * total - t * (n + 1)) > best:
+            best, index = abs(2 * total - t * (n + 1)), t
+    before, after = _median(values[:index]), _median(values[index:])
+    if before == 0:
+        return None
+    p = min(1.0, 2 * math.exp(-6 * best**2 / (n**3 + n**2)))
+    return Change(index, after / before, p)
+
+
+def has_shifted(values: Sequence[float]) -> bool | None:
+    """Whether a series changed its level by more than 5 %, and by more than chance would.
+
+    Returns:
+        None under `FEWEST_FOR_CHANGE` values, which cannot tell.
+    """
+    if len(values) < FEWEST_FOR_CHANGE:
+        return None
+    change = change_point(values)
+    return change is not None and change.p < _SIGNIFICANT and abs(change.ratio - 1) > _CHANGED
+
+
+def _ranks(values: Sequence[float]) -> list[float]:
+    """Ranks from 1; equal values share the mean of theirs."""
+    order = sorted(range(len(values)), key=values.__getitem__)
+    ranks, start = [0.0] * len(values), 0
+    while start < len(order):
+        end = start
+        while end < len(order) and values[order[end]] == values[order[start]]:
+            end += 1
+        for place in order[start:end]:
+            ranks[place] = (start + 1 + end) / 2
+        start = end
+    return ranks
 
 
 def ratio(value: float | None, reference: float | None) -> float | None:

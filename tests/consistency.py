@@ -9,6 +9,8 @@ from statistics import median
 import pandas as pd
 import pytest
 
+from kdbench.schema import STEP_PARTS
+
 TIMED = ("measure", "train")
 
 
@@ -52,12 +54,30 @@ def _check_steps(cell, own):
     for phase in ("warmup", "measure", "account"):
         numbers = [step["step"] for step in own["steps"] if step["phase"] == phase]
         assert numbers == list(range(len(numbers))), phase
+    warm = sum(step["phase"] == "warmup" for step in own["steps"])
+    assert warm == cell["warmup_steps"] or (cell["mode"] == "train" and warm == 0)
+    _check_parts(cell, timed)
     # a phase that came to its end counts its steps
     for phase in TIMED:
         rows = [row for row in own["phases"] if row["phase"] == phase]
         if all(not pd.isna(row["seconds"]) for row in rows):
             count = sum(step["phase"] == phase for step in timed)
             assert sum(row["units"] for row in rows) == count, phase
+
+
+def _check_parts(cell, timed):
+    """On a CPU the parts are the whole, on a card the time between its events."""
+    whole = "device_seconds" if cell["device"].startswith("cuda") else "seconds"
+    for step in timed:
+        parts = [step[f"{part}_seconds"] for part in STEP_PARTS]
+        assert sum(part for part in parts if not pd.isna(part)) == pytest.approx(step[whole])
+    for part in STEP_PARTS:
+        seconds = [step[f"{part}_seconds"] for step in timed]
+        if part == "teacher" and all(pd.isna(value) for value in seconds):
+            assert pd.isna(cell["step_teacher_seconds"])
+            continue
+        assert cell[f"step_{part}_seconds"] == pytest.approx(median(seconds), rel=1e-12)
+        assert min(seconds) > 0
 
 
 def _check_attempts(cell, own):

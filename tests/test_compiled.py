@@ -93,7 +93,7 @@ def test_a_compiled_cell(kdbench, tiny, tmp_path):
     # the compiler's seconds are in a phase of their own: no step has them
     phases, steps = tables["phases"].set_index("phase"), tables["steps"]
     assert sorted(phases.index) == ["compile", "measure", "setup", "setup", "warmup"]
-    assert len(steps) == 1 + cell["steps_measured"]
+    assert len(steps) == cell["warmup_steps"] + cell["steps_measured"]
     assert steps["seconds"].max() < phases.loc["compile", "seconds"] / 2
     shown = kdbench("show", tmp_path / "results")
     assert shown.code == 0, shown

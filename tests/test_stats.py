@@ -8,7 +8,16 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdbench.stats import mean_interval, median, median_interval, ratio
+from kdbench.stats import (
+    change_point,
+    has_shifted,
+    is_narrow,
+    is_settled,
+    mean_interval,
+    median,
+    median_interval,
+    ratio,
+)
 
 FINITE = st.floats(-1e9, 1e9)
 
@@ -107,3 +116,79 @@ def test_too_few_processes_have_no_interval(n):
 def test_ratio(value, reference, expected):
     # a value of 0 is a value: only what is missing stays missing
     assert ratio(value, reference) == expected
+
+
+def pettitt(values):
+    """The definition: U_t counts, over all pairs across t, who is larger."""
+    n = len(values)
+    return [
+        sum(np.sign(values[j] - values[i]) for i in range(t) for j in range(t, n))
+        for t in range(1, n)
+    ]
+
+
+@given(st.lists(st.integers(1, 9), min_size=2, max_size=25))
+def test_a_change_is_where_pettitts_statistic_is_largest(values):
+    found, counts = change_point(values), pettitt(values)
+    n, largest = len(values), max(abs(count) for count in counts)
+    assert found.p == pytest.approx(min(1, 2 * np.exp(-6 * largest**2 / (n**3 + n**2))))
+    if largest:
+        assert abs(counts[found.index - 1]) == largest
+    first, second = values[: found.index], values[found.index :]
+    assert found.ratio == statistics.median(second) / statistics.median(first)
+
+
+def test_no_change_is_found_where_there_cannot_be_one():
+    assert change_point([1.0]) is None
+    assert change_point([0.0, 1.0]) is None
+    assert change_point([3.0] * 40).p == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "shifted"),
+    [
+        ([1.0] * 15, None),
+        ([1.0] * 16, False),
+        ([1.0] * 8 + [1.1] * 8, True),
+        ([1.0] * 8 + [1.04] * 8, False),  # too small to matter
+        ([1.0] * 30 + [0.9] * 12, True),
+        ([5.0, 2.0] + [1.0] * 30, False),  # a cold start does not make a level
+        ([1.0] * 30 + [7.0], False),
+        ([1.0 + 0.01 * n for n in range(40)], True),  # a drift
+        ([1.0, 1.2] * 30, False),  # two modes in turn: noisy, and of one level
+    ],
+)
+def test_a_shifted_series(values, shifted):
+    assert has_shifted(values) is shifted
+
+
+def test_alarms_on_noise_are_rare():
+    """At most one in a hundred by the test, and far fewer by the size that it must have."""
+    random = np.random.default_rng(0)
+    alarms = [has_shifted(random.normal(1, 0.04, 60).tolist()) for _ in range(1000)]
+    assert sum(alarms) <= 2
+
+
+@pytest.mark.parametrize(
+    ("values", "settled"),
+    [
+        ([1.0] * 9, None),
+        ([1.0] * 10, True),
+        ([9.0, 4.0, 2.0, 1.0, 1.0, *[1.0] * 5], False),
+        ([9.0, 4.0, 1.0, 1.0, 1.0, *[1.0] * 5], True),  # the medians tell, and two are cold
+        ([2.0 - 0.1 * n for n in range(10)], False),
+        ([1.0, 1.01, 1.02, 0.99, 1.0, 1.03, 0.98, 1.01, 1.0, 1.02], True),
+        ([1.0, 1.5, 0.8, 1.2, 1.0, 1.4, 0.9, 1.1, 1.6, 1.3], True),  # lost in its noise
+    ],
+)
+def test_a_settled_series(values, settled):
+    assert is_settled(values) is settled
+    if settled is not None:
+        assert is_settled([100.0, *values]) is settled, "only the last ten count"
+
+
+def test_a_narrow_interval():
+    assert not is_narrow([1.0] * 5, 0.5), "there is none"
+    assert is_narrow([1.0] * 6, 0.01)
+    assert is_narrow([0.99, 1.0, 1.0, 1.0, 1.0, 1.01], 0.021)
+    assert not is_narrow([0.99, 1.0, 1.0, 1.0, 1.0, 1.01], 0.019)

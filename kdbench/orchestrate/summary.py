@@ -13,8 +13,8 @@ from typing import Any
 from kdbench.cell import CellRun
 from kdbench.orchestrate.launcher import Outcome
 from kdbench.orchestrate.telemetry import Sample, Window, baseline, energy_joules, highest
-from kdbench.schema import SCHEMA_VERSION, TABLES
-from kdbench.stats import median, median_interval
+from kdbench.schema import SCHEMA_VERSION, STEP_PARTS, TABLES
+from kdbench.stats import has_shifted, median, median_interval
 
 Rows = dict[str, list[dict[str, Any]]]
 
@@ -58,6 +58,7 @@ def summarise(
         "schema_version": SCHEMA_VERSION,
         **_environment_columns(environment),
         **_time_columns(run, timed, events.get("epoch", [])),
+        **_steadiness_columns(run, steps, timed, result),
         **_memory_columns(timed, phases, samples, result, windows),
         **_energy_columns(samples, windows, steps=len(sampled)),
         **_accuracy_columns(run, events.get("epoch", [])),
@@ -175,6 +176,8 @@ def _time_columns(
         "step_seconds_ci_low": interval and interval[0],
         "step_seconds_ci_high": interval and interval[1],
         "steps_measured": len(seconds),
+        "step_device_seconds_median": _median_of(timed, "device_seconds"),
+        **{f"step_{part}_seconds": _median_of(timed, f"{part}_seconds") for part in STEP_PARTS},
     }
     if epochs:
         columns["epoch_seconds"] = median([epoch["train_seconds"] for epoch in epochs])
@@ -183,6 +186,25 @@ def _time_columns(
         columns["epoch_seconds"] = middle * run.cell.steps_per_epoch
         columns["epoch_seconds_kind"] = "extrapolated"
     return columns
+
+
+def _median_of(steps: Sequence[Mapping[str, Any]], column: str) -> float | None:
+    return median([step[column] for step in steps if step.get(column) is not None])
+
+
+def _steadiness_columns(
+    run: CellRun,
+    steps: Sequence[Mapping[str, Any]],
+    timed: Sequence[Mapping[str, Any]],
+    result: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Whether the timed steps are of one level; the warm-up's end stands in where they are few."""
+    unstable = has_shifted([step["seconds"] for step in timed])
+    settled = result.get("warmup_settled")
+    if unstable is None and timed and settled is not None:
+        unstable = not settled
+    warm = sum(step["phase"] == "warmup" for step in steps)
+    return {"unstable": unstable, "warmup_steps": warm if run.mode == "profile" and steps else None}
 
 
 def _memory_columns(

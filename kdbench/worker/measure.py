@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import gc
-import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from time import monotonic
 from typing import Any
 
 import torch
@@ -18,6 +16,7 @@ from kdbench.worker.events import Events
 from kdbench.worker.precision import check_precision, set_precision
 from kdbench.worker.precompute import precompute
 from kdbench.worker.probes import Probes
+from kdbench.worker.profile import profile
 from kdbench.worker.resume import Checkpoints
 from kdbench.worker.train import emit_step, train
 from kdbench.worker.training import Session, build_session, parameter_bytes
@@ -45,7 +44,7 @@ def measure_cell(
     probes = Probes(device)
     session = _set_up(run, device, probes, events, cache, machine)
     if run.mode == "profile":
-        _profile(session, run, events)
+        profile(session, run.budget, events)
         _account(session, events, next(session.draws(0)))
     else:
         train(session, events, kept)
@@ -105,42 +104,6 @@ def _set_up(
         student_parameters=sum(p.numel() for p in session.student.parameters()),
     )
     return session
-
-
-def _profile(session: Session, run: CellRun, events: Events) -> None:
-    """Time steps until the budget is spent, after warming up."""
-    budget, draws = run.budget, _endless(session)
-    with events.phase("warmup", session.probes) as phase:
-        step, settled = 0, False
-        while step < budget.warmup_steps or not settled:
-            scale = _loss_scale(session)
-            emit_step(events, session.timed_step(next(draws))[0], "warmup", step)
-            # Where fp16 overflowed, the optimizer did nothing: that is no step to be warm after.
-            settled = _loss_scale(session) >= scale
-            step += 1
-        phase["units"] = step
-    with events.phase("measure", session.probes) as phase:
-        events.emit(
-            "plan",
-            seconds=budget.measure_seconds,
-            steps=budget.max_steps,
-            min_steps=budget.min_steps,
-        )
-        started, step = monotonic(), 0
-        while step < budget.max_steps:
-            if step >= budget.min_steps and monotonic() - started >= budget.measure_seconds:
-                break
-            emit_step(events, session.timed_step(next(draws))[0], "measure", step)
-            step += 1
-        phase |= {"units": step, "units_total": session.cell.steps_per_epoch}
-
-
-def _loss_scale(session: Session) -> float:
-    return session.scaler.get_scale() if session.scaler is not None else 1.0
-
-
-def _endless(session: Session) -> Iterator[Draw]:
-    return itertools.chain.from_iterable(session.draws(epoch) for epoch in itertools.count())
 
 
 def _account(session: Session, events: Events, draw: Draw) -> None:

@@ -13,6 +13,7 @@ from torch import nn
 
 from kdbench.cell import Cell
 from kdbench.worker.augment import Draw, epoch_draws, make_batch
+from kdbench.worker.clock import StepClock, step_clock
 from kdbench.worker.compiled import compile_lazily, compile_now, eagerly
 from kdbench.worker.data import DataSet
 from kdbench.worker.ledger import Ledger
@@ -23,7 +24,7 @@ from kdbench.worker.student import Student
 
 
 def no_mark(_part: str) -> None:
-    """Ignore the parts of a step: what a timed step does."""
+    """Ignore the parts of a step."""
 
 
 @dataclass(kw_only=True)
@@ -40,6 +41,7 @@ class Session:
     scaler: torch.amp.GradScaler | None
     forward: Forward
     probes: Probes
+    clock: StepClock
     #: the module that the step runs on every batch; None where it runs none
     teacher: nn.Module | None
     #: computed before the first step: [classes, width] or [images, flips, width]
@@ -73,6 +75,7 @@ class Session:
         )
         if self.embeddings is not None and self.cell.declared.teacher == "image-embeddings":
             batch = batch._replace(teacher_embeddings=_of_images(self.embeddings, draw))
+        mark("optimizer")
         self.optimizer.zero_grad(set_to_none=True)
         with autocast(self.cell.training.precision, self.device):
             result = self.forward(batch, mark)
@@ -119,19 +122,11 @@ class Session:
         self.student.train()
 
     def timed_step(self, draw: Draw) -> tuple[dict[str, Any], StepResult, Batch]:
-        """Run one step between two readings of the clock; returns its row as well."""
+        """Run one step under the clock; returns its row as well."""
         self.probes.start_step()
-        self.probes.synchronize()
-        started = monotonic_ns()
-        result, batch = self.step(draw)
-        self.probes.synchronize()
-        seconds = (monotonic_ns() - started) / 1e9
-        row = {
-            "started_ns": started,
-            "seconds": seconds,
-            **self.probes.step_peaks(),
-            "loss": float(result.loss),
-        }
+        self.clock.start()
+        result, batch = self.step(draw, self.clock.mark)
+        row = {**self.clock.stop(), **self.probes.step_peaks(), "loss": float(result.loss)}
         return row, result, batch
 
     def accounted_step(self, draw: Draw) -> tuple[Ledger, dict[str, Any]]:
@@ -240,6 +235,7 @@ def build_session(
         scaler=make_scaler(training.precision, device),
         forward=build_forward(declared, parts),
         probes=probes,
+        clock=step_clock(device),
         teacher=teacher,
         embeddings=embeddings,
     )
