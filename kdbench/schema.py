@@ -50,6 +50,8 @@ _NOT_TRAINED = "mode is profile"
 _UNTIMED = "an accounting step"
 _NOT_COUNTED = "no accounting step finished; compiled"
 _NO_SENSOR = "the system does not tell it"
+_NOT_CAUGHT = "; the timed steps were too short to meet a reading, one a second"
+_PER_CARD = _NO_NVML + "; a MIG instance, for which it is not told"
 
 # What a cell is, before anything runs: `--only` filters on these.
 PLAN_COLUMNS = (
@@ -120,7 +122,9 @@ _OUTCOME_COLUMNS = (
     ),
     _flag(
         "contended",
-        "others used the processors or the card during the timed steps",
+        "others used the processors or the card during the timed steps: more processors than the "
+        "worker's threads left over, by a tenth of one on average, or the card at all. Times may "
+        "be too long then; memory is not affected, but device_peak_bytes and energy are",
         "neither could be observed; " + _NO_STEP,
     ),
     _text("contention", "who or what contended, in words", "contended is not true"),
@@ -185,7 +189,7 @@ _OUTCOME_COLUMNS = (
     _number(
         "precompute_joules",
         "energy of the card while precomputing; extrapolated like precompute_seconds",
-        _NO_NVML + "; the method precomputes nothing, or an earlier run had computed it",
+        _PER_CARD + "; the method precomputes nothing, or an earlier run had computed it",
     ),
     _flag(
         "precompute_reused",
@@ -242,8 +246,17 @@ _OUTCOME_COLUMNS = (
         _NO_NVML,
     ),
     _text("device_source", "nvml-polled", _NO_NVML),
-    _integer("device_idle_bytes", "the card's used memory before the worker was started", _NO_NVML),
-    _integer("gpu_neighbours", "most other processes seen computing on the card at once", _NO_NVML),
+    _integer(
+        "device_idle_bytes",
+        "used memory of the card, or of the MIG instance, before the worker was started",
+        _NO_NVML,
+    ),
+    _integer(
+        "gpu_neighbours",
+        "most other processes that had the card open to compute at once, up to a second before "
+        "and after the timed steps; in a container that hides its own numbers, at least so many",
+        _NO_NVML,
+    ),
     _integer(
         "host_peak_bytes",
         "peak resident memory of the worker over the timed steps, "
@@ -262,22 +275,34 @@ _OUTCOME_COLUMNS = (
         "profiler, minus the ledger's: never folded into a category",
         _NOT_COUNTED,
     ),
-    _number("energy_step_joules", "energy of the card per timed step", _NO_NVML),
-    _text("energy_source", "nvml-counter, or nvml-power: integrated samples", _NO_NVML),
+    _number(
+        "energy_step_joules",
+        "energy of the card, others' use of it included, per timed step",
+        _PER_CARD,
+    ),
+    _text("energy_source", "nvml-counter, or nvml-power: integrated samples", _PER_CARD),
     _number(
         "energy_epoch_joules",
-        "energy of the card per epoch of training, evaluation left out; kind as epoch_seconds_kind",
-        _NO_NVML,
+        "energy of the card per epoch of training, evaluation left out; kind as "
+        "epoch_seconds_kind. Measured, the median over the epochs of the last attempt",
+        _PER_CARD + "; measured, and no whole epoch was of the last attempt",
     ),
     _number(
         "energy_training_joules",
         "energy of the card for the whole training of all epochs, precompute and evaluation left "
-        "out; measured where epoch_seconds is and the training finished in one attempt, else "
-        "extrapolated from its steps",
-        _NO_NVML,
+        "out; kind as energy_training_kind",
+        _PER_CARD,
+    ),
+    _text(
+        "energy_training_kind",
+        "measured: all steps were taken, and in one attempt; or extrapolated from those that were "
+        "sampled",
+        _PER_CARD,
     ),
     _number(
-        "host_energy_step_joules", "energy of the processor packages per timed step", _NO_SENSOR
+        "host_energy_step_joules",
+        "energy of the processor packages, others' use of them included, per timed step",
+        _NO_SENSOR,
     ),
     _text("host_energy_source", "rapl: the kernel's powercap counters", _NO_SENSOR),
     _number(
@@ -326,24 +351,39 @@ _OUTCOME_COLUMNS = (
     _number("load_average", "the system's load over the minute before the cell", _NO_SENSOR),
     _number(
         "cpu_elsewhere",
-        "processors kept busy by others than the worker and kdbench itself, the highest mean over "
-        "a second of the timed steps",
-        _NO_SENSOR,
+        "processors kept busy by others than the worker with its children and kdbench itself, of "
+        "those that the worker may use; what a hypervisor took away counts. Mean over the timed "
+        "steps: `samples` has the single seconds",
+        _NO_SENSOR + "; " + _NO_STEP,
     ),
     _text("cpu_governor", "the kernel's policy for the processors' clocks", _NO_SENSOR),
-    _number("cpu_mhz_median", "the processors' clock over the timed steps", _NO_SENSOR),
-    _number("cpu_celsius_max", "the processors' highest temperature", _NO_SENSOR),
+    _number(
+        "cpu_mhz_median",
+        "the mean clock of the usable processors, median over the timed steps",
+        _NO_SENSOR + _NOT_CAUGHT,
+    ),
+    _number(
+        "cpu_celsius_max",
+        "the processors' highest temperature in the timed steps",
+        _NO_SENSOR + _NOT_CAUGHT,
+    ),
     _number(
         "cpu_throttled_seconds",
-        "time in which the control group's quota, or heat, stopped or slowed the processors",
+        "time of the timed steps in which a control group's quota stopped the worker's processors, "
+        "summed over them, or heat slowed one",
         _NO_SENSOR,
     ),
-    _number("gpu_sm_mhz_median", "the card's clock over the timed steps", _NO_NVML),
-    _number("gpu_celsius_max", "the card's highest temperature", _NO_NVML),
+    _number("gpu_sm_mhz_median", "the card's clock over the timed steps", _NO_NVML + _NOT_CAUGHT),
+    _number(
+        "gpu_celsius_max",
+        "the card's highest temperature in the timed steps",
+        _NO_NVML + _NOT_CAUGHT,
+    ),
     _text(
         "gpu_throttled",
-        "why the card slowed its clocks during the timed steps, in words; empty: it did not",
-        _NO_NVML,
+        "why the card slowed its clocks during the timed steps, in words; empty: it did not, or "
+        "was told to",
+        _NO_NVML + _NOT_CAUGHT,
     ),
     _text("cpu_model", "the processor", "the system does not tell"),
     _text("gpu_name", "the card's name", _NO_GPU),
@@ -432,27 +472,32 @@ TABLES: dict[str, tuple[Column, ...]] = {
             "resident memory of the worker and its children",
             "the worker was not running",
         ),
-        _integer("process_bytes", "NVML: the worker's memory on the card", _NO_NVML),
-        _integer("device_bytes", "NVML: used memory of the card", _NO_NVML),
-        _number("power_watts", "NVML: power draw of the card", _NO_NVML + "; not read this often"),
+        _integer(
+            "process_bytes",
+            "NVML: the worker's memory on the card",
+            _NO_NVML + "; not read this often",
+        ),
+        _integer("device_bytes", "NVML: used memory of the card or MIG instance", _NO_NVML),
+        _number("power_watts", "NVML: power draw of the card", _PER_CARD + "; not read this often"),
         _number(
-            "energy_joules", "NVML: the card's energy counter", _NO_NVML + "; not read this often"
+            "energy_joules", "NVML: the card's energy counter", _PER_CARD + "; not read this often"
         ),
         _integer(
             "gpu_percent",
             "NVML: share of time with a kernel running",
-            _NO_NVML + "; not read this often",
+            _PER_CARD + "; not read this often",
         ),
         _integer(
             "gpu_neighbours",
-            "NVML: other processes that compute on the card",
+            "NVML: other processes that have the card open to compute",
             _NO_NVML + "; not read this often",
         ),
         _number("gpu_sm_mhz", "NVML: the card's clock", _NO_NVML + "; not read this often"),
         _number("gpu_celsius", "NVML: its temperature", _NO_NVML + "; not read this often"),
         _integer(
             "gpu_throttle",
-            "NVML: the bits of the reasons why its clocks are lowered; 0: they are not",
+            "NVML: the bits of the reasons why its clocks are lowered, an idle card's and those of "
+            "a setting among them; 0: they are not",
             _NO_NVML + "; not read this often",
         ),
         _number(
@@ -466,7 +511,8 @@ TABLES: dict[str, tuple[Column, ...]] = {
         ),
         _number(
             "cpu_throttled_seconds",
-            "counter of the time in which quota or heat held the processors back",
+            "counter of the time in which a quota stopped the processors, summed over them, or "
+            "heat slowed one",
             _NO_SENSOR + "; not read this often",
         ),
         _number(

@@ -19,7 +19,7 @@ from kdbench.orchestrate.telemetry import Sample, Window, mean_rate, padded, wit
 _TOLERATED_PROCESSORS = 0.1
 # The process list is read once a second: what is on the card just before or after a short window
 # was there within it too.
-_LIST_NS = 1_000_000_000
+LIST_NS = 1_000_000_000
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def _card(samples: Sequence[Sample], windows: Sequence[Window]) -> str | None:
     Where the driver tells who computes, an open but idle notebook is no contention; where it does
     not, whoever has the card open may compute.
     """
-    around = padded(windows, _LIST_NS) if windows else []
+    around = padded(windows, LIST_NS)
     counts = within(samples, "gpu_neighbours", around)
     if not counts:
         return None

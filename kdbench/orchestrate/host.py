@@ -1,4 +1,4 @@
-"""What the operating system tells of a process's memory, whether it can tell a peak, and of load."""
+"""What the operating system tells of processes' memory, of its peak, and of the load."""
 
 from __future__ import annotations
 

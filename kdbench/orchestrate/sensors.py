@@ -58,7 +58,9 @@ class Sensors:
         counts it: over all its processors, so it may run faster than the clock. Of heat the
         longest of the processors' (a package tells the same time for each of its own).
         """
-        told = [seconds for file, unit in self._quota if (seconds := _quota(file, unit)) is not None]
+        told = [
+            seconds for file, unit in self._quota if (seconds := _quota(file, unit)) is not None
+        ]
         slowed = _numbers(self._slowed)
         if slowed:
             told.append(max(slowed) / 1000)

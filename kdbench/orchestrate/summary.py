@@ -12,7 +12,13 @@ from typing import Any
 
 from kdbench.cell import CellRun
 from kdbench.orchestrate.launcher import Outcome
-from kdbench.orchestrate.telemetry import Sample, Window, baseline, energy_joules, highest
+from kdbench.orchestrate.sampled import (
+    Span,
+    condition_columns,
+    energy_columns,
+    precompute_joules,
+)
+from kdbench.orchestrate.telemetry import Sample, Window, baseline, highest
 from kdbench.schema import SCHEMA_VERSION, STEP_PARTS, TABLES
 from kdbench.stats import has_shifted, median, median_interval
 
@@ -42,17 +48,17 @@ def summarise(
     # what is sampled is of the last attempt's steps. What a step or phase tells of itself, its
     # time and its exact peaks, counts whichever process it ran in.
     sampled = [step for step in timed if _attempt(step) == last]
-    windows = _windows(
-        sampled, [phase["started_ns"] for phase in phases if _attempt(phase) == last]
-    )
+    spans = _spans(sampled, [phase["started_ns"] for phase in phases if _attempt(phase) == last])
+    windows = [span.window for span in spans]
     # A later event adds to an earlier one: `result` comes in parts.
     result = {key: value for event in events.get("result", []) for key, value in event.items()}
+    threads = next((event["threads"] for event in events.get("started", [])), None)
     cell = {
         **run.plan_row(),
         "status": status,
         # a file's name may hold bytes that are no text, and no table holds those
         "error": error and error.encode(errors="backslashreplace").decode(),
-        "threads": next((event["threads"] for event in events.get("started", [])), None),
+        "threads": threads,
         "wall_seconds": outcome.wall_seconds,
         "started_at": started_at,
         "schema_version": SCHEMA_VERSION,
@@ -60,7 +66,15 @@ def summarise(
         **_time_columns(run, timed, events.get("epoch", [])),
         **_steadiness_columns(run, steps, timed, result),
         **_memory_columns(timed, phases, samples, result, windows),
-        **_energy_columns(samples, windows, steps=len(sampled)),
+        **energy_columns(run, samples, spans, events.get("epoch", [])),
+        **condition_columns(
+            run,
+            samples,
+            windows,
+            threads=threads,
+            streamed=result.get("data_storage") == "stream",
+        ),
+        "precompute_joules": precompute_joules(samples, result),
         **_accuracy_columns(run, events.get("epoch", [])),
     }
     if run.mode == "train":
@@ -289,7 +303,7 @@ def _with_polled_peaks(
     return filled
 
 
-def _windows(steps: Sequence[Mapping[str, Any]], phases: Sequence[int]) -> list[Window]:
+def _spans(steps: Sequence[Mapping[str, Any]], phases: Sequence[int]) -> list[Span]:
     """Spans of consecutive timed steps of one attempt: the gaps between phases are not in them.
 
     Between two epochs the test images are classified, and within one a checkpoint is written.
@@ -299,23 +313,14 @@ def _windows(steps: Sequence[Mapping[str, Any]], phases: Sequence[int]) -> list[
         phases: when each phase of the attempt began.
     """
     begun = sorted(phases)
-    spans: dict[tuple[str, int | None, int], list[int]] = {}
+    spans: dict[tuple[str, int | None, int], Span] = {}
     for step in steps:
-        end = step["started_ns"] + int(step["seconds"] * 1e9)
-        part = (step["phase"], step.get("epoch"), bisect_right(begun, step["started_ns"]))
-        span = spans.setdefault(part, [step["started_ns"], end])
-        span[1] = end
-    return [(start, end) for start, end in spans.values()]
-
-
-def _energy_columns(
-    samples: Sequence[Sample], windows: Sequence[Window], *, steps: int
-) -> dict[str, Any]:
-    """Energy per step: of the steps that lie in the windows, which are the sampled ones."""
-    joules, source = energy_joules(samples, windows)
-    if joules is None:
-        return {}
-    return {"energy_step_joules": joules / steps, "energy_source": source}
+        start = step["started_ns"]
+        part = (step["phase"], step.get("epoch"), bisect_right(begun, start))
+        before = spans.get(part, Span((start, start), step.get("epoch"), 0))
+        window = (before.window[0], start + int(step["seconds"] * 1e9))
+        spans[part] = Span(window, before.epoch, before.steps + 1)
+    return list(spans.values())
 
 
 def _accuracy_columns(run: CellRun, epochs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -42,9 +42,7 @@ def padded(windows: Sequence[Window], nanoseconds: int) -> list[Window]:
     return [(start - nanoseconds, end + nanoseconds) for start, end in windows]
 
 
-def mean_rate(
-    samples: Iterable[Sample], column: str, windows: Sequence[Window]
-) -> float | None:
+def mean_rate(samples: Iterable[Sample], column: str, windows: Sequence[Window]) -> float | None:
     """Mean over the windows of a value that each sample tells of the time since the one before.
 
     The first sample begins the first such time. A time of which no sample tells is left out; None
@@ -97,7 +95,9 @@ class Counter:
         cls, samples: Iterable[Sample], column: str, *, cumulative: bool = True, source: str = ""
     ) -> Counter:
         """Pick a column's known values."""
-        known = [(s["monotonic_ns"], float(s[column])) for s in samples if s.get(column) is not None]
+        known = [
+            (s["monotonic_ns"], float(s[column])) for s in samples if s.get(column) is not None
+        ]
         return cls(known, cumulative, source)
 
     def gained(self, windows: Sequence[Window]) -> float | None:
@@ -110,9 +110,7 @@ class Counter:
 def card_energy(samples: Sequence[Sample], windows: Sequence[Window]) -> Counter | None:
     """Pick the card's energy counter, or else its power, if it encloses all the windows."""
     for column, source in (("energy_joules", "nvml-counter"), ("power_watts", "nvml-power")):
-        counter = Counter.of(
-            samples, column, cumulative=column == "energy_joules", source=source
-        )
+        counter = Counter.of(samples, column, cumulative=column == "energy_joules", source=source)
         if counter.gained(windows) is not None:
             return counter
     return None

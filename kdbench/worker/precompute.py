@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from time import monotonic
+from time import monotonic_ns
 from typing import Any
 
 import torch
@@ -40,6 +40,8 @@ class Precompute:
         batches_total: those of the whole computation.
         seconds: of the whole computation, whenever it was done.
         kind: measured, or extrapolated from `batches`.
+        started_ns: CLOCK_MONOTONIC when the first timed batch began; None where they were read.
+        timed_seconds: of the batches embedded now; None where they were read.
         peak_bytes: peak allocated while computing; None where it is still to be asked for.
         key: content key of the computation; None in a profile, which shares none.
         reused: they were read from the cache.
@@ -50,6 +52,8 @@ class Precompute:
     batches_total: int
     seconds: float
     kind: str
+    started_ns: int | None
+    timed_seconds: float | None
     peak_bytes: int | None
     key: str | None
     reused: bool
@@ -59,6 +63,8 @@ class Precompute:
         return {
             "precompute_seconds": self.seconds,
             "precompute_seconds_kind": self.kind,
+            "precompute_started_ns": self.started_ns,
+            "precompute_timed_seconds": self.timed_seconds,
             "precompute_kept_bytes": self.embeddings.untyped_storage().nbytes(),
             "precompute_peak_bytes": self.peak_bytes,
             "precompute_key": self.key,
@@ -153,14 +159,14 @@ def compute(
     ledger_peak = _warm_up(plan, data, teacher, size)
     total, batches = len(plan.passes), 0
     probes.synchronize()
-    started, seconds = monotonic(), 0.0
+    started_ns, seconds = monotonic_ns(), 0.0
     for part, embedded in zip(
         plan.passes, embed(data, teacher, plan.passes, image_size=size), strict=False
     ):
         plan.add(part, embedded)
         batches += 1
         probes.synchronize()
-        seconds = monotonic() - started
+        seconds = (monotonic_ns() - started_ns) / 1e9
         if budget is not None and _spent(budget, batches, seconds):
             break
     plan.finish(batches)
@@ -170,6 +176,8 @@ def compute(
         batches_total=total,
         seconds=seconds if batches == total else seconds / batches * total,
         kind="measured" if batches == total else "extrapolated",
+        started_ns=started_ns,
+        timed_seconds=seconds,
         peak_bytes=ledger_peak,
         key=key,
         reused=False,
@@ -255,6 +263,8 @@ def _read(cache: Path, recipe: Recipe, plan: Plan, events: Events) -> Precompute
         batches_total=len(plan.passes),
         seconds=cost.seconds,
         kind="measured",
+        started_ns=None,
+        timed_seconds=None,
         peak_bytes=cost.peak_bytes,
         key=digest(recipe),
         reused=True,
