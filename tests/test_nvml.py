@@ -7,11 +7,23 @@ import sys
 import pynvml
 import pytest
 
+from kdbench.orchestrate.card import throttle_words
+from kdbench.orchestrate.neighbours import Neighbours
 from kdbench.orchestrate.nvml import AVAILABLE, NOT_SEEN, Gpu, open_nvml
 from tests.fake_nvml import driver
-from tests.fake_nvml.fixtures import GIB, OTHER_UUID, UUID, card, fake_nvml, fake_nvml_environment  # noqa: F401
+from tests.fake_nvml.fixtures import (  # noqa: F401
+    GIB,
+    MIG_UUID,
+    OTHER_UUID,
+    UUID,
+    card,
+    fake_nvml,
+    fake_nvml_environment,
+)
 
 # ruff: noqa: F811 - fixtures are imported, since conftest.py is shared
+
+SENSORS = ("energy_mj", "power_mw", "sm_mhz", "celsius", "throttle")
 
 
 @pytest.fixture
@@ -46,13 +58,16 @@ def test_a_card_is_described_as_the_driver_tells(fake_nvml):
                 energy_counter=True,
                 mig=False,
                 power=True,
+                clock=True,
+                temperature=True,
+                throttling=True,
             )
         ]
 
 
 def test_a_card_that_tells_little_is_described_with_none(fake_nvml):
     fake_nvml(
-        card(used=None, energy_mj=None, power_mw=None, processes=None),
+        card(used=None, processes=None, **dict.fromkeys(SENSORS)),
         lacks=["nvmlSystemGetCudaDriverVersion_v2", "nvmlDeviceGetMigMode"],
     )
     with open_nvml() as nvml:
@@ -61,6 +76,7 @@ def test_a_card_that_tells_little_is_described_with_none(fake_nvml):
     assert gpu.cuda_driver_version is None
     assert gpu.process_memory == "the driver does not list the card's processes (Not Supported)"
     assert (gpu.energy_counter, gpu.power, gpu.mig) == (False, False, False)
+    assert (gpu.clock, gpu.temperature, gpu.throttling) == (False, False, False)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +119,7 @@ def test_a_driver_that_does_not_start_is_a_state_and_no_error(fake_nvml, script,
         reader = nvml.reader(UUID)
         assert reader.problem is not None
         assert reader.device_bytes() is None
-        assert reader.neighbours() is None
+        assert reader.processes() is None
 
 
 def test_the_library_is_shut_down_again(fake_nvml):
@@ -134,7 +150,7 @@ def test_an_old_driver_is_read_by_the_functions_it_has(reader):
     read = reader(card(processes={"7": GIB}), lacks=lacks)
     # Its used memory has the driver's reserve in it.
     assert read.device_bytes() == 3 * GIB + GIB // 2
-    assert read.process_bytes(7) == GIB
+    assert read.processes() == [(7, GIB)]
 
 
 def test_a_driver_that_refuses_the_second_struct_is_read_by_the_first(reader):
@@ -151,14 +167,15 @@ def test_a_passing_error_leaves_a_gap_and_does_not_change_how_memory_counts(read
 
 
 def test_functions_that_are_missing_read_none(reader):
-    names = ("PowerUsage", "TotalEnergyConsumption", "UtilizationRates")
-    lists = [f"nvmlDeviceGetComputeRunningProcesses_v{n}" for n in (2, 3)]
-    read = reader(card(), lacks=[f"nvmlDeviceGet{name}" for name in names] + lists)
-    assert read.power_watts() is None
-    assert read.energy_joules() is None
-    assert read.gpu_percent() is None
-    assert read.process_bytes(7) is None
-    assert read.neighbours() is None
+    names = ["PowerUsage", "TotalEnergyConsumption", "UtilizationRates", "ClockInfo", "Temperature"]
+    names += [f"CurrentClocks{word}Reasons" for word in ("Event", "Throttle")]
+    names += [f"ComputeRunningProcesses_v{n}" for n in (2, 3)]
+    read = reader(card(), lacks=[f"nvmlDeviceGet{n}" for n in (*names, "ProcessUtilization")])
+    for told in (
+        *(read.power_watts, read.energy_joules, read.gpu_percent, read.sm_mhz, read.celsius),
+        *(read.throttle_bits, read.processes, read.computing),
+    ):
+        assert told() is None, told
     assert read.device_bytes() == 3 * GIB
 
 
@@ -173,29 +190,133 @@ def test_an_idle_card_is_at_0_percent(reader):
     assert reader(card(busy_percent=0)).gpu_percent() == 0
 
 
+def company(processes, *, own=(7, 8), before=(), computing=None):
+    """What a second reading says, the first one made before the worker started."""
+    neighbours = Neighbours()
+    neighbours.read([(pid, 1) for pid in before], (), None)
+    listed = None if processes is None else list(processes.items())
+    return neighbours.read(listed, own, computing)
+
+
 @pytest.mark.parametrize(
     ("processes", "expected"),
     [
-        ({"7": GIB}, GIB),
-        ({"7": GIB, "8": 5, "9": 100}, GIB + 5),
-        ({"9": 100}, None),  # ours are not listed: perhaps under other numbers
-        ({"7": None}, None),
-        ({"7": 0}, None),
-        ({"7": GIB, "8": None}, None),  # a part is unknown: no sum
-        ({"7": GIB, "8": 0}, None),
+        ({7: GIB}, GIB),
+        ({7: GIB, 8: 5, 9: 100}, GIB + 5),
+        ({9: 100}, None),  # ours are not listed: perhaps under other numbers
+        ({7: None}, None),
+        ({7: 0}, None),
+        ({7: GIB, 8: None}, None),  # a part is unknown: no sum
+        ({7: GIB, 8: 0}, None),
+        ({}, None),
+    ],
+)
+def test_memory_of_a_process_and_its_children(processes, expected):
+    assert company(processes).worker_bytes == expected
+
+
+def test_a_list_that_is_not_told_says_nothing():
+    assert company(None) is None
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "others", "more"),
+    [
+        ((), {7: 1}, [], 0),
+        ((), {7: 1, 9: 1}, [9], 0),
+        ((9,), {7: 1, 9: 1}, [9], 0),
+        ((9,), {7: 1}, [], 0),  # it has gone
+        # before the worker uses the card, and where its numbers are another namespace's, who came
+        # later may be the worker
+        ((), {107: 1}, [], 0),
+        ((9,), {9: 1, 107: 1}, [9], 0),
+        ((9,), {9: 1, 107: 1, 108: 1}, [9], 1),
+        # a neighbour that another namespace gives our worker's number
+        ((7,), {7: 1, 107: 1}, [7], 0),
+    ],
+)
+def test_others_are_told_from_the_worker(before, now, others, more):
+    found = company(now, before=before)
+    assert ([other.pid for other in found.others], found.more) == (others, more)
+    assert found.count == len(others) + more
+
+
+def test_once_the_worker_is_seen_under_its_number_all_numbers_are_known():
+    neighbours = Neighbours()
+    neighbours.read([], (), None)
+    assert neighbours.read([(9, 1)], (7,), None).count == 0
+    assert neighbours.read([(7, 1), (9, 1)], (7,), None).count == 1
+    assert neighbours.read([(9, 1)], (7,), None).count == 1, "ours has left the card again"
+
+
+def test_a_neighbours_name_is_given_where_the_numbers_are_ours(tmp_path):
+    (tmp_path / "9").mkdir()
+    (tmp_path / "9/comm").write_text("python\n")
+    for own, names in (((7,), {9: "python", 10: None}), ((8,), {9: None, 10: None})):
+        neighbours = Neighbours(tmp_path)
+        neighbours.read([(9, 1), (10, 1)], (), None)
+        found = neighbours.read([(7, 1), (9, 1), (10, 1)], own, {9})
+        assert {o.pid: o.name for o in found.others} == names
+        assert {o.pid: o.computing for o in found.others} == {9: True, 10: False}
+
+
+@pytest.mark.parametrize(
+    ("told", "computing"),
+    [
+        ({"7": 90, "9": 0}, {7}),
+        ({"7": 90, "9": 5}, {7, 9}),
+        ({"7": 90, "9": 4_000_000_000}, {7}),  # rubbish, as of a process that has ended
+        ({"7": 0}, None),  # beside a training somebody computes: this is no answer
         ({}, None),
         (None, None),
     ],
 )
-def test_memory_of_a_process_and_its_children(reader, processes, expected):
-    assert reader(card(processes=processes)).process_bytes(7, {8}) == expected
+def test_who_computes(reader, told, computing):
+    assert reader(card(computing=told)).computing() == computing
 
 
-def test_neighbours_are_the_others(reader):
-    read = reader(card(processes={"9": 1, "7": GIB, "8": None}))
-    assert read.neighbours({7}) == [8, 9]
-    assert read.neighbours() == [7, 8, 9]
-    assert reader(card()).neighbours() == []
+def test_clock_heat_and_throttling(reader):
+    read = reader(card(throttle=0x4 | 0x20))
+    assert (read.sm_mhz(), read.celsius(), read.throttle_bits()) == (1980, 61, 0x24)
+    assert throttle_words(0x24) == ["power cap", "heat"]
+    assert throttle_words(0x1 | 0x2 | 0x100) == [], "an idle card and its settings throttle nothing"
+    old = reader(card(throttle=8), lacks=["nvmlDeviceGetCurrentClocksEventReasons"])
+    assert old.throttle_bits() == 8
+
+
+PARTED = {
+    "mig": 1,
+    "instances": [
+        card(uuid=MIG_UUID, name="Fake GPU 80GB MIG 1g.10gb", total=10 * GIB, used=GIB),
+        card(uuid=MIG_UUID.replace("3", "4"), total=20 * GIB, processes={"7": GIB}),
+    ],
+}
+
+
+def test_instances_are_listed_with_their_card(fake_nvml):
+    fake_nvml(card(**PARTED), card(uuid=OTHER_UUID))
+    with open_nvml() as nvml:
+        parted, plain = nvml.gpus()
+    assert plain.instances == ()
+    small, large = parted.instances
+    assert (small.uuid, small.name) == (MIG_UUID, "Fake GPU 80GB MIG 1g.10gb")
+    assert [i.memory_total_bytes for i in (small, large)] == [10 * GIB, 20 * GIB]
+    assert [i.process_memory for i in (small, large)] == [NOT_SEEN, AVAILABLE]
+    assert [(i.part_of, i.index, i.energy_counter, i.power) for i in (small, large)] == [
+        (UUID, 0, False, False)
+    ] * 2
+    assert parted.energy_counter
+
+
+def test_an_instances_memory_is_its_own_and_what_is_the_cards_is_not_given_for_it(reader):
+    """The fake driver would answer: some tell the card's figure when asked for the instance's."""
+    read = reader(card(**PARTED, used=70 * GIB, celsius=80), uuid=MIG_UUID)
+    assert (read.problem, read.device_bytes()) == (None, GIB)
+    for told in (read.power_watts, read.energy_joules, read.gpu_percent, read.computing):
+        assert told() is None
+    assert (read.sm_mhz(), read.celsius()) == (1980, 80)
+    other = reader(card(**PARTED), uuid=MIG_UUID.replace("3", "4"))
+    assert other.processes() == [(7, GIB)]
 
 
 def test_a_card_that_falls_off_the_bus_reads_none_from_then_on(reader):
@@ -204,7 +325,7 @@ def test_a_card_that_falls_off_the_bus_reads_none_from_then_on(reader):
     assert read.device_bytes() == 3 * GIB
     assert read.power_watts() == 70.5
     assert read.device_bytes() is None
-    assert read.problem == "GPU is lost"
+    assert (read.lost, read.problem) == (True, "the card stopped answering: GPU is lost")
     script["lost_after"] = 1000
     assert read.device_bytes() is None, "a lost card is not asked again"
 

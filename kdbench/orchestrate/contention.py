@@ -83,14 +83,16 @@ def _card(samples: Sequence[Sample], windows: Sequence[Window]) -> str | None:
     counts = within(samples, "gpu_neighbours", around)
     if not counts:
         return None
-    names: dict[int, str | None] = {}
-    unnamed = 0
-    for others, count in zip(_listed(samples, around), counts, strict=True):
-        for pid, name, computing in others:
-            if computing is not False:
-                names[pid] = name or names.get(pid)
-        unnamed = max(unnamed, count - len(others))
-    told = [f"{name} ({pid})" if name else f"process {pid}" for pid, name in sorted(names.items())]
+    readings = _listed(samples, around)
+    seen = [tuple(other) for others in readings for other in others]
+    names = {pid: name for pid, name, _ in seen if name}
+    idle = {pid for pid, _, computing in seen if computing is False}
+    idle -= {pid for pid, _, computing in seen if computing}
+    told = [
+        f"{names[pid]} ({pid})" if pid in names else f"process {pid}"
+        for pid in sorted({pid for pid, _, _ in seen} - idle)
+    ]
+    unnamed = max(n - len(others) for n, others in zip(counts, readings, strict=True))
     if unnamed:
         told.append(f"{unnamed} of those that came after the worker")
     return f"also on the card: {', '.join(told)}" if told else ""

@@ -8,10 +8,17 @@
         uuid, name, total, reserved
         used           bytes in use
         power_mw, energy_mj, busy_percent
-        processes      {pid: bytes | null: NVML_VALUE_NOT_AVAILABLE}
+        joules_from    nanoseconds of CLOCK_MONOTONIC: the energy counter stood at 0 then, and has
+                       gone up by power_mw since; in place of energy_mj
+        processes      {pid: bytes | null: NVML_VALUE_NOT_AVAILABLE}; "worker" is kdbench's worker
+                       while it runs, "worker+N" as a namespace numbers it that is N ahead of ours
+        computing      {pid: percent} of the processes that compute
+        sm_mhz, celsius, throttle   clock, temperature, bits of the clocks' event reasons
         mig            whether MIG is on; absent: the card does not know of it
+        instances      of a card in MIG mode: cards, whose uuid begins with MIG-
         lost_after     calls that the card answers before it falls off the bus
         errors         {function: code}
+        then           {"file": path, ...}: from when there is such a file on, these in place of those
 
 A figure that is absent or null is not supported; one that is a list changes with every call, and
 stays at its last. The struct layouts below are nvml.h's, written down independently of pynvml's.
@@ -20,6 +27,7 @@ stays at its last. The struct layouts below are nvml.h's, written down independe
 import ctypes
 import json
 import os
+import time
 from ctypes import CFUNCTYPE, c_char_p, c_int, c_uint, c_uint64, c_void_p
 from pathlib import Path
 
@@ -55,6 +63,17 @@ class Process(ctypes.Structure):
     )
 
 
+class Utilization(ctypes.Structure):
+    _fields_ = (
+        ("pid", c_uint),
+        ("timestamp", c_uint64),
+        ("sm", c_uint),
+        ("memory", c_uint),
+        ("encoder", c_uint),
+        ("decoder", c_uint),
+    )
+
+
 class Library:
     """Stands for the loaded library: its attributes are its C functions."""
 
@@ -81,6 +100,12 @@ class Library:
             "nvmlDeviceGetComputeRunningProcesses_v2": ((pointer, pointer), Card.processes),
             "nvmlDeviceGetComputeRunningProcesses_v3": ((pointer, pointer), Card.processes),
             "nvmlDeviceGetMigMode": ((pointer, pointer), Card.mig),
+            "nvmlDeviceGetMaxMigDeviceCount": ((pointer,), Card.places),
+            "nvmlDeviceGetClockInfo": ((c_uint, pointer), Card.clock),
+            "nvmlDeviceGetTemperature": ((c_uint, pointer), Card.temperature),
+            "nvmlDeviceGetCurrentClocksEventReasons": ((pointer,), Card.throttle),
+            "nvmlDeviceGetCurrentClocksThrottleReasons": ((pointer,), Card.throttle),
+            "nvmlDeviceGetProcessUtilization": ((pointer, pointer, c_uint64), Card.utilized),
         }
         functions = {
             name: ((pointer, *types), self._on_card(name, answer))
@@ -95,16 +120,24 @@ class Library:
             "nvmlDeviceGetCount_v2": ((pointer,), self._count),
             "nvmlDeviceGetHandleByIndex_v2": ((c_uint, pointer), self._by_index),
             "nvmlDeviceGetHandleByUUID": ((c_char_p, pointer), self._by_uuid),
+            "nvmlDeviceGetMigDeviceHandleByIndex": ((pointer, c_uint, pointer), self._instance),
+            "nvmlDeviceGetDeviceHandleFromMigDeviceHandle": ((pointer, pointer), self._parent),
         }
 
     def _on_card(self, name, answer):
         def call(handle, *arguments):
             if not self._started:
                 return UNINITIALIZED
-            card = self._cards[handle - 1]
+            card = self._card(handle)
             return card.refuses(name) or answer(card, *arguments)
 
         return call
+
+    def _card(self, handle):
+        """Cards are numbered from 1, the instances of the second from 201."""
+        if handle < 100:
+            return self._cards[handle - 1]
+        return self._cards[handle // 100 - 1].instances[handle % 100 - 1]
 
     def _init(self, _flags):
         code = self._script.get("init", SUCCESS)
@@ -138,17 +171,32 @@ class Library:
         for index, card in enumerate(self._cards):
             if card.script["uuid"].encode() == uuid:
                 return self._by_index(index, handle)
+            for place, instance in enumerate(card.instances):
+                if instance.script["uuid"].encode() == uuid:
+                    return self._instance(index + 1, place, handle)
         return NOT_FOUND
+
+    def _instance(self, card, place, handle):
+        if place >= len(self._cards[card - 1].instances):
+            return NOT_FOUND
+        return _write(c_void_p, handle, 100 * card + place + 1)
+
+    def _parent(self, instance, handle):
+        return _write(c_void_p, handle, instance // 100)
 
 
 class Card:
     def __init__(self, script):
         self.script = script
+        self.instances = [Card(instance) for instance in script.get("instances", ())]
         self._calls = 0
         self._read = {}
 
     def refuses(self, name):
         self._calls += 1
+        then = self.script.get("then")
+        if then and Path(then["file"]).exists():
+            self.script = self.script | then | {"then": None}
         if self._calls > self.script.get("lost_after", self._calls):
             return GPU_IS_LOST
         return self.script.get("errors", {}).get(name, SUCCESS)
@@ -196,6 +244,10 @@ class Card:
         return self._number(c_uint, address, "power_mw")
 
     def energy(self, address):
+        since = self.script.get("joules_from")
+        if since is not None:
+            seconds = (time.monotonic_ns() - since) / 1e9
+            return _write(c_uint64, address, int(seconds * self.script["power_mw"]))
         return self._number(c_uint64, address, "energy_mj")
 
     def utilization(self, address):
@@ -203,23 +255,48 @@ class Card:
         return self._number(c_uint, address, "busy_percent") or _write(c_uint, address + 4, 11)
 
     def processes(self, count, array):
-        listed = self.script.get("processes")
+        listed = _numbered(self.script.get("processes"))
         if listed is None:
             return NOT_SUPPORTED
         room = c_uint.from_address(count).value
         _write(c_uint, count, len(listed))
         if len(listed) > room:
             return INSUFFICIENT_SIZE
-        for index, (pid, used) in enumerate(listed.items()):
+        for index, (pid, used) in enumerate(listed):
             _write_struct(
                 Process,
                 array + index * ctypes.sizeof(Process),
-                pid=int(pid),
+                pid=pid,
                 used=_NOT_AVAILABLE if used is None else used,
                 gpu_instance=2**32 - 1,
                 compute_instance=2**32 - 1,
             )
         return SUCCESS
+
+    def utilized(self, samples, count, _since):
+        listed = _numbered(self.script.get("computing"))
+        if not listed:
+            return NOT_SUPPORTED if listed is None else NOT_FOUND
+        room = c_uint.from_address(count).value
+        _write(c_uint, count, len(listed))
+        if not samples or len(listed) > room:
+            return INSUFFICIENT_SIZE
+        for index, (pid, percent) in enumerate(listed):
+            address = samples + index * ctypes.sizeof(Utilization)
+            _write_struct(Utilization, address, pid=pid, timestamp=time.time_ns(), sm=percent)
+        return SUCCESS
+
+    def clock(self, _kind, address):
+        return self._number(c_uint, address, "sm_mhz")
+
+    def temperature(self, _sensor, address):
+        return self._number(c_uint, address, "celsius")
+
+    def throttle(self, address):
+        return self._number(c_uint64, address, "throttle")
+
+    def places(self, address):
+        return _write(c_uint, address, 7) if self.script.get("mig") else NOT_SUPPORTED
 
     def mig(self, current, pending):
         return self._number(c_uint, current, "mig") or _write(c_uint, pending, 0)
@@ -247,6 +324,31 @@ def install_from_environment():
     if os.environ.get(SCRIPT):
         script = json.loads(Path(os.environ[SCRIPT]).read_text())
         ctypes.CDLL = patched(ctypes.CDLL, script)
+
+
+def _numbered(listed):
+    """Processes by number, and what is told of each; the worker is found by what it runs."""
+    if listed is None:
+        return None
+    worker = _worker() if any(name.startswith("worker") for name in listed) else None
+    found = []
+    for name, told in listed.items():
+        if not name.startswith("worker"):
+            found.append((int(name), told))
+        elif worker is not None:
+            found.append((worker + int(name.partition("+")[2] or 0), told))
+    return found
+
+
+def _worker():
+    """The process that runs kdbench.worker and has the parent that this one has."""
+    for child in Path(f"/proc/{os.getppid()}/task/{os.getppid()}/children").read_text().split():
+        try:
+            if b"kdbench.worker\0" in Path(f"/proc/{child}/cmdline").read_bytes():
+                return int(child)
+        except OSError:
+            continue
+    return None
 
 
 def _write(kind, address, value):

@@ -11,6 +11,7 @@ from tests.fake_nvml import driver
 
 UUID = "GPU-5ca1ab1e-0000-4000-8000-000000000001"
 OTHER_UUID = "GPU-5ca1ab1e-0000-4000-8000-000000000002"
+MIG_UUID = "MIG-5ca1ab1e-0000-5000-8000-000000000003"
 GIB = 2**30
 
 
@@ -25,6 +26,9 @@ def card(**changes):
         "power_mw": 70_500,
         "energy_mj": 1_000_000,
         "busy_percent": 37,
+        "sm_mhz": 1980,
+        "celsius": 61,
+        "throttle": 0,
         "processes": {},
     } | changes
 
