@@ -10,6 +10,7 @@ import time
 import pytest
 
 from kdbench.orchestrate import sampler as module
+from kdbench.orchestrate.conditions import Conditions
 from kdbench.orchestrate.nvml import open_nvml
 from kdbench.orchestrate.sampler import Commands, Every, Lines, Sampler, next_deadline
 from kdbench.schema import TABLES
@@ -19,7 +20,16 @@ from tests.fake_nvml.fixtures import GIB, UUID, card, fake_nvml, fake_nvml_envir
 
 MS = 10**6
 COLUMNS = [column.name for column in TABLES["samples"] if column.name != "run_key"]
-GPU_COLUMNS = [name for name in COLUMNS if name not in ("monotonic_ns", "host_bytes")]
+HOST_COLUMNS = (
+    *("monotonic_ns", "host_bytes", "cpu_elsewhere", "cpu_mhz", "cpu_celsius"),
+    *("cpu_throttled_seconds", "host_energy_joules"),
+)
+GPU_COLUMNS = [name for name in COLUMNS if name not in HOST_COLUMNS]
+
+
+def filled(sample):
+    """A sample with null for what is not in it, and without what is no column."""
+    return {name: sample.get(name) for name in COLUMNS}
 
 
 class Clock:
@@ -60,7 +70,11 @@ class Child:
         text = self.out.read_text()
         if unfinished:  # a write shows up page by page: the last line may not be whole yet
             text = text[: text.rindex("\n") + 1]
-        return [json.loads(line) for line in text.splitlines()]
+        return [filled(json.loads(line)) for line in text.splitlines()]
+
+    def first(self):
+        """All of the first sample, what is told once included."""
+        return json.loads(self.out.read_text().splitlines()[0])
 
     def end(self):
         _, self.errors = self.process.communicate()
@@ -106,14 +120,16 @@ def test_a_period_is_due_once_whatever_was_missed():
 
 def test_memory_is_read_always_power_and_the_process_list_seldom(fake_nvml):
     pid = os.getpid()
-    fake_nvml(card(processes={str(pid): GIB}, energy_mj=[1000 * k for k in range(1, 99)]))
+    script = card(energy_mj=[1000 * k for k in range(1, 99)])
+    fake_nvml(script)
     clock = Clock(7000 * MS)
     with open_nvml() as nvml:
         sampler = Sampler(nvml.reader(UUID), start=clock.now, clock=clock)
         sampler.watch(pid)
         samples = []
         for _ in range(101):
-            samples.append(sampler.sample())
+            samples.append(filled(sampler.sample()))
+            script["processes"] = {str(pid): GIB}  # nothing of ours is there before the worker
             clock.now += 20 * MS
     told = {
         name: [index for index, sample in enumerate(samples) if sample[name] is not None]
@@ -123,22 +139,25 @@ def test_memory_is_read_always_power_and_the_process_list_seldom(fake_nvml):
         assert told[name] == list(range(101))
     for name in ("power_watts", "energy_joules", "gpu_percent"):
         assert told[name] == list(range(0, 101, 5))
-    assert told["process_bytes"] == [0, 50, 100]
+    for name in ("process_bytes", "gpu_neighbours", "gpu_sm_mhz", "gpu_celsius", "gpu_throttle"):
+        assert told[name] == [0, 50, 100][name == "process_bytes" :], name
     # Asked for once per value: the counter is the card's, in joules.
     assert [samples[index]["energy_joules"] for index in (0, 5, 100)] == [1.0, 2.0, 21.0]
     assert [sample["monotonic_ns"] for sample in samples[:2]] == [7000 * MS, 7020 * MS]
 
 
 def test_a_whole_sample_reads_what_is_not_due(fake_nvml):
-    fake_nvml(card(processes={str(os.getpid()): GIB}))
+    script = card()
+    fake_nvml(script)
     clock = Clock(0)
     with open_nvml() as nvml:
         sampler = Sampler(nvml.reader(UUID), start=0, clock=clock)
-        sampler.watch(os.getpid())
         sampler.sample()
+        sampler.watch(os.getpid())
+        script["processes"] = {str(os.getpid()): GIB}
         clock.now += MS
-        assert None in sampler.sample().values()
-        assert None not in sampler.sample(whole=True).values()
+        assert sampler.sample().keys() == {"monotonic_ns", "host_bytes", "device_bytes"}
+        assert sampler.sample(whole=True).keys() >= set(GPU_COLUMNS)
 
 
 def test_lines_reach_the_file_whole_and_together(tmp_path):
@@ -168,15 +187,17 @@ def test_commands_come_as_whole_lines_until_the_end():
 
 
 def test_an_ordinary_run_is_sampled_from_before_the_worker_to_its_end(
-    sampler, worker, fake_nvml_environment
+    sampler, worker, fake_nvml_environment, tmp_path
 ):
-    script = card(processes={str(worker.pid): 2 * GIB, "9": GIB}, used=[GIB, 4 * GIB])
+    then = {"file": str(tmp_path / "then"), "processes": {str(worker.pid): 2 * GIB, "9": GIB}}
+    script = card(used=[GIB, 4 * GIB], then=then)
     child = sampler(fake_nvml_environment(script), "--gpu-uuid", UUID).ready()
     (first,) = child.samples()
-    assert list(first) == COLUMNS
     assert first["host_bytes"] is None
     assert first["process_bytes"] is None
     assert first["device_bytes"] == GIB
+    assert first["gpu_neighbours"] == 0
+    (tmp_path / "then").touch()
     child.say(f"watch {worker.pid}")
     child.wait_for(lambda samples: any(sample["host_bytes"] for sample in samples))
     samples = child.end()
@@ -184,12 +205,16 @@ def test_an_ordinary_run_is_sampled_from_before_the_worker_to_its_end(
     last = samples[-1]
     assert last.pop("host_bytes") > MS
     assert samples[0]["monotonic_ns"] < last.pop("monotonic_ns")
-    assert last == {
+    assert {name: last[name] for name in GPU_COLUMNS} == {
         "process_bytes": 2 * GIB,
         "device_bytes": 4 * GIB,
         "power_watts": 70.5,
         "energy_joules": 1000.0,
         "gpu_percent": 37,
+        "gpu_neighbours": 1,
+        "gpu_sm_mhz": 1980.0,
+        "gpu_celsius": 61.0,
+        "gpu_throttle": 0,
     }
     times = [sample["monotonic_ns"] for sample in samples[:-1]]
     assert times == sorted(set(times))
@@ -225,7 +250,10 @@ def test_a_card_lost_half_way_is_null_from_then_on(sampler, fake_nvml_environmen
     child = sampler(environment, "--gpu-uuid", UUID).ready()
     child.wait_for(lambda samples: samples[-1]["device_bytes"] is None)
     samples = child.end()
-    assert (child.process.returncode, child.errors) == (0, "")
+    assert child.process.returncode == 0
+    assert child.errors == (
+        "the card stopped answering: GPU is lost; nothing was sampled of it from then on\n"
+    )
     told = [sample["device_bytes"] for sample in samples]
     lost = told.index(None)
     assert set(told[:lost]) == {3 * GIB}
@@ -252,13 +280,29 @@ def test_without_a_card_to_read_it_samples_the_host_and_says_why(
     assert {sample[name] for sample in samples for name in GPU_COLUMNS} == {None}
 
 
-def test_a_container_that_reports_0_leaves_the_process_null(sampler, worker, fake_nvml_environment):
-    environment = fake_nvml_environment(card(processes={str(worker.pid): 0}))
-    child = sampler(environment, "--gpu-uuid", UUID).ready()
+def test_a_container_that_reports_0_leaves_the_process_null(
+    sampler, worker, fake_nvml_environment, tmp_path
+):
+    then = {"file": str(tmp_path / "then"), "processes": {str(worker.pid): 0}}
+    child = sampler(fake_nvml_environment(card(then=then)), "--gpu-uuid", UUID).ready()
+    (tmp_path / "then").touch()
     child.say(f"watch {worker.pid}")
     last = child.end()[-1]
     assert last["process_bytes"] is None
+    assert last["gpu_neighbours"] == 0, "the worker itself is listed"
     assert last["device_bytes"] == 3 * GIB
+
+
+def test_what_is_told_once_is_told_first(sampler):
+    child = sampler().ready()
+    first = child.first()
+    for name, value in Conditions(()).start().items():
+        if name == "load_average":
+            assert first[name] >= 0
+        else:
+            assert first.get(name) == value, name
+    assert all(value is not None for value in first.values()), "what is not known is left out"
+    child.end()
 
 
 def test_an_interrupt_is_for_the_runner(sampler):

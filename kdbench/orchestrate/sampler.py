@@ -102,8 +102,9 @@ class Sampler:
 
     def first(self) -> Sample:
         """Take the sample before the worker starts, with what is told once."""
+        sample = self.sample(whole=True)
         known = self._conditions.start() if self._conditions else {}
-        return self.sample(whole=True) | {k: v for k, v in known.items() if v is not None}
+        return sample | {name: value for name, value in known.items() if value is not None}
 
     def sample(self, *, whole: bool = False) -> Sample:
         """Take one sample; a `whole` one reads also what is not due, such as the last energy."""
@@ -218,8 +219,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with ExitStack() as stack:
         file = stack.enter_context(options.out.open("wb", buffering=_BUFFER_BYTES))
         gpu = _open_gpu(stack, options.gpu_uuid) if options.gpu_uuid else None
-        start = time.monotonic_ns()
         conditions = Conditions((options.parent, os.getpid()))
+        start = time.monotonic_ns()
         sampler, lines = Sampler(gpu, conditions, start=start), Lines(file)
         stack.callback(lines.flush)
         lines.add(sampler.first())

@@ -18,7 +18,7 @@
         instances      of a card in MIG mode: cards, whose uuid begins with MIG-
         lost_after     calls that the card answers before it falls off the bus
         errors         {function: code}
-        then           {"file": path, ...}: from when there is such a file on, these in place of those
+        then           {"file": path, ...}: once there is such a file, these in place of those
 
 A figure that is absent or null is not supported; one that is a list changes with every call, and
 stays at its last. The struct layouts below are nvml.h's, written down independently of pynvml's.
