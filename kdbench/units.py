@@ -30,6 +30,16 @@ def format_value(value: float | None, unit: Unit) -> str:
     return f"{_digits(value / factor, name)} {name}"
 
 
+def format_interval(ends: tuple[float, float], value: float, unit: Unit) -> str:
+    """Write an interval in the unit that suits the value within it: `1.21-1.28`, with a dash.
+
+    Empty where its ends do not differ in the digits shown.
+    """
+    factor, name = _rung(abs(value), unit)
+    low, high = (_digits(end / factor, name) for end in ends)
+    return "" if low == high else f"{low}–{high}"
+
+
 def axis_unit(values: Iterable[float], unit: Unit) -> tuple[float, str]:
     """Pick one unit for an axis by its largest value.
 

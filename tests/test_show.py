@@ -9,6 +9,7 @@ from rich.console import Console
 from kdbench.analysis.results import load_results
 from kdbench.analysis.show import render, summary
 from kdbench.errors import InputError
+from kdbench.units import format_interval
 from tests.analysis_fixtures import (
     GPU,
     cell_row,
@@ -203,3 +204,25 @@ def test_runs_of_a_training_are_told(tmp_path):
     text = shown(load_results(commit(tmp_path, trained_rows())))
     assert "3 runs per cell, of which the median is shown" in text
     assert "94.9 %" in text
+
+
+def test_the_interval_over_processes_is_below_the_number(tmp_path):
+    seconds = [0.270, 0.264, 0.266, 0.268, 0.267, 0.271]
+    rows = [cell_row(repeat=n, step_seconds_median=value) for n, value in enumerate(seconds)]
+    few = cell_row("embed-kd", step_seconds_median=0.1)
+    results = load_results(commit(tmp_path, [*rows, few]))
+    text = shown(results)
+    assert "264–271" in text
+    assert "below it its 95 % interval over them" in " ".join(text.split())
+    row = summary(results).set_index("method").loc["teacher-kd"]
+    assert (row["step_seconds_median_low"], row["step_seconds_median_high"]) == (0.264, 0.271)
+
+
+def test_an_interval_that_the_digits_do_not_show_is_left_out():
+    assert format_interval((0.2641, 0.2709), 0.267, "seconds") == "264–271"
+    assert format_interval((0.9, 1.1), 1.0, "seconds") == "0.9–1.10", "in the unit of the value"
+    assert format_interval((1.249e9, 1.251e9), 1.25e9, "bytes") == ""
+
+
+def test_without_an_interval_none_is_spoken_of(paper):
+    assert "interval" not in shown(paper)

@@ -112,6 +112,23 @@ _ALL = (
         "seconds",
         "median over the timed steps",
     ),
+    *(
+        Metric(
+            f"{part}_time",
+            f"step_{part}_seconds",
+            f"Time per step: {what}",
+            f"{part}\ntime",
+            "seconds",
+            f"{what}, median over the timed steps",
+        )
+        for part, what in {
+            "data": "waiting for images, and batches of them",
+            "teacher": "the teacher",
+            "forward": "the student's forward pass and the loss",
+            "backward": "backward",
+            "optimizer": "the optimizer",
+        }.items()
+    ),
     Metric(
         "epoch_time",
         "epoch_seconds",

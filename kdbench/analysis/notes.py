@@ -105,7 +105,9 @@ def _ratio_note(reference: CellGroup | None) -> Iterator[str]:
 
 
 def _run_notes(sheet: Sequence[CellGroup], shown: Sequence[Metric]) -> Iterator[str]:
-    yield count_note(sheet, shown)
+    estimates = [group.estimates.get(metric.name) for group in sheet for metric in shown]
+    known = any(estimate is not None and estimate.interval for estimate in estimates)
+    yield count_note(sheet, shown) + ("; below it its 95 % interval over them" if known else "")
     older = sum(group.older for group in sheet)
     if older:
         yield (

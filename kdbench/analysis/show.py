@@ -17,7 +17,7 @@ from kdbench.analysis.metrics import METRICS, Metric
 from kdbench.analysis.notes import table_notes
 from kdbench.analysis.reference import check_reference, find_reference, payback
 from kdbench.analysis.results import Results
-from kdbench.units import MISSING, format_ratio, format_value
+from kdbench.units import MISSING, format_interval, format_ratio, format_value
 from kdbench.words import fold_label, printable
 
 # Shown always; the others only where some cell has a number.
@@ -175,6 +175,9 @@ def _figure(group: CellGroup, reference: CellGroup | None, metric: Metric) -> Te
         return Text(MISSING, style="dim")
     mark = "~" if estimate.extrapolated else ""
     text = Text(mark + format_value(estimate.value, metric.unit))
+    if estimate.interval is not None:
+        between = format_interval(estimate.interval, estimate.value, metric.unit)
+        text.append(f"\n{between}" if between else "", style="dim")
     if group is reference:
         return text.append("\nref", style="dim")
     against = format_ratio(group.ratio_to(reference, metric.name))
