@@ -246,6 +246,14 @@ def test_missing_is_not_shown_as_zero(shown, run):
     assert "accuracy 0.000" in told.text()
 
 
+def test_what_is_doubtful_of_a_cell_is_told(shown, run):
+    told = shown(terminal=False)
+    words = {"contended": True, "contention": "also on the card: python (12)", "unstable": True}
+    told.cell_started(run)
+    told.cell_finished({**FINISHED, **words})
+    assert "contended: also on the card: python (12), unstable [" in told.text()
+
+
 def test_a_card_is_named_and_a_machine_without_a_name_is_not_called_none(shown):
     assert shown(terminal=False, device="cuda:0").text().startswith("cuda:0 (a card), torch")
     assert "None" not in shown(terminal=False, cpu_model=None).text()

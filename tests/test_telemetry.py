@@ -4,7 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdbench.orchestrate.telemetry import baseline, energy_joules, highest
+from kdbench.orchestrate.telemetry import (
+    Counter,
+    baseline,
+    energy_joules,
+    highest,
+    interval_seconds,
+    mean_rate,
+)
 
 SECOND = 10**9
 
@@ -130,6 +137,48 @@ def test_highest_for_any_windows(points, windows):
         if value is not None and any(start <= at <= end for start, end in windows)
     ]
     assert highest(samples, "host_bytes", windows) == max(values, default=None)
+
+
+def test_a_rate_counts_by_the_time_that_it_is_of():
+    # 0 in the first second, 2 in the next, 1 in the two after
+    rates = [(0, None), (1, 0.0), (1.5, None), (2, 2.0), (4, 1.0)]
+    samples = series("cpu_elsewhere", rates)
+    for windows, mean in (
+        (seconds((0, 4)), 1.0),
+        (seconds((1, 2)), 2.0),
+        (seconds((1.25, 1.5)), 2.0),  # between two readings
+        (seconds((0.5, 1.5)), 1.0),
+        (seconds((0, 1), (1.5, 2)), 2 / 3),
+        (seconds((1, 2), (1.5, 2)), 2.0),  # what two windows share counts once
+        (seconds((3, 9)), 1.0),  # nothing is told of what comes after the last
+        (seconds((5, 9)), None),
+        ([], None),
+    ):
+        assert mean_rate(samples, "cpu_elsewhere", windows) == (
+            None if mean is None else pytest.approx(mean)
+        ), windows
+    assert mean_rate(series("cpu_elsewhere", [(1, 5.0)]), "cpu_elsewhere", seconds((0, 2))) is None
+
+
+@given(TIMES, st.floats(0, 64), st.data())
+def test_a_constant_rate_is_its_mean_in_any_windows(times, rate, data):
+    inside = st.integers(times[0], times[-1])
+    cuts = st.tuples(inside, inside).map(sorted).filter(lambda pair: pair[0] < pair[1])
+    windows = [tuple(pair) for pair in data.draw(st.lists(cuts, min_size=1, max_size=6))]
+    samples = [{"monotonic_ns": at, "cpu_elsewhere": rate} for at in times]
+    assert mean_rate(samples, "cpu_elsewhere", windows) == pytest.approx(rate)
+
+
+def test_intervals_are_as_achieved():
+    assert interval_seconds(series("host_bytes", [(0, 1), (1, 1), (2, None), (5, 1)])) == (1, 3)
+    assert interval_seconds(series("host_bytes", [(0, 1)])) == (None, None)
+
+
+def test_a_counter_tells_what_it_gained_if_it_encloses_the_windows():
+    counter = Counter.of(series("n", [(0, 1.0), (1, None), (2, 5.0)]), "n")
+    assert counter.gained(seconds((0, 1), (1.5, 2))) == pytest.approx(3)
+    assert counter.gained(seconds((0, 1), (1.5, 2.5))) is None
+    assert counter.gained([]) is None
 
 
 def test_baseline_is_the_first_sample():

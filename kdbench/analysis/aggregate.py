@@ -47,6 +47,7 @@ class CellGroup:
         finished: how many of those are ok; numbers come from these alone.
         older: how many earlier runs of the same seed and repeat were left out.
         problems: (status, error) of each run that is not ok, with how often.
+        doubts: ("contended", by what) and ("unstable", None) of the finished runs, with how often.
         estimates: what there are numbers for, by metric name.
         revisions: the revisions of kdbench that measured.
         started: when its first and its last run started.
@@ -64,6 +65,7 @@ class CellGroup:
     finished: int
     older: int
     problems: tuple[tuple[str, str | None, int], ...]
+    doubts: tuple[tuple[str, str | None, int], ...]
     estimates: Mapping[str, Estimate]
     student_parameters: int | None
     revisions: tuple[str, ...]
@@ -124,6 +126,8 @@ def _group(
     counted = list(latest.values())
     finished = [row for row in counted if row["status"] == "ok"]
     problems = Counter((row["status"], row["error"]) for row in counted if row["status"] != "ok")
+    doubts = Counter(("contended", row["contention"]) for row in finished if row["contended"])
+    doubts.update(("unstable", None) for row in finished if row["unstable"])
     parameters = {row["student_parameters"] for row in counted} - {None}
     starts = [row["started_at"] for row in counted]
     told = {steps.get((row["matrix"], row["run_key"])) for row in finished} - {None}
@@ -140,6 +144,7 @@ def _group(
         problems=tuple(
             (status, error, n) for (status, error), n in sorted(problems.items(), key=str)
         ),
+        doubts=tuple((doubt, words, n) for (doubt, words), n in sorted(doubts.items(), key=str)),
         estimates={
             name: estimate
             for name, metric in METRICS.items()

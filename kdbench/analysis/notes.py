@@ -21,6 +21,11 @@ _SOURCES = {
     "nvml-power": "nvml-power: integrated samples of the power draw",
 }
 
+_DOUBTS = {
+    "contended": "contended: others were at work, times may be too long, memory is not affected",
+    "unstable": "unstable: steps changed their level while timed, the median may mislead",
+}
+
 
 def table_notes(
     sheet: Sequence[CellGroup], reference: CellGroup | None, shown: Sequence[Metric]
@@ -35,7 +40,7 @@ def table_notes(
     lines += footnotes(sheet)
     lines += [line for group in sheet for line in _payback_note(group, sheet)]
     lines += [line for group in sheet for line in problem_notes(group)]
-    return lines
+    return lines + doubt_notes(sheet)
 
 
 def footnotes(
@@ -97,6 +102,17 @@ def problem_notes(group: CellGroup) -> Iterator[str]:
         times = f" ({count} runs)" if count > 1 else ""
         told = f": {printable(error)}" if error else ""
         yield f"{status}{times}: {group.name}{told}"
+
+
+def doubt_notes(sheet: Iterable[CellGroup]) -> list[str]:
+    """Tell which cells' times are to be doubted, a line for each reason."""
+    found: dict[str, list[str]] = {}
+    for group in sheet:
+        for doubt, words, _ in group.doubts:
+            found.setdefault(doubt, []).append(
+                f"{group.name} ({printable(words)})" if words else group.name
+            )
+    return [f"{_DOUBTS[doubt]}: {', '.join(names)}" for doubt, names in sorted(found.items())]
 
 
 def _ratio_note(reference: CellGroup | None) -> Iterator[str]:

@@ -37,7 +37,8 @@ def summary(results: Results, *, reference: str | None = None) -> pd.DataFrame:
             cell of each matrix and environment.
 
     Returns:
-        The cell's settings, `runs`, `finished`, `status`, `error`, `reference`, then for each
+        The cell's settings, `runs`, `finished`, `status`, `error`, `contended` and `unstable`
+        (how many of the finished runs are), `contention`, `reference`, then for each
         metric its column of `cells` in base units, `<column>_low` and `_high` (95 % interval over
         processes), `<column>_ratio` (over the reference), `payback_steps` and `payback_epochs`.
         Missing is null.
@@ -86,6 +87,9 @@ def _summary_row(
         "finished": group.finished,
         "status": _status(group),
         "error": "; ".join(error for _, error, _ in group.problems if error) or None,
+        "contended": _count(group, "contended"),
+        "contention": "; ".join(words for _, words, _ in group.doubts if words) or None,
+        "unstable": _count(group, "unstable"),
         "reference": reference.name if reference else None,
     }
     for name, metric in METRICS.items():
@@ -94,9 +98,10 @@ def _summary_row(
         row[metric.column] = estimate.value if estimate else None
         row[f"{metric.column}_low"], row[f"{metric.column}_high"] = low, high
         row[f"{metric.column}_ratio"] = group.ratio_to(reference, name)
-        if metric.source_column:
+        # Several metrics share a source or a kind: one that has no number says nothing of it.
+        if metric.source_column and (estimate or metric.source_column not in row):
             row[metric.source_column] = ", ".join(estimate.sources) if estimate else None
-        if metric.kind_column:
+        if metric.kind_column and (estimate or metric.kind_column not in row):
             kinds = {True: "extrapolated", False: "measured"}
             row[metric.kind_column] = kinds[estimate.extrapolated] if estimate else None
     found = payback(group, sheet)
@@ -105,6 +110,10 @@ def _summary_row(
     row["payback_steps"] = paid.steps if paid else None
     row["payback_epochs"] = paid.epochs if paid else None
     return row
+
+
+def _count(group: CellGroup, doubt: str) -> int:
+    return sum(count for name, _, count in group.doubts if name == doubt)
 
 
 def _status(group: CellGroup) -> str:
@@ -166,6 +175,10 @@ def _runs(group: CellGroup) -> Text:
     text = Text(str(group.runs))
     if group.problems:
         text.append("\n" + printable(_status(group)).replace(", ", "\n"), style="bold red")
+    for doubt in dict.fromkeys(name for name, _, _ in group.doubts):
+        count = _count(group, doubt)
+        told = doubt if group.finished == 1 else f"{count} {doubt}"
+        text.append(f"\n{told}", style="yellow")
     return text
 
 

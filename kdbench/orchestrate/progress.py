@@ -174,6 +174,10 @@ class Shown:
             parts.append(f"peak allocated {format_value(cell['allocated_peak_bytes'], 'bytes')}")
         if cell.get("accuracy") is not None:
             parts.append(f"accuracy {cell['accuracy']:.3f}")
+        if cell.get("contended"):
+            parts.append(f"contended: {cell['contention']}")
+        if cell.get("unstable"):
+            parts.append("unstable")
         if cell.get("error"):
             parts.append(str(cell["error"]))
         self.note(f"{self._title}: {', '.join(parts)} [{cell['wall_seconds']:.0f} s]")

@@ -19,7 +19,7 @@ from kdbench.analysis.figures import style
 from kdbench.analysis.figures.page import Graph, Page, Section, draw_page
 from kdbench.analysis.figures.series import Look, block_title, blocks, telling, variant_name
 from kdbench.analysis.figures.sheet import Sheet, provenance
-from kdbench.analysis.notes import footnotes
+from kdbench.analysis.notes import doubt_notes, footnotes
 from kdbench.analysis.reference import (
     Payback,
     find_rivals,
@@ -244,4 +244,5 @@ def _caption(sheet: Sheet, drawn: Sequence[CellGroup]) -> list[str]:
         marks.append("~ extrapolated from the steps or batches that were timed")
     if dashed:
         marks.append("Dashed: the median step times the steps, not whole epochs")
+    marks += doubt_notes(drawn)
     return lines + ([". ".join(marks) + "."] if marks else [])

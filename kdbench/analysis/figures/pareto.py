@@ -15,7 +15,7 @@ from kdbench.analysis.figures.scatter import Point, draw_scatter, plan_scatter
 from kdbench.analysis.figures.series import Look, block_title, looks, telling, variant_name
 from kdbench.analysis.figures.sheet import Sheet, provenance
 from kdbench.analysis.metrics import METRICS
-from kdbench.analysis.notes import footnotes, source_note
+from kdbench.analysis.notes import doubt_notes, footnotes, source_note
 from kdbench.errors import InputError
 from kdbench.stats import FEWEST_PROCESSES
 from kdbench.units import Unit, axis_unit
@@ -222,7 +222,7 @@ def _caption(sheet: Sheet, trained: Sequence[CellGroup], shown: Sequence[Cost]) 
         without = [group for group in trained if cost.of(group) is None]
         if without:
             lines.append(f"{cost.title}: not known for {', '.join(g.name for g in without)}.")
-    marks = footnotes(trained, (), trained=True)
+    marks = footnotes(trained, (), trained=True) + doubt_notes(trained)
     return lines + ([". ".join(marks) + "."] if marks else [])
 
 

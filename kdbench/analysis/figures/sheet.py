@@ -14,7 +14,7 @@ from kdbench.analysis.environments import Environment
 from kdbench.analysis.figures import style
 from kdbench.analysis.figures.panels import Panel, draw_panel
 from kdbench.analysis.metrics import Metric
-from kdbench.analysis.notes import count_note, footnotes, problem_notes
+from kdbench.analysis.notes import count_note, doubt_notes, footnotes, problem_notes
 from kdbench.analysis.results import Results
 from kdbench.words import fold_label, printable
 
@@ -254,4 +254,6 @@ def _caption(sheet: Sheet, shown: Sequence[Metric], paper: Sequence[str]) -> lis
     lines += paper
     marks = footnotes(groups, shown)
     lines += [". ".join(marks) + "."] if marks else []
+    if any(not metric.is_memory or metric.name == "device" for metric in shown):
+        lines += [f"{line}." for line in doubt_notes(groups)]
     return lines + [line for group in groups for line in problem_notes(group)]
