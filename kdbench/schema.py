@@ -398,7 +398,9 @@ TABLES: dict[str, tuple[Column, ...]] = {
     "cells": (_KEY, *PLAN_COLUMNS, *_OUTCOME_COLUMNS),
     "phases": (
         _KEY,
-        _text("phase", "setup, precompute, compile, warmup, measure, account, train, evaluate"),
+        _text(
+            "phase", "setup, precompute, compile, warmup, measure, train, evaluate, account, rates"
+        ),
         _integer("attempt", "from 0: a resumed training keeps the phases of those before"),
         _integer("started_ns", "CLOCK_MONOTONIC at its start; shared with steps and samples"),
         _number("seconds", "wall-clock time", "the phase did not finish"),

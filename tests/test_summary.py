@@ -44,6 +44,7 @@ def summed(run, tmp_path):
         timed_out=False,
         interrupted=False,
         of_run=run,
+        rates=None,
     ):
         path = tmp_path / "worker.log"
         if log is not None:
@@ -61,6 +62,7 @@ def summed(run, tmp_path):
             environment=ENVIRONMENT,
             started_at=STARTED,
             log=path,
+            rates=rates or {},
         )
 
     return call
@@ -641,3 +643,42 @@ def test_the_writing_of_a_checkpoint_belongs_to_no_window(training):
 def test_a_profile_takes_over_nothing(summed, training):
     assert cell_of(summed(*of(0, step(0))))["steps_resumed"] is None
     assert cell_of(training(*of(0, step(0, phase="train"))))["steps_resumed"] == 0
+
+
+def test_utilisation_is_the_share_of_the_devices_own_rate(summed):
+    rates = {"matmul_flops_per_second": 100.0, "copy_bytes_per_second": 7.0}
+    told = [phase("measure", 0, 2.0), *[step(n, seconds=0.5) for n in range(3)]]
+    cell = cell_of(summed(*told, {"event": "result", "flops_step": 20}, DONE, rates=rates))
+    assert cell["utilisation"] == 20 / 0.5 / 100
+    assert (cell["flops_step"], cell["copy_bytes_per_second"]) == (20, 7.0)
+    for lacking in (
+        cell_of(summed(*told, DONE, rates=rates)),
+        cell_of(summed({"event": "result", "flops_step": 20}, DONE, rates=rates)),
+        cell_of(summed(*told, {"event": "result", "flops_step": 20}, DONE)),
+    ):
+        assert lacking["utilisation"] is None
+
+
+def test_a_shifted_series_is_unstable_and_a_short_one_goes_by_its_warm_up(summed):
+    def unstable(seconds, settled=None):
+        told = [step(n, at=n, seconds=value) for n, value in enumerate(seconds)]
+        result = {"event": "result", "warmup_settled": settled}
+        cell = cell_of(summed(phase("measure", 0, 99.0), *told, result, DONE))
+        assert cell["warmup_steps"] == 0
+        return cell["unstable"]
+
+    assert unstable([1.0] * 20 + [1.2] * 20, settled=True) is True
+    assert unstable([1.0] * 40, settled=False) is False
+    assert unstable([1.0] * 4, settled=False) is True
+    assert unstable([1.0] * 4, settled=True) is False
+    assert unstable([1.0] * 4) is None
+
+
+def test_the_parts_of_a_step_are_medians_of_their_own(summed):
+    parts = [{"data_seconds": 0.1, "forward_seconds": 0.2 * n, "device_seconds": n} for n in (1, 2)]
+    told = [step(n, at=n, seconds=1.0) | part for n, part in enumerate(parts)]
+    cell = cell_of(summed(phase("measure", 0, 9.0), *told, DONE))
+    assert cell["step_data_seconds"] == 0.1
+    assert cell["step_forward_seconds"] == pytest.approx(0.3)
+    assert cell["step_device_seconds_median"] == 1.5
+    assert cell["step_teacher_seconds"] is None

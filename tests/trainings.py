@@ -74,6 +74,7 @@ def attempt(run, root, *, stop_after=None):
         environment=ENVIRONMENT,
         started_at=datetime(2026, 1, 2, tzinfo=UTC),
         log=store.log(KEY),
+        rates={},
     )
     store.supersede(KEY)
     store.commit(KEY, rows)

@@ -197,6 +197,14 @@ _ALL = (
         source_column="host_energy_source",
     ),
     Metric(
+        "utilisation",
+        "utilisation",
+        "Utilisation",
+        "utili-\nsation",
+        "fraction",
+        "a step's operations per second, over those of a large matrix product on this device",
+    ),
+    Metric(
         "accuracy",
         "accuracy",
         "Test accuracy",

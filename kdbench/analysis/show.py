@@ -22,7 +22,7 @@ from kdbench.words import fold_label, printable
 
 # Shown always; the others only where some cell has a number.
 _MAIN = ("step_time", "epoch_time", "parameters", "allocated", "host")
-_COLUMNS = (*_MAIN, "process", "device", "precompute_time", "accuracy")
+_COLUMNS = (*_MAIN, "process", "device", "precompute_time", "utilisation", "accuracy")
 _LABEL_WIDTH = 34
 # The widest table, of trainings on a GPU, then still fits a terminal of 100 columns.
 _LEAST_LABEL_WIDTH = 13

@@ -100,6 +100,7 @@ def launch(
     on_start: Callable[[int], None],
     on_tick: Callable[[Iterable[dict[str, Any]]], None],
     checkpoints: Path | None = None,
+    rates: bool = False,
 ) -> Outcome:
     """Run one job in a fresh process and wait for it.
 
@@ -113,6 +114,7 @@ def launch(
         on_start: told the process's id.
         on_tick: told the new events, a few times a second.
         checkpoints: folder of the run's checkpoints; None: it neither reads nor writes any.
+        rates: have it measure what the device reaches at best as well.
     """
     job = {
         "task": task,
@@ -120,6 +122,7 @@ def launch(
         "cache": str(cache),
         "machine": dict(machine),
         "checkpoints": None if checkpoints is None else str(checkpoints.absolute()),
+        "rates": rates,
         "parent": os.getpid(),
     }
     (spool / "job.json").write_text(json.dumps(job))

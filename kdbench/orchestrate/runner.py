@@ -89,6 +89,8 @@ class _Runner:
         self._device = device
         self._progress = progress
         self._cache = cache_folder()
+        # by precision: what the device reaches at best, measured by this run's first cell of it
+        self._rates: dict[str, dict[str, Any]] = {}
         gpu = device.gpu
         self._environment = collect_environment(
             None
@@ -189,6 +191,7 @@ class _Runner:
                 environment=self._environment,
                 started_at=started_at,
                 log=self._store.log(key),
+                rates=self._rates.get(run.cell.training.precision, {}),
             )
         if replaces:  # only now: until there is something new, the old stays
             self._store.supersede(key)
@@ -205,6 +208,7 @@ class _Runner:
         if checkpoints is None or not checkpoints.exists():
             log.unlink(missing_ok=True)  # the log is of the run whose rows these are
         path, gpu = spool / "samples.jsonl", self._device.gpu
+        precision = run.cell.training.precision
         sampler = SamplerProcess(path, gpu_uuid=gpu.uuid if gpu else None)
 
         def tick(events: Iterable[dict[str, Any]]) -> None:
@@ -221,9 +225,13 @@ class _Runner:
                 on_start=sampler.watch,
                 on_tick=tick,
                 checkpoints=checkpoints,
+                rates=precision not in self._rates,
             )
         finally:
             sampler.stop()
+        for event in outcome.events:
+            if event.get("event") == "rates":
+                self._rates[precision] = event
         if sampler.problem is not None:
             self._progress.note(sampler.problem)
         return outcome, read_lines(path)

@@ -36,8 +36,19 @@ def summarise(
     environment: Mapping[str, Any],
     started_at: datetime,
     log: Path,
+    rates: Mapping[str, Any],
 ) -> Rows:
-    """Make the rows of all tables from what a run left behind, however it ended."""
+    """Make the rows of all tables from what a run left behind, however it ended.
+
+    Args:
+        run: what was run.
+        outcome: how its process ended, and what it told.
+        samples: what was seen of it from outside.
+        environment: the machine.
+        started_at: when its process was started.
+        log: where its output is.
+        rates: what the device reaches at best in the run's precision; empty where not known.
+    """
     events = _by_kind(outcome.events)
     status, error = _status(outcome, events, log)
     steps = events.get("step", [])
@@ -92,6 +103,7 @@ def summarise(
         "student_parameters",
     ):
         cell[name] = result.get(name)
+    cell |= _limit_columns(cell, result, rates)
     rows = {
         "cells": [cell],
         "phases": phases,
@@ -321,6 +333,21 @@ def _spans(steps: Sequence[Mapping[str, Any]], phases: Sequence[int]) -> list[Sp
         window = (before.window[0], start + int(step["seconds"] * 1e9))
         spans[part] = Span(window, before.epoch, before.steps + 1)
     return list(spans.values())
+
+
+def _limit_columns(
+    cell: Mapping[str, Any], result: Mapping[str, Any], rates: Mapping[str, Any]
+) -> dict[str, Any]:
+    """How far the step is from what the device reaches at best."""
+    flops, matmul = result.get("flops_step"), rates.get("matmul_flops_per_second")
+    seconds = cell["step_seconds_median"]
+    known = flops is not None and matmul and seconds
+    return {
+        "flops_step": flops,
+        "matmul_flops_per_second": matmul,
+        "copy_bytes_per_second": rates.get("copy_bytes_per_second"),
+        "utilisation": flops / seconds / matmul if known else None,
+    }
 
 
 def _accuracy_columns(run: CellRun, epochs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

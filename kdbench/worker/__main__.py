@@ -61,6 +61,7 @@ def _run(job: dict[str, Any], spool: Path) -> int:
                 cache=cache,
                 machine=dict(job["machine"]),
                 checkpoints=None if kept is None else Path(str(kept)),
+                rates=bool(job["rates"]),
             )
     except DivergedError as error:
         return _report(events, "diverged", error)

@@ -17,6 +17,7 @@ from kdbench.worker.precision import check_precision, set_precision
 from kdbench.worker.precompute import precompute
 from kdbench.worker.probes import Probes
 from kdbench.worker.profile import profile
+from kdbench.worker.rates import measure_rates
 from kdbench.worker.resume import Checkpoints
 from kdbench.worker.train import emit_step, train
 from kdbench.worker.training import Session, build_session, parameter_bytes
@@ -29,6 +30,7 @@ def measure_cell(
     cache: Path,
     machine: Mapping[str, Any],
     checkpoints: Path | None = None,
+    rates: bool = False,
 ) -> None:
     """Measure one run of a cell, telling everything through `events`.
 
@@ -38,6 +40,7 @@ def measure_cell(
         cache: folder of what is kept between runs.
         machine: the parts of the environment that a result depends on.
         checkpoints: folder of a training's checkpoints; None: it has none.
+        rates: measure what the device reaches at best as well, once all else is done.
     """
     device = torch.device(run.device)
     kept = None if checkpoints is None else Checkpoints(checkpoints, run, events)
@@ -49,6 +52,11 @@ def measure_cell(
     else:
         train(session, events, kept)
         _account(session, events, next(session.draws(session.cell.training.epochs)))
+    if rates:
+        del session  # it may fill the card
+        _release(device)
+        with events.phase("rates", probes):
+            measure_rates(run.cell.training.precision, device, events)
 
 
 def _set_up(
@@ -82,9 +90,7 @@ def _set_up(
         )
         # The teacher has done its work: nothing of it stays for the training.
         teacher = None
-        gc.collect()
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
+        _release(device)
     with events.phase("setup", probes):
         session = build_session(
             cell,
@@ -104,6 +110,13 @@ def _set_up(
         student_parameters=sum(p.numel() for p in session.student.parameters()),
     )
     return session
+
+
+def _release(device: torch.device) -> None:
+    """Give back the memory of what is held no longer."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def _account(session: Session, events: Events, draw: Draw) -> None:

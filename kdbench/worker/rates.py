@@ -1,0 +1,109 @@
+"""What a device reaches at best: the yardstick that a step's work is held against."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from time import monotonic
+
+import torch
+from torch import Tensor
+
+from kdbench.cell import Precision
+from kdbench.worker.clock import step_clock
+from kdbench.worker.events import Events
+from kdbench.worker.precision import set_precision
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+# Sides of square products, each a larger share of a device's rate until memory or time end it.
+_SIDES = (256, 512, 1024, 2048, 4096, 8192, 16384)
+# Small beside any cell, and enough for a rate: the best of some tries is what is asked for.
+_SECONDS = 0.3
+_FEWEST = 3
+# Far more than a processor's caches hold, so that a copy goes through memory...
+_HOST_COPY_BYTES = 128 * 2**20
+_DEVICE_COPY_BYTES = 2**30
+# ...and no more than this part of what a card has free.
+_FREE_PART = 8
+
+
+def measure_rates(precision: Precision, device: torch.device, events: Events) -> None:
+    """Tell the device's rates as an event of their own; what fails is a note and nothing else."""
+    try:
+        matmul, copy = matmul_rate(precision, device), copy_rate(device)
+    except (RuntimeError, MemoryError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        events.note(f"the device's rates could not be measured: {first}")
+        return
+    events.emit("rates", matmul_flops_per_second=matmul, copy_bytes_per_second=copy)
+
+
+def matmul_rate(precision: Precision, device: torch.device) -> float:
+    """Floating-point operations per second of the best square matrix product.
+
+    A product of two n x n matrices is 2 n^3 operations. The process's float32 mode is set to the
+    precision's, and its number of threads is used as it is.
+
+    Raises:
+        RuntimeError: there is no memory for it.
+    """
+    set_precision(precision, device)
+    dtype = _DTYPES.get(precision, torch.float32)
+    best, started = 0.0, monotonic()
+    for side in _SIDES:
+        a, b, out = (_fitting(device, (side, side), dtype) for _ in range(3))
+        if a is None or b is None or out is None:
+            break
+
+        def product(a: Tensor = a, b: Tensor = b, out: Tensor = out) -> None:
+            torch.mm(a, b, out=out)
+
+        seconds = min(_tries(product, device))
+        best = max(best, 2 * side**3 / seconds)
+        # the next is eight times as long
+        if monotonic() - started + _FEWEST * 8 * seconds > _SECONDS:
+            break
+    if not best:
+        raise RuntimeError("no memory is left to multiply in")
+    return best
+
+
+def copy_rate(device: torch.device) -> float:
+    """Bytes per second, read and written, of the best large copy within the device's memory.
+
+    Raises:
+        RuntimeError: there is no memory for it.
+    """
+    size = _HOST_COPY_BYTES if device.type == "cpu" else _DEVICE_COPY_BYTES
+    source = target = None
+    while source is None or target is None:
+        source, target = (_fitting(device, (size,), torch.uint8) for _ in range(2))
+        size //= 2
+        if size < 2**20:
+            raise RuntimeError("no memory is left to copy in")
+
+    def copy(source: Tensor = source, target: Tensor = target) -> None:
+        target.copy_(source)
+
+    return 2 * source.nbytes / min(_tries(copy, device))
+
+
+def _tries(work: Callable[[], None], device: torch.device) -> Iterator[float]:
+    """Time some work again and again, after a first time that warms it up."""
+    clock, started = step_clock(device), monotonic()
+    work()
+    count = 0
+    while count < _FEWEST or monotonic() - started < _SECONDS / 4:
+        clock.start()
+        work()
+        row = clock.stop()
+        yield row["device_seconds"] or row["seconds"]
+        count += 1
+
+
+def _fitting(device: torch.device, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor | None:
+    """Make a tensor of ones, unless a card has too little memory left to be sure of it."""
+    if device.type == "cuda":
+        wanted = torch.Size(shape).numel() * dtype.itemsize
+        if wanted > torch.cuda.mem_get_info(device)[0] // _FREE_PART:
+            return None
+    return torch.ones(shape, dtype=dtype, device=device)
