@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from kdbench.worker import training
+from kdbench.worker.account import account_step
 from kdbench.worker.train import evaluate
 from kdbench.worker.training import parameter_bytes
 from tests.models import tiny_session
@@ -63,7 +64,7 @@ def test_it_is_compiled_once_before_the_first_step(tmp_path, traced):
 def test_no_ledger_counts_the_uncompiled_student_in_its_place(tmp_path):
     session = tiny_session(tmp_path, "student-only", "training.compile=true")
     with pytest.raises(RuntimeError, match="no ledger"):
-        session.accounted_step(next(session.draws(0)))
+        account_step(session, next(session.draws(0)))
 
 
 # Small enough that its code takes torch half a minute, where it finds none that it made before.
