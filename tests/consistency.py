@@ -84,8 +84,8 @@ def _check_memory(cell, own):
     assert {name: size for name, size in peak.items() if size} == split
     if cell["allocated_source"] == "ledger":
         assert cell["allocated_peak_bytes"] == sum(split.values())
-        # scalars below dispatch; no operation of these models takes more within itself at the peak
-        assert pd.isna(cell["unattributed_bytes"]) or 0 <= cell["unattributed_bytes"] <= 4096
+        # scalars below dispatch, and what operations of models this small take within themselves
+        assert pd.isna(cell["unattributed_bytes"]) or 0 <= cell["unattributed_bytes"] <= 65536
 
 
 def _check_attempts(cell, own):

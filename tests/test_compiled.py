@@ -80,20 +80,23 @@ def test_a_compiled_cell(kdbench, tiny, tmp_path):
     assert said.code == 0, said
     tables = {
         name: pd.read_parquet(tmp_path / "results/tiny" / name)
-        for name in ("cells", "steps", "phases", "memory")
+        for name in ("cells", "steps", "phases", "memory", "timeline")
     }
     (cell,) = tables["cells"].to_dict("records")
     assert (cell["status"], cell["compile"]) == ("ok", True)
     assert cell["label"] == "student-only/small/8px/compile=true"
-    # what the ledger cannot see is missing, and what needs no ledger is there
-    assert pd.isna(cell["allocated_peak_bytes"])
-    assert pd.isna(cell["allocated_source"])
+    # what needs the ledger is missing; the peak, which does not, is there
+    assert cell["allocated_source"] == "profiler"
+    assert 3 * cell["parameter_bytes"] < cell["allocated_peak_bytes"] < 1e6
+    assert pd.isna(cell["unattributed_bytes"])
+    assert pd.isna(cell["flops_step"])
     assert tables["memory"].empty
+    assert tables["timeline"].empty
     assert cell["host_peak_bytes"] > 50e6
     assert cell["parameter_bytes"] == 4 * cell["student_parameters"]
     # the compiler's seconds are in a phase of their own: no step has them
     phases, steps = tables["phases"].set_index("phase"), tables["steps"]
-    assert sorted(phases.index) == ["compile", "measure", "setup", "setup", "warmup"]
+    assert sorted(phases.index) == ["account", "compile", "measure", "setup", "setup", "warmup"]
     assert len(steps) == 1 + cell["steps_measured"]
     assert steps["seconds"].max() < phases.loc["compile", "seconds"] / 2
     shown = kdbench("show", tmp_path / "results")

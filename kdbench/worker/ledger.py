@@ -125,6 +125,8 @@ class Ledger(TorchDispatchMode):
 
     def __enter__(self) -> Self:
         """Watch dispatch, and the modules' forward passes."""
+        if self._part == START:  # whoever marks nothing has one part
+            self._part = "data"
         before = hooks.register_module_forward_pre_hook(self._enter_module)
         after = hooks.register_module_forward_hook(self._leave_module, always_call=True)
         self._hooks.callback(before.remove)
