@@ -95,7 +95,7 @@ PLAN_COLUMNS = (
     _flag(
         "compile",
         "the student is compiled by torch for its training; no evaluation is, and no ledger sees "
-        "into it: `memory` has no rows of it",
+        "into it: `memory` and `timeline` have no rows of it",
     ),
     _flag("checkpointing", "activations within the student's blocks are recomputed in backward"),
     _integer("seed", "seed of weights, data order and dropout"),
@@ -228,8 +228,8 @@ _OUTCOME_COLUMNS = (
     _text(
         "allocated_source",
         "cuda-allocator: exact, the highest of the timed steps; ledger: exact "
-        "for all that passes through dispatch, one accounting step; profiler: torch's own record "
-        "of a compiled student's accounting step",
+        "for all that passes through dispatch, one accounting step; profiler: exact, torch's own "
+        "record of the CPU allocator in a compiled student's accounting step",
         _NO_STEP,
     ),
     _integer("reserved_peak_bytes", "peak that the CUDA caching allocator held", _NO_GPU),
@@ -271,8 +271,10 @@ _OUTCOME_COLUMNS = (
     ),
     _integer(
         "unattributed_bytes",
-        "peak of the accounting step as a second source tells it, the CUDA allocator or torch's "
-        "profiler, minus the ledger's: never folded into a category",
+        "peak of the accounting step as a second source tells it, minus the ledger's: never folded "
+        "into a category. CPU: torch's profiler, so what operations take below dispatch, and "
+        "scalars. CUDA: the allocator, so also libraries' workspaces, and its rounding of each "
+        "block up to 512 bytes or more",
         _NOT_COUNTED,
     ),
     _number(
@@ -309,7 +311,8 @@ _OUTCOME_COLUMNS = (
         "flops_step",
         "floating-point operations of a step's matrix products, convolutions and attention, "
         "counted as they are dispatched (a multiplication and an addition are two); "
-        "element-wise work is not in it",
+        "element-wise work and products with a vector are not in it, what is computed again in "
+        "backward is",
         _NOT_COUNTED,
     ),
     _number(
@@ -538,8 +541,9 @@ TABLES: dict[str, tuple[Column, ...]] = {
         _KEY,
         _integer(
             "moment",
-            "from 0, in the order of the accounting step's allocations and frees; a moment that "
-            "touches no category leaves no row, and each category starts with a row at moment 0",
+            "from 0, in the order of the accounting step's allocations and frees: no time. Moment "
+            "0 is the step's start, with a row for each category that ever holds something; each "
+            "later one has one row, of the category that it changes",
         ),
         _text("part", "start, data, teacher, forward, backward or optimizer"),
         _text("category", "as in memory"),

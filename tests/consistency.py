@@ -18,7 +18,7 @@ def check_results(root):
     """Check all runs in `results/<matrix>`; returns how many there are."""
     tables = {
         name: pd.read_parquet(root / name)
-        for name in ("cells", "phases", "epochs", "steps", "samples", "memory")
+        for name in ("cells", "phases", "epochs", "steps", "samples", "memory", "timeline")
     }
     cells = tables["cells"]
     assert cells["run_key"].is_unique
@@ -31,6 +31,7 @@ def check_results(root):
         }
         _check_steps(cell, own)
         _check_attempts(cell, own)
+        _check_memory(cell, own)
         if cell["mode"] == "train":
             _check_training(cell, own)
         else:
@@ -78,6 +79,33 @@ def _check_parts(cell, timed):
             continue
         assert cell[f"step_{part}_seconds"] == pytest.approx(median(seconds), rel=1e-12)
         assert min(seconds) > 0
+
+
+def _check_memory(cell, own):
+    """The ledger's peak is its timeline's highest moment, and splits there as `memory` says."""
+    if cell["compile"] or not own["memory"]:
+        assert own["memory"] == own["timeline"] == []
+        assert pd.isna(cell["flops_step"])
+        assert cell["allocated_source"] != "ledger"
+        return
+    assert cell["flops_step"] > 0
+    live, moments = {}, {}
+    for row in own["timeline"]:
+        live[row["category"]] = row["live_bytes"]
+        moments[row["moment"]] = dict(live)
+    assert list(moments) == list(range(len(moments))), "in order, none left out"
+    first = [row["category"] for row in own["timeline"] if row["moment"] == 0]
+    assert sorted(first) == sorted(live), "each category starts with a row"
+    assert all(row["live_bytes"] >= 0 for row in own["timeline"])
+    split = {}
+    for row in own["memory"]:
+        split[row["category"]] = split.get(row["category"], 0) + row["bytes"]
+    peak = max(moments.values(), key=lambda held: sum(held.values()))
+    assert {name: size for name, size in peak.items() if size} == split
+    if cell["allocated_source"] == "ledger":
+        assert cell["allocated_peak_bytes"] == sum(split.values())
+        # scalars below dispatch, and what operations of models this small take within themselves
+        assert pd.isna(cell["unattributed_bytes"]) or 0 <= cell["unattributed_bytes"] <= 65536
 
 
 def _check_attempts(cell, own):

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from kdbench.worker import training
+from kdbench.worker.account import account_step
 from kdbench.worker.train import evaluate
 from kdbench.worker.training import parameter_bytes
 from tests.models import tiny_session
@@ -63,7 +64,7 @@ def test_it_is_compiled_once_before_the_first_step(tmp_path, traced):
 def test_no_ledger_counts_the_uncompiled_student_in_its_place(tmp_path):
     session = tiny_session(tmp_path, "student-only", "training.compile=true")
     with pytest.raises(RuntimeError, match="no ledger"):
-        session.accounted_step(next(session.draws(0)))
+        account_step(session, next(session.draws(0)))
 
 
 # Small enough that its code takes torch half a minute, where it finds none that it made before.
@@ -79,20 +80,25 @@ def test_a_compiled_cell(kdbench, tiny, tmp_path):
     assert said.code == 0, said
     tables = {
         name: pd.read_parquet(tmp_path / "results/tiny" / name)
-        for name in ("cells", "steps", "phases", "memory")
+        for name in ("cells", "steps", "phases", "memory", "timeline")
     }
     (cell,) = tables["cells"].to_dict("records")
     assert (cell["status"], cell["compile"]) == ("ok", True)
     assert cell["label"] == "student-only/small/8px/compile=true"
-    # what the ledger cannot see is missing, and what needs no ledger is there
-    assert pd.isna(cell["allocated_peak_bytes"])
-    assert pd.isna(cell["allocated_source"])
+    # what needs the ledger is missing; the peak, which does not, is there
+    assert cell["allocated_source"] == "profiler"
+    assert 3 * cell["parameter_bytes"] < cell["allocated_peak_bytes"] < 1e6
+    assert pd.isna(cell["unattributed_bytes"])
+    assert pd.isna(cell["flops_step"])
     assert tables["memory"].empty
+    assert tables["timeline"].empty
     assert cell["host_peak_bytes"] > 50e6
     assert cell["parameter_bytes"] == 4 * cell["student_parameters"]
     # the compiler's seconds are in a phase of their own: no step has them
     phases, steps = tables["phases"].set_index("phase"), tables["steps"]
-    assert sorted(phases.index) == ["compile", "measure", "setup", "setup", "warmup"]
+    assert sorted(phases.index) == [
+        *("account", "compile", "measure", "rates", "setup", "setup", "warmup")
+    ]
     assert len(steps) == cell["warmup_steps"] + cell["steps_measured"]
     assert steps["seconds"].max() < phases.loc["compile", "seconds"] / 2
     shown = kdbench("show", tmp_path / "results")

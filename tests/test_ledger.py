@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from kdbench.worker.account import account_step
 from kdbench.worker.ledger import Ledger
 from tests.models import CPU, tiny_session
 
@@ -68,7 +69,7 @@ def test_what_autograd_keeps_is_live():
 def test_the_peak_is_split_without_rest(tmp_path):
     session = tiny_session(tmp_path, "teacher-kd")
     session.timed_step(next(session.draws(0)))
-    ledger, _ = session.accounted_step(next(session.draws(1)))
+    ledger = account_step(session, next(session.draws(1))).ledger
     shares = ledger.shares()
     assert sum(share.size for share in shares) == ledger.peak_bytes()
     sizes = {}
@@ -88,7 +89,7 @@ def test_the_peak_is_split_without_rest(tmp_path):
 def test_activations_know_their_module(tmp_path):
     session = tiny_session(tmp_path, "embed-kd")
     session.timed_step(next(session.draws(0)))
-    ledger, _ = session.accounted_step(next(session.draws(1)))
+    ledger = account_step(session, next(session.draws(1))).ledger
     modules = {share.module for share in ledger.shares() if share.category == "activations"}
     assert {f"student.blocks.{n}.attention" for n in range(2)} <= modules
 
@@ -96,7 +97,7 @@ def test_activations_know_their_module(tmp_path):
 def test_embed_kd_holds_no_teacher_in_its_step(tmp_path):
     session = tiny_session(tmp_path, "embed-kd")
     session.timed_step(next(session.draws(0)))
-    ledger, _ = session.accounted_step(next(session.draws(1)))
+    ledger = account_step(session, next(session.draws(1))).ledger
     held = sum(s.size for s in ledger.shares() if s.category == "teacher")
     assert held == session.embeddings.nbytes
 
@@ -106,7 +107,7 @@ def test_more_batch_more_activations_same_parameters(tmp_path):
     for batch in (8, 16):
         session = tiny_session(tmp_path, "student-only", f"training.batch_size={batch}")
         session.timed_step(next(session.draws(0)))
-        ledger, _ = session.accounted_step(next(session.draws(1)))
+        ledger = account_step(session, next(session.draws(1))).ledger
         sizes.append(
             {
                 c: sum(s.size for s in ledger.shares() if s.category == c)
@@ -122,7 +123,7 @@ def test_the_step_under_the_ledger_computes_the_same(tmp_path):
     for accounted in (False, True):
         session = tiny_session(tmp_path, "embed-kd")
         draw = next(session.draws(0))
-        row = session.accounted_step(draw)[1] if accounted else session.timed_step(draw)[0]
+        row = account_step(session, draw).row if accounted else session.timed_step(draw)[0]
         losses.append(row["loss"])
     assert losses[0] == losses[1]
 
@@ -146,7 +147,7 @@ DEEP = ("students.small.depth=5", "students.small.patch_size=1")
 def accounted(folder, *assignments):
     session = tiny_session(folder, "student-only", *DEEP, *assignments)
     session.timed_step(next(session.draws(0)))
-    return session.accounted_step(next(session.draws(1)))[0]
+    return account_step(session, next(session.draws(1))).ledger
 
 
 def test_checkpointing_lowers_the_peak_which_is_split_without_rest(tmp_path):

@@ -244,7 +244,13 @@ def test_rows_have_the_columns_of_their_tables(summed, run):
         step(0),
         epoch(0),
         {"event": "memory", "category": "other", "module": None, "bytes": 1, "blocks": 1},
-        {"event": "timeline", "moment": 0, "part": "start", "category": "other", "live_bytes": 1},
+        {
+            "event": "timeline",
+            "moment": [0],
+            "part": ["start"],
+            "category": ["other"],
+            "live_bytes": [1],
+        },
         {"event": "unheard of", "value": 1},
         {"event": "result", "unheard_of": 1},
         DONE,
@@ -364,7 +370,8 @@ def test_results_come_in_parts(summed):
             {
                 "event": "result",
                 "ledger_peak_bytes": 1000,
-                "account_allocated_peak_bytes": None,
+                "second_peak_bytes": None,
+                "flops_step": 12,
             },
             step(0),
         )
@@ -372,8 +379,24 @@ def test_results_come_in_parts(summed):
     assert (cell["precompute_seconds"], cell["precompute_seconds_kind"]) == (3.0, "measured")
     assert (cell["parameter_bytes"], cell["student_parameters"]) == (40, 10)
     assert (cell["allocated_peak_bytes"], cell["allocated_source"]) == (1000, "ledger")
-    assert cell["unattributed_bytes"] is None, "a CPU has no second source"
+    assert cell["unattributed_bytes"] is None, "a torch without its profiler"
+    assert cell["flops_step"] == 12
     assert cell["precompute_kept_bytes"] is None
+
+
+def test_a_timeline_comes_in_columns_and_becomes_rows(summed):
+    columns = {"moment": [0, 1], "part": ["start", "data"], "category": ["inputs", "inputs"]}
+    rows = summed({"event": "timeline", **columns, "live_bytes": [8, 6]})["timeline"]
+    assert [(r["moment"], r["part"], r["live_bytes"]) for r in rows] == [
+        (0, "start", 8),
+        (1, "data", 6),
+    ]
+
+
+def test_of_a_compiled_student_torchs_profiler_is_the_source(summed):
+    cell = cell_of(summed(step(0), {"event": "result", "profiler_peak_bytes": 90}))
+    assert (cell["allocated_peak_bytes"], cell["allocated_source"]) == (90, "profiler")
+    assert (cell["unattributed_bytes"], cell["flops_step"]) == (None, None)
 
 
 def test_on_a_card_the_allocator_is_the_source(summed):
@@ -381,7 +404,7 @@ def test_on_a_card_the_allocator_is_the_source(summed):
         summed(
             step(0, allocated_peak_bytes=50, reserved_peak_bytes=90),
             step(1, allocated_peak_bytes=70, reserved_peak_bytes=80),
-            {"event": "result", "ledger_peak_bytes": 60, "account_allocated_peak_bytes": 75},
+            {"event": "result", "ledger_peak_bytes": 60, "second_peak_bytes": 75},
         )
     )
     assert (cell["allocated_peak_bytes"], cell["allocated_source"]) == (70, "cuda-allocator")

@@ -13,6 +13,7 @@ from kdbench.words import printable
 
 _SOURCES = {
     "ledger": "ledger: one accounting step, exact for all that passes through dispatch",
+    "profiler": "profiler: torch's own record of one accounting step, for a compiled student",
     "cuda-allocator": "cuda-allocator: exact, the highest of the timed steps",
     "vmhwm": "vmhwm: the kernel's exact high-water mark",
     "polled": "polled: the highest sample, a lower bound",

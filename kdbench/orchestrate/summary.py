@@ -101,6 +101,7 @@ def summarise(
         "data_storage",
         "parameter_bytes",
         "student_parameters",
+        "flops_step",
     ):
         cell[name] = result.get(name)
     cell |= _limit_columns(cell, result, rates)
@@ -110,7 +111,7 @@ def summarise(
         "steps": steps,
         "epochs": events.get("epoch", []),
         "memory": events.get("memory", []),
-        "timeline": events.get("timeline", []),
+        "timeline": [row for event in events.get("timeline", []) for row in _timeline(event)],
         "samples": list(samples),
     }
     return {table: [_columns(table, row) for row in rows[table]] for table in TABLES}
@@ -138,6 +139,13 @@ def _by_kind(events: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, An
         values = {key: value for key, value in event.items() if key != "event"}
         kinds.setdefault(str(event.get("event")), []).append(values)
     return kinds
+
+
+def _timeline(event: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Unpack a step's timeline, which is told in one event by columns: thousands of rows."""
+    names = [column.name for column in TABLES["timeline"] if column.name in event]
+    columns = [event[name] for name in names]
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
 def _columns(table: str, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -252,10 +260,11 @@ def _memory_columns(
     elif result.get("ledger_peak_bytes") is not None:
         columns["allocated_peak_bytes"] = result["ledger_peak_bytes"]
         columns["allocated_source"] = "ledger"
-    if result.get("account_allocated_peak_bytes") is not None:
-        columns["unattributed_bytes"] = (
-            result["account_allocated_peak_bytes"] - result["ledger_peak_bytes"]
-        )
+    elif result.get("profiler_peak_bytes") is not None:
+        columns["allocated_peak_bytes"] = result["profiler_peak_bytes"]
+        columns["allocated_source"] = "profiler"
+    if result.get("second_peak_bytes") is not None:
+        columns["unattributed_bytes"] = result["second_peak_bytes"] - result["ledger_peak_bytes"]
     process = highest(samples, "process_bytes", windows)
     device, idle = highest(samples, "device_bytes", windows), baseline(samples, "device_bytes")
     if process is not None:

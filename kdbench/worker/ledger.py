@@ -7,13 +7,16 @@ from collections import defaultdict
 from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+# What comes before the step's first part; what is adopted then is live all the time until it goes.
+START = "start"
 
 # What a storage is for, by the part of the step that made it. Gradients of parameters and the
 # optimizer's state are told apart afterwards, by who holds them.
@@ -33,6 +36,24 @@ class Block:
     size: int
     category: str
     module: str | None
+
+
+class Event(NamedTuple):
+    """A storage that came, went or was resized: its bytes, gained or lost."""
+
+    block: Block
+    change: int
+    #: the part of the step that it happened in
+    part: str
+
+
+class Change(NamedTuple):
+    """An event, told for itself."""
+
+    part: str
+    category: str
+    #: bytes gained or lost
+    size: int
 
 
 @dataclass(frozen=True)
@@ -65,12 +86,12 @@ class Ledger(TorchDispatchMode):
     def __init__(self, device: torch.device) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._device = device.type
-        self._part = ""
+        self._part = START
         self._module: list[str] = []
         self._names: dict[int, str] = {}
         self._live: dict[int, Block] = {}
-        # (block, bytes gained or lost), in order
-        self._events: list[tuple[Block, int]] = []
+        self._events: list[Event] = []
+        self._over = False
         self._hooks = ExitStack()
 
     def mark(self, part: str) -> None:
@@ -78,7 +99,10 @@ class Ledger(TorchDispatchMode):
         self._part = part
 
     def adopt(self, tensors: Iterable[Tensor], category: str, module: str | None = None) -> None:
-        """Count tensors that exist already, or name those that were seen being made."""
+        """Count tensors that exist already, or name those that were seen being made.
+
+        After the step it only names: what went past dispatch unseen shows as unattributed.
+        """
         for tensor in tensors:
             block = self._see(tensor)
             if block is not None:
@@ -101,6 +125,8 @@ class Ledger(TorchDispatchMode):
 
     def __enter__(self) -> Self:
         """Watch dispatch, and the modules' forward passes."""
+        if self._part == START:  # whoever marks nothing has one part
+            self._part = "data"
         before = hooks.register_module_forward_pre_hook(self._enter_module)
         after = hooks.register_module_forward_hook(self._leave_module, always_call=True)
         self._hooks.callback(before.remove)
@@ -109,8 +135,9 @@ class Ledger(TorchDispatchMode):
         return self
 
     def __exit__(self, *reason: object) -> None:
-        """Stop watching; frees of what was seen are still counted until the peak is asked for."""
+        """Stop watching: what is freed from now on is no part of the step, but names still are."""
         super().__exit__(*reason)  # type: ignore[no-untyped-call]
+        self._over = True
         self._hooks.close()
 
     def __torch_dispatch__(
@@ -127,6 +154,10 @@ class Ledger(TorchDispatchMode):
                 self._see(leaf)
         return result
 
+    def changes(self) -> list[Change]:
+        """Every event in order, each storage under the category that it had in the end."""
+        return [Change(part, block.category, size) for block, size, part in self._events]
+
     def peak_bytes(self) -> int:
         """Most bytes that were live at once."""
         return self._peak()[1]
@@ -135,7 +166,7 @@ class Ledger(TorchDispatchMode):
         """Split the live bytes at the peak by category and module, largest first."""
         end, _ = self._peak()
         held: dict[int, tuple[Block, int]] = {}
-        for block, change in self._events[:end]:
+        for block, change, _ in self._events[:end]:
             held[id(block)] = (block, held.get(id(block), (block, 0))[1] + change)
         totals: dict[tuple[str, str | None], list[int]] = defaultdict(lambda: [0, 0])
         for block, size in held.values():
@@ -149,8 +180,8 @@ class Ledger(TorchDispatchMode):
     def _peak(self) -> tuple[int, int]:
         """How many events lead to the peak, and the bytes live then."""
         live = highest = end = 0
-        for count, (_, change) in enumerate(self._events, start=1):
-            live += change
+        for count, event in enumerate(self._events, start=1):
+            live += event.change
             if live > highest:
                 highest, end = live, count
         return end, highest
@@ -165,17 +196,17 @@ class Ledger(TorchDispatchMode):
         key, size = storage._cdata, storage.nbytes()
         block = self._live.get(key)
         if block is None:
-            if not size:
+            if not size or self._over:
                 return None
             module = self._module[-1] if self._module else None
             block = Block(size, self._category(), module)
             self._live[key] = block
-            self._events.append((block, size))
+            self._events.append(Event(block, size, self._part))
             # torch keeps one Python object per storage as long as the storage lives, so this
             # fires when the memory is given back, and not before.
             weakref.finalize(storage, self._free, key, block).atexit = False
-        elif size != block.size:  # resized in place
-            self._events.append((block, size - block.size))
+        elif size != block.size and not self._over:  # resized in place
+            self._events.append(Event(block, size - block.size, self._part))
             block.size = size
         return block
 
@@ -188,7 +219,8 @@ class Ledger(TorchDispatchMode):
     def _free(self, key: int, block: Block) -> None:
         if self._live.get(key) is block:
             del self._live[key]
-        self._events.append((block, -block.size))
+        if not self._over:
+            self._events.append(Event(block, -block.size, self._part))
 
     def _enter_module(self, module: nn.Module, _args: object) -> None:
         self._module.append(self._names.get(id(module), type(module).__name__))

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from kdbench.cell import CellRun
+from kdbench.worker.account import account_step, profiled_peak
 from kdbench.worker.augment import Draw
 from kdbench.worker.data import load_data
 from kdbench.worker.events import Events
@@ -19,6 +20,7 @@ from kdbench.worker.probes import Probes
 from kdbench.worker.profile import profile
 from kdbench.worker.rates import measure_rates
 from kdbench.worker.resume import Checkpoints
+from kdbench.worker.timeline import timeline
 from kdbench.worker.train import emit_step, train
 from kdbench.worker.training import Session, build_session, parameter_bytes
 
@@ -120,20 +122,33 @@ def _release(device: torch.device) -> None:
 
 
 def _account(session: Session, events: Events, draw: Draw) -> None:
-    """Run the accounting step: after all that is timed or trained, so it disturbs neither.
-
-    A compiled student has none: torch would run it uncompiled there, and count that.
-    """
+    """Run the accounting step: after all that is timed or trained, so it disturbs neither."""
     if session.cell.training.compile:
+        _account_compiled(session, events, draw)
         return
     with events.phase("account", session.probes) as phase:
-        ledger, row = session.accounted_step(draw)
-        emit_step(events, row, "account", 0)
+        account = account_step(session, draw)
+        emit_step(events, account.row, "account", 0)
         phase["units"] = 1
-    for share in ledger.shares():
+    for share in account.ledger.shares():
         events.emit("memory", **share.row())
+    events.emit("timeline", **timeline(account.ledger.changes()))
     events.emit(
         "result",
-        ledger_peak_bytes=ledger.peak_bytes(),
-        account_allocated_peak_bytes=row["allocated_peak_bytes"],
+        ledger_peak_bytes=account.ledger.peak_bytes(),
+        second_peak_bytes=account.second_peak_bytes,
+        flops_step=account.flops,
     )
+
+
+def _account_compiled(session: Session, events: Events, draw: Draw) -> None:
+    """Have torch's profiler tell a compiled step's peak; a card's allocator has told it already.
+
+    torch would run the student uncompiled under a ledger, and count that.
+    """
+    if session.device.type != "cpu":
+        return
+    with events.phase("account", session.probes) as phase:
+        peak = profiled_peak(session, draw)
+        phase["units"] = 1
+    events.emit("result", profiler_peak_bytes=peak)

@@ -16,8 +16,8 @@ from kdbench.worker.augment import Draw, epoch_draws, make_batch
 from kdbench.worker.clock import StepClock, step_clock
 from kdbench.worker.compiled import compile_lazily, compile_now, eagerly
 from kdbench.worker.data import DataSet
-from kdbench.worker.ledger import Ledger
 from kdbench.worker.methods import Batch, Forward, Mark, Parts, StepResult, build_forward
+from kdbench.worker.oracle import storage_bytes
 from kdbench.worker.precision import autocast, make_scaler, set_precision
 from kdbench.worker.probes import Probes
 from kdbench.worker.student import Student
@@ -129,54 +129,6 @@ class Session:
         row = {**self.clock.stop(), **self.probes.step_peaks(), "loss": float(result.loss)}
         return row, result, batch
 
-    def accounted_step(self, draw: Draw) -> tuple[Ledger, dict[str, Any]]:
-        """Run one step under the ledger; its time means nothing.
-
-        Raises:
-            RuntimeError: the student is compiled. torch runs no compiled code under a ledger, so
-                the figures would be those of another student.
-        """
-        if self.cell.training.compile:
-            raise RuntimeError("no ledger sees into a compiled student")
-        ledger = Ledger(self.device)
-        ledger.adopt_module(self.student, "parameters", prefix="student")
-        if self.teacher is not None:
-            ledger.adopt_module(self.teacher, "teacher", prefix="teacher")
-        if self.embeddings is not None:
-            name = self.cell.declared.teacher.replace("-", "_")
-            ledger.adopt([self.embeddings], "teacher", name)
-        ledger.adopt(self.data.tensors(), "inputs", "data")
-        ledger.adopt(draw.tensors(), "inputs")
-        self._adopt_state(ledger)
-        ledger.adopt_gradients(self.student)
-
-        def mark(part: str) -> None:
-            if part == "optimizer":  # before the optimizer's own temporaries
-                ledger.adopt_gradients(self.student)
-            ledger.mark(part)
-
-        self.probes.start_step()
-        started = monotonic_ns()
-        with ledger:
-            result, _ = self.step(draw, mark)
-        self.probes.synchronize()
-        row = {
-            "started_ns": started,
-            "seconds": None,  # slowed by the ledger: no figure of anything
-            **self.probes.step_peaks(),
-            "loss": float(result.loss),
-        }
-        self._adopt_state(ledger)
-        return ledger, row
-
-    def _adopt_state(self, ledger: Ledger) -> None:
-        for state in self.optimizer.state.values():
-            ledger.adopt(
-                (v for v in state.values() if isinstance(v, torch.Tensor)),
-                "optimizer_state",
-                "optimizer",
-            )
-
     def _teacher_size(self) -> int | None:
         return self.cell.teacher.image_size if self.teacher and self.cell.teacher else None
 
@@ -250,10 +202,9 @@ def _of_images(embeddings: torch.Tensor, draw: Draw) -> torch.Tensor:
 
 def parameter_bytes(*modules: nn.Module | None) -> int:
     """Bytes of parameters and buffers, shared ones counted once."""
-    held = {
-        tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes()
+    return storage_bytes(
+        tensor
         for module in modules
         if module is not None
         for tensor in [*module.parameters(), *module.buffers()]
-    }
-    return sum(held.values())
+    )

@@ -1,0 +1,124 @@
+"""The accounting step: one un-timed step that tells where its memory goes, and how much it does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from time import monotonic_ns
+from typing import Any
+
+import torch
+
+from kdbench.worker.augment import Draw
+from kdbench.worker.flops import FlopCounter
+from kdbench.worker.ledger import Ledger
+from kdbench.worker.oracle import HostRecord, renew_gradients, storage_bytes
+from kdbench.worker.training import Session
+
+
+@dataclass(frozen=True)
+class Account:
+    """What an accounting step found."""
+
+    ledger: Ledger
+    #: the step's row, without a time: the ledger slows it
+    row: dict[str, Any]
+    #: floating-point operations of its matrix products, convolutions and attention
+    flops: int
+    #: the step's peak by a source that shares nothing with the ledger: torch's profiler on a CPU,
+    #: the allocator on CUDA, which rounds each block up to 512 B; None: there is none
+    second_peak_bytes: int | None
+
+
+def account_step(session: Session, draw: Draw) -> Account:
+    """Run one step under the ledger, and beside it under torch's own record of memory.
+
+    Raises:
+        RuntimeError: the student is compiled. torch runs no compiled code under a ledger, so
+            the figures would be those of another student.
+    """
+    if session.cell.training.compile:
+        raise RuntimeError("no ledger sees into a compiled student")
+    ledger, flops, record = Ledger(session.device), FlopCounter(), HostRecord(session.device)
+
+    def mark(part: str) -> None:
+        if part == "optimizer":  # before the optimizer's own temporaries
+            ledger.adopt_gradients(session.student)
+        ledger.mark(part)
+
+    with record:
+        renew_gradients(session.student)
+        _adopt(session, draw, ledger)
+        before = _held_bytes(session, draw)
+        session.probes.start_step()
+        started = monotonic_ns()
+        record.begin()
+        with flops, ledger:
+            result, _ = session.step(draw, mark)
+        session.probes.synchronize()
+        peaks = session.probes.step_peaks()
+    _adopt_state(session, ledger)
+    growth = record.growth_bytes()
+    on_host = None if growth is None else before + growth
+    return Account(
+        ledger=ledger,
+        row={"started_ns": started, "seconds": None, **peaks, "loss": float(result.loss)},
+        flops=flops.count,
+        second_peak_bytes=on_host
+        if session.device.type == "cpu"
+        else peaks["allocated_peak_bytes"],
+    )
+
+
+def profiled_peak(session: Session, draw: Draw) -> int | None:
+    """Run one step on a CPU as it is, compiled or not; its peak as torch's profiler tells it.
+
+    Returns:
+        Bytes; None where this torch has no profiler.
+    """
+    with HostRecord(session.device) as record:
+        renew_gradients(session.student)
+        before = _held_bytes(session, draw)
+        record.begin()
+        session.step(draw)
+    growth = record.growth_bytes()
+    return None if growth is None else before + growth
+
+
+def _adopt(session: Session, draw: Draw, ledger: Ledger) -> None:
+    """Name to the ledger all that the step finds there."""
+    ledger.adopt_module(session.student, "parameters", prefix="student")
+    if session.teacher is not None:
+        ledger.adopt_module(session.teacher, "teacher", prefix="teacher")
+    if session.embeddings is not None:
+        name = session.cell.declared.teacher.replace("-", "_")
+        ledger.adopt([session.embeddings], "teacher", name)
+    ledger.adopt(session.data.tensors(), "inputs", "data")
+    ledger.adopt(draw.tensors(), "inputs")
+    _adopt_state(session, ledger)
+    ledger.adopt_gradients(session.student)
+
+
+def _adopt_state(session: Session, ledger: Ledger) -> None:
+    ledger.adopt(_optimizer_state(session), "optimizer_state", "optimizer")
+
+
+def _optimizer_state(session: Session) -> Iterator[torch.Tensor]:
+    for state in session.optimizer.state.values():
+        yield from (v for v in state.values() if isinstance(v, torch.Tensor))
+
+
+def _held_bytes(session: Session, draw: Draw) -> int:
+    """Bytes on the CPU that a training holds between two steps: found anew, not by the ledger."""
+    student, teacher = session.student, session.teacher
+    tensors = [
+        *student.parameters(),
+        *student.buffers(),
+        *(p.grad for p in student.parameters() if p.grad is not None),
+        *([] if teacher is None else [*teacher.parameters(), *teacher.buffers()]),
+        *([] if session.embeddings is None else [session.embeddings]),
+        *session.data.tensors(),
+        *draw.tensors(),
+        *_optimizer_state(session),
+    ]
+    return storage_bytes(tensor for tensor in tensors if tensor.device.type == "cpu")

@@ -1,0 +1,156 @@
+"""What the ledger is held against: torch's own records of memory, which share no code with it.
+
+On a CPU the profiler tells of every block that torch's allocator gives and takes back, also of
+those below dispatch. On CUDA the caching allocator keeps a history of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol, Self, cast
+
+import torch
+from torch import Tensor
+from torch.autograd import profiler
+
+_BEGIN = "kdbench.step"
+_MEMORY = "[memory]"
+
+
+class ProfilerEvent(Protocol):
+    """What is read of an event of torch's profiler."""
+
+    def name(self) -> str:
+        """Return the operation's name; memory's events have one of their own."""
+
+    def start_ns(self) -> int:
+        """Return when it was, in nanoseconds."""
+
+    def nbytes(self) -> int:
+        """Return the bytes gained, or lost where negative."""
+
+    def device_type(self) -> Any:  # noqa: ANN401 - torch's own enumeration
+        """Return whose memory it is."""
+
+
+class HostRecord:
+    """Records the CPU memory that this thread takes and gives back while it is entered.
+
+    torch does not tell when a block goes that was there before its profiler ran first. So what
+    will be freed in a step is to be taken anew under the record; then call `begin`, and count
+    from there.
+
+    Args:
+        device: whose steps it is for; off the CPU it records nothing.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._wanted = device.type == "cpu"
+        self._profile: profiler.profile | None = None
+
+    def __enter__(self) -> Self:
+        """Start torch's profiler; a torch that was built without it records nothing."""
+        if self._wanted and torch.profiler.kineto_available():
+            self._profile = profiler.profile(use_kineto=True, profile_memory=True)
+            self._profile.__enter__()
+        return self
+
+    def begin(self) -> None:
+        """Mark where the step begins."""
+        if self._profile is None:
+            return
+        with profiler.record_function(_BEGIN):
+            pass
+
+    def __exit__(self, *reason: object) -> None:
+        """Stop the profiler."""
+        if self._profile is not None:
+            self._profile.__exit__(*reason)
+
+    def growth_bytes(self) -> int | None:
+        """Most bytes at once beyond those at `begin`; None where nothing was recorded."""
+        found = self._profile and self._profile.kineto_results
+        if not found:
+            return None
+        # torch's own types leave out `nbytes`
+        return peak_growth(host_changes(cast("Sequence[ProfilerEvent]", found.events())))
+
+
+def host_changes(events: Sequence[ProfilerEvent]) -> list[int]:
+    """Find the bytes that the CPU's memory gained or lost, in order, from the step's begin on.
+
+    Args:
+        events: the raw events of one thread's record, which holds the mark that `begin` leaves.
+    """
+    (begun,) = (event.start_ns() for event in events if event.name() == _BEGIN)
+    found = [
+        (event.start_ns(), event.nbytes())
+        for event in events
+        if event.name() == _MEMORY and event.device_type() == torch.profiler.DeviceType.CPU
+    ]
+    # Of one thread, and its clock only goes forward: events of one nanosecond stay as they came.
+    return [size for when, size in sorted(found, key=lambda pair: pair[0]) if when >= begun]
+
+
+def peak_growth(changes: Iterable[int]) -> int:
+    """Return the highest sum that such changes come to from 0 on; never less than 0."""
+    live = highest = 0
+    for change in changes:
+        live += change
+        highest = max(highest, live)
+    return highest
+
+
+def storage_bytes(tensors: Iterable[Tensor]) -> int:
+    """Bytes of the storages behind tensors, those that several share counted once."""
+    held = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in tensors}
+    return sum(held.values())
+
+
+def renew_gradients(module: torch.nn.Module) -> None:
+    """Put each gradient into new memory, so that a record that runs will see it go."""
+    for parameter in module.parameters():
+        if parameter.grad is not None:
+            parameter.grad = parameter.grad.clone()
+
+
+def cuda_blocks(snapshot: Mapping[str, Any], device: int) -> dict[int, int]:
+    """Find what the CUDA allocator had handed out: bytes asked for, by address.
+
+    Args:
+        snapshot: as `torch.cuda.memory._snapshot()` returns it.
+        device: the card's index.
+    """
+    return {
+        block["address"]: block["requested_size"]
+        for segment in snapshot["segments"]
+        if segment["device"] == device
+        for block in segment["blocks"]
+        if block["state"] == "active_allocated"
+    }
+
+
+def cuda_peak(blocks: Mapping[int, int], trace: Iterable[Mapping[str, Any]]) -> int:
+    """Replay a history of the CUDA allocator; returns the most bytes asked for at once.
+
+    Args:
+        blocks: what was live when the history began, as `cuda_blocks` finds it.
+        trace: the card's entry of a later snapshot's `device_traces`: mappings with `action`,
+            `addr` and `size`. Sizes are those asked for, which the allocator rounds up to 512 B;
+            a block counts as gone when it is given back, not when its stream is done with it.
+
+    Raises:
+        ValueError: a block is freed that was not live: the history is not whole.
+    """
+    live = dict(blocks)
+    now = highest = sum(live.values())
+    for entry in trace:
+        if entry["action"] == "alloc":
+            live[entry["addr"]] = entry["size"]
+            now += entry["size"]
+            highest = max(highest, now)
+        elif entry["action"] == "free_requested":
+            if entry["addr"] not in live:
+                raise ValueError(f"a block is freed that was never live: {entry['addr']:#x}")
+            now -= live.pop(entry["addr"])
+    return highest
