@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator
 from kdbench.method import Method, find_method
 
 Mode = Literal["profile", "train"]
+Launch = Literal["spawn", "fork"]
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 Attention = Literal["eager", "sdpa"]
 Loss = Literal["paper", "published-code"]
@@ -262,7 +263,7 @@ class CellRun(Frozen):
     device: str
     threads: PositiveInt | None
     budget: Budget
-    launch: Literal["spawn"] = "spawn"
+    launch: Launch = "spawn"
     source: Literal["measured"] = "measured"
 
     def run_key(self, *, worker_digest: str, environment: dict[str, str | None]) -> str:

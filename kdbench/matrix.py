@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from kdbench.cell import Budget, Cell, CellRun, Mode
+from kdbench.cell import Budget, Cell, CellRun, Launch, Mode
 from kdbench.document import Document, read_document, with_assignments, with_preset
 from kdbench.errors import InputError
 from kdbench.only import Only
@@ -26,6 +27,7 @@ class Matrix:
     seeds: tuple[int, ...]
     repeats: int
     threads: int | None
+    launch: Launch
     budget: Budget
     cells: tuple[Cell, ...]
     only: tuple[Only, ...] = ()
@@ -44,6 +46,7 @@ class Matrix:
                 repeat=repeat,
                 device=device,
                 threads=self.threads,
+                launch=self.launch,
                 budget=self.budget,
             )
             for repeat, seed, cell in itertools.product(range(self.repeats), self.seeds, self.cells)
@@ -79,6 +82,7 @@ def load_matrix(
         _parsed(with_preset(document, other, where=where), where=where, origin=f"preset {other!r}")
     chosen = with_assignments(with_preset(document, preset, where=where), assignments)
     file = _parsed(chosen, where=where, origin=f"preset {preset!r}" if preset else None)
+    _check_launch(file.launch, where)
     name = file.name or _name_from(where)
     matrix = Matrix(
         name=name,
@@ -87,6 +91,7 @@ def load_matrix(
         seeds=file.seeds,
         repeats=file.repeats,
         threads=file.threads,
+        launch=file.launch,
         budget=file.budget,
         cells=tuple(resolve_cells(name, file, chosen, where)),
     )
@@ -96,6 +101,18 @@ def load_matrix(
     matrix = replace(matrix, only=tuple(Only.parse(text, columns) for text in only))
     matrix.runs()  # so that a wrong filter is told here
     return matrix
+
+
+def _check_launch(launch: Launch, where: Path) -> None:
+    # Elsewhere a child cannot be made to end with its parent, and macOS's system libraries do not
+    # survive a fork.
+    if launch == "fork" and platform.system() != "Linux":
+        raise InputError(
+            f"a fork needs Linux, found {platform.system()}",
+            where=where,
+            key="launch",
+            hint='use "spawn", the default',
+        )
 
 
 def _name_from(path: Path) -> str:

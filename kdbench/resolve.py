@@ -13,6 +13,7 @@ from kdbench.cell import (
     Cell,
     Data,
     Frozen,
+    Launch,
     Mode,
     Name,
     Seed,
@@ -37,6 +38,7 @@ class MatrixFile(Frozen):
     seeds: Annotated[tuple[Seed, ...], Field(strict=False, min_length=1)] = (0,)
     repeats: Annotated[int, Field(ge=1, le=100_000)] = 1
     threads: Annotated[int, Field(ge=1, le=65536)] | None = None
+    launch: Launch = "spawn"
     axes: dict[str, Any]
     exclude: Annotated[tuple[dict[str, Any], ...], Field(strict=False)] = ()
     include: Annotated[tuple[dict[str, Any], ...], Field(strict=False)] = ()

@@ -1,21 +1,20 @@
-"""One subprocess per job: started with a chosen environment, waited for, and always ended."""
+"""One process per job: started with a chosen environment, waited for, and always ended."""
 
 from __future__ import annotations
 
 import json
 import os
-import select
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from kdbench.cell import CellRun
+from kdbench.orchestrate.child import Child, Spawned, Start
 from kdbench.orchestrate.spool import EventTail
 
 # What a worker may know of the runner's environment: enough to find its libraries, devices and
@@ -87,6 +86,8 @@ class Outcome:
     interrupted: bool
     wall_seconds: float
     events: tuple[dict[str, Any], ...]
+    #: why `returncode` says nothing of the job; None: it does
+    problem: str | None = None
 
 
 def launch(
@@ -100,9 +101,10 @@ def launch(
     on_start: Callable[[int], None],
     on_tick: Callable[[Iterable[dict[str, Any]]], None],
     checkpoints: Path | None = None,
+    start: Start | None = None,
     rates: bool = False,
 ) -> Outcome:
-    """Run one job in a fresh process and wait for it.
+    """Run one job in a process of its own and wait for it.
 
     Args:
         task: measure a cell, or fit its teacher.
@@ -114,7 +116,11 @@ def launch(
         on_start: told the process's id.
         on_tick: told the new events, a few times a second.
         checkpoints: folder of the run's checkpoints; None: it neither reads nor writes any.
+        start: starts the process; None: a fresh one.
         rates: have it measure what the device reaches at best as well.
+
+    Raises:
+        WorkerError: it could not be started.
     """
     job = {
         "task": task,
@@ -129,39 +135,41 @@ def launch(
     tail, events = EventTail(spool / "events.jsonl"), []
     started, interrupted = time.monotonic(), False
     deadline = started + run.budget.timeout_seconds
-    with log.open("ab") as output:
-        child = subprocess.Popen(
-            [sys.executable, "-P", "-m", "kdbench.worker", str(spool / "job.json")],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=worker_environment(os.environ, network=uses_hub(run)),
-            # its own process group: Ctrl-C reaches the runner alone, and a kill reaches them all
-            start_new_session=True,
-        )
-        try:
-            on_start(child.pid)
-            while not _wait(child, _TICK_SECONDS) and time.monotonic() < deadline:
-                new = tail.read()
-                events += new
-                on_tick(new)
-        except KeyboardInterrupt:
-            interrupted = True
-        finally:
-            timed_out = child.poll() is None and not interrupted
-            _end(child)
+    child = (start or spawn(run))(spool / "job.json", log)
+    try:
+        on_start(child.pid)
+        while not child.wait(_TICK_SECONDS) and time.monotonic() < deadline:
+            new = tail.read()
+            events += new
+            on_tick(new)
+    except KeyboardInterrupt:
+        interrupted = True
+    finally:
+        timed_out = child.poll() is None and not interrupted
+        _end(child)
     new = tail.read()
     try:
         on_tick(new)
     except KeyboardInterrupt:
         interrupted = True
     return Outcome(
-        returncode=child.returncode,
+        returncode=child.reap(),
         timed_out=timed_out,
         interrupted=interrupted,
         wall_seconds=time.monotonic() - started,
         events=(*events, *new),
+        problem=child.problem,
     )
+
+
+def spawn(run: CellRun) -> Start:
+    """Return what starts a run in a fresh process."""
+    return partial(Spawned, environment=environment_of(run))
+
+
+def environment_of(run: CellRun) -> dict[str, str]:
+    """Return what the process of a run sees of this one's environment."""
+    return worker_environment(os.environ, network=uses_hub(run))
 
 
 def worker_environment(environment: Mapping[str, str], *, network: bool) -> dict[str, str]:
@@ -203,24 +211,7 @@ def uses_hub(run: CellRun) -> bool:
     return any(name is not None and not Path(name).exists() for name in names)
 
 
-def _wait(child: subprocess.Popen[bytes], seconds: float) -> bool:
-    """Wait for a child without busy-waiting beside what it measures; whether it has ended."""
-    if hasattr(os, "pidfd_open"):
-        try:
-            descriptor = os.pidfd_open(child.pid)
-        except OSError:  # a kernel without it, or a sandbox that forbids it
-            descriptor = -1
-        if descriptor >= 0:
-            try:
-                select.select([descriptor], [], [], seconds)
-            finally:
-                os.close(descriptor)
-            return child.poll() is not None
-    time.sleep(seconds)
-    return child.poll() is not None
-
-
-def _end(child: subprocess.Popen[bytes]) -> None:
+def _end(child: Child) -> None:
     """Interrupt, terminate, kill: the whole group, each a little later than the one before."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
         if child.poll() is not None:
@@ -230,8 +221,8 @@ def _end(child: subprocess.Popen[bytes]) -> None:
         deadline = time.monotonic() + _GRACE_SECONDS
         while child.poll() is None and time.monotonic() < deadline:
             with suppress(KeyboardInterrupt):
-                _wait(child, 0.1)
-    child.wait()
+                child.wait(0.1)
+    child.reap()
     # whatever the worker itself started goes with it
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(child.pid, signal.SIGKILL)

@@ -10,9 +10,10 @@ from typing import Any
 
 from kdbench.cell import CellRun, digest
 from kdbench.environment import cache_folder, collect_environment, decisive
-from kdbench.errors import InputError, did_you_mean, quoted
+from kdbench.errors import InputError, WorkerError, did_you_mean, quoted
 from kdbench.fingerprint import worker_digest
 from kdbench.matrix import Matrix
+from kdbench.orchestrate.forked import WarmProcesses
 from kdbench.orchestrate.host import busy_note
 from kdbench.orchestrate.launcher import Outcome, launch
 from kdbench.orchestrate.probe import ResolvedDevice
@@ -89,6 +90,7 @@ class _Runner:
         self._device = device
         self._progress = progress
         self._cache = cache_folder()
+        self._warm = WarmProcesses()
         # by precision: what the device reaches at best, measured by this run's first cell of it
         self._rates: dict[str, dict[str, Any]] = {}
         gpu = device.gpu
@@ -139,6 +141,7 @@ class _Runner:
         try:
             self._run_all(todo, known, tally, fresh=fresh)
         finally:
+            self._warm.close()
             self._progress.finish()
         return tally
 
@@ -174,25 +177,8 @@ class _Runner:
         self, key: str, run: CellRun, problem: str | None, *, replaces: bool
     ) -> tuple[str, bool]:
         """Run and commit one cell; returns its status, and whether the user asked to stop."""
-        started_at = datetime.now(UTC)
         self._progress.cell_started(run)
-        stopped = False
-        if problem is not None:
-            rows: Rows = failed_rows(
-                run, error=problem, environment=self._environment, started_at=started_at
-            )
-        else:
-            outcome, samples = self._measure(key, run)
-            stopped = outcome.interrupted
-            rows = summarise(
-                run,
-                outcome,
-                samples=samples,
-                environment=self._environment,
-                started_at=started_at,
-                log=self._store.log(key),
-                rates=self._rates.get(run.cell.training.precision, {}),
-            )
+        rows, stopped = self._rows(key, run, problem)
         if replaces:  # only now: until there is something new, the old stays
             self._store.supersede(key)
         self._store.commit(key, rows)
@@ -202,11 +188,37 @@ class _Runner:
         self._progress.cell_finished(cell)
         return str(cell["status"]), stopped
 
+    def _rows(self, key: str, run: CellRun, problem: str | None) -> tuple[Rows, bool]:
+        """Measure a cell unless it has a problem already; also whether the user asked to stop."""
+        started_at = datetime.now(UTC)
+        if problem is None:
+            try:
+                outcome, samples = self._measure(key, run)
+            except WorkerError as error:  # its process could not be started
+                problem = str(error)
+        if problem is not None:
+            rows = failed_rows(
+                run, error=problem, environment=self._environment, started_at=started_at
+            )
+            return rows, False
+        rows = summarise(
+            run,
+            outcome,
+            samples=samples,
+            environment=self._environment,
+            started_at=started_at,
+            log=self._store.log(key),
+            rates=self._rates.get(run.cell.training.precision, {}),
+        )
+        return rows, outcome.interrupted
+
     def _measure(self, key: str, run: CellRun) -> tuple[Outcome, list[dict[str, Any]]]:
         spool, log = self._store.spool(key), self._store.log(key)
         checkpoints = self._store.checkpoints(key) if _keeps_checkpoints(run) else None
         if checkpoints is None or not checkpoints.exists():
             log.unlink(missing_ok=True)  # the log is of the run whose rows these are
+        # warm before the sampler starts: what that takes is no part of the cell
+        start = self._warm.starter(run, log) if run.launch == "fork" else None
         path, gpu = spool / "samples.jsonl", self._device.gpu
         precision = run.cell.training.precision
         sampler = SamplerProcess(path, gpu_uuid=gpu.uuid if gpu else None)
@@ -225,6 +237,7 @@ class _Runner:
                 on_start=sampler.watch,
                 on_tick=tick,
                 checkpoints=checkpoints,
+                start=start,
                 rates=precision not in self._rates,
             )
         finally:

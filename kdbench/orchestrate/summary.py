@@ -158,6 +158,8 @@ def _status(
     told = events.get("end", [])
     if told:
         return str(told[-1]["status"]), told[-1].get("error")
+    if outcome.problem is not None:
+        return "failed", outcome.problem
     if outcome.interrupted:
         return "interrupted", "stopped by the user"
     if outcome.timed_out:
