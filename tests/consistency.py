@@ -4,6 +4,7 @@ For any folder that a test has made: `check_results(root)`.
 """
 
 import math
+from itertools import pairwise
 from statistics import median
 
 import pandas as pd
@@ -32,6 +33,7 @@ def check_results(root):
         _check_steps(cell, own)
         _check_attempts(cell, own)
         _check_memory(cell, own)
+        _check_sampled(cell, own)
         if cell["mode"] == "train":
             _check_training(cell, own)
         else:
@@ -106,6 +108,25 @@ def _check_memory(cell, own):
         assert cell["allocated_peak_bytes"] == sum(split.values())
         # scalars below dispatch, and what operations of models this small take within themselves
         assert pd.isna(cell["unattributed_bytes"]) or 0 <= cell["unattributed_bytes"] <= 65536
+
+
+def _check_sampled(cell, own):
+    """What is sampled is taken on both sides of the worker, and never exceeds what is exact."""
+    contended = not pd.isna(cell["contended"]) and bool(cell["contended"])
+    assert pd.isna(cell["contention"]) != contended
+    if not pd.isna(cell["precompute_reused"]) and cell["precompute_reused"]:
+        assert pd.isna(cell["precompute_joules"])
+    assert pd.isna(cell["energy_training_joules"]) == pd.isna(cell["energy_training_kind"])
+    times = [row["monotonic_ns"] for row in own["samples"]]
+    if len(times) < 2:
+        assert pd.isna(cell["sample_seconds_median"])
+        return
+    assert times == sorted(times)
+    gaps = [(after - before) / 1e9 for before, after in pairwise(times)]
+    assert cell["sample_seconds_median"] == pytest.approx(median(gaps))
+    assert cell["sample_seconds_max"] == pytest.approx(max(gaps))
+    assert pd.isna(own["samples"][0]["host_bytes"]), "before the worker started"
+    assert pd.isna(own["samples"][-1]["host_bytes"]), "after it ended"
 
 
 def _check_attempts(cell, own):

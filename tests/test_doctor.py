@@ -17,7 +17,7 @@ from kdbench.orchestrate import probe as probing
 from kdbench.orchestrate.doctor import examine, render
 from kdbench.orchestrate.probe import ResolvedDevice, probe_torch, resolve_device
 from kdbench.schema import TABLES
-from tests.fake_nvml.fixtures import GIB, OTHER_UUID, UUID, card, fake_nvml  # noqa: F401
+from tests.fake_nvml.fixtures import GIB, MIG_UUID, OTHER_UUID, UUID, card, fake_nvml  # noqa: F401
 
 # ruff: noqa: F811 - fixtures are imported, since conftest.py is shared
 
@@ -48,8 +48,8 @@ def found(report):
     return {finding.name: finding for finding in report.findings}
 
 
-def look(torch=ONE_CARD, results=None):
-    report = examine(results, probe=lambda: torch, reaches=lambda _: None)
+def look(torch=ONE_CARD, results=None, root=Path("/")):
+    report = examine(results, probe=lambda: torch, reaches=lambda _: None, root=root)
     return found(report)
 
 
@@ -87,7 +87,7 @@ def test_an_ordinary_card_lacks_nothing_but_polled_peaks_are_lower_bounds(fake_n
     [
         ({"processes": {"7": 0}}, "per process", {"process_peak_bytes", "process_bytes"}),
         ({"processes": {"7": None}}, "per process", {"process_peak_bytes"}),
-        ({"processes": None}, "per process", {"process_peak_bytes", "process_source"}),
+        ({"processes": None}, "per process", {"process_peak_bytes", "gpu_neighbours"}),
         ({"energy_mj": None}, "energy", {"energy_joules"}),
         ({"energy_mj": None, "power_mw": None}, "energy", {"energy_step_joules", "power_watts"}),
     ],
@@ -106,10 +106,73 @@ def test_energy_without_a_counter_is_still_had_from_power(fake_nvml):
     assert "energy_step_joules" not in finding.null
 
 
-def test_mig_is_told(fake_nvml):
+INSTANCES = [
+    card(uuid=MIG_UUID, name="Fake GPU MIG 1g.10gb", total=10 * GIB),
+    card(uuid=MIG_UUID.replace("3", "4"), name="Fake GPU MIG 2g.20gb", total=20 * GIB),
+]
+
+
+def test_the_instances_of_a_partitioned_card_are_told(fake_nvml):
+    fake_nvml(card(mig=1, instances=INSTANCES))
+    findings = look()
+    assert not findings["card 0"].good
+    assert "partitioned (MIG) into 2 instances" in findings["card 0"].found
+    one = findings["card 0, instance 1"]
+    assert "Fake GPU MIG 2g.20gb, 20.0 GiB, " + MIG_UUID.replace("3", "4") in one.found
+    assert {"energy_step_joules", "power_watts", "gpu_percent"} <= set(one.null)
+    assert "process_peak_bytes" not in one.null
+    assert findings["card 0, instance 1: per process"].found.startswith("memory is not known until")
+    assert "clock" in findings["card 0: state"].found
+
+
+def test_a_partitioned_card_without_instances_says_what_to_do(fake_nvml):
     fake_nvml(card(mig=1))
-    assert "MIG" in look()["card 0"].found
-    assert not look()["card 0"].good
+    assert "create instances" in look()["card 0"].remedy
+
+
+@pytest.mark.parametrize(
+    ("change", "null"),
+    [
+        ({}, set()),
+        ({"sm_mhz": None}, {"gpu_sm_mhz_median", "gpu_sm_mhz"}),
+        ({"celsius": None, "throttle": None}, {"gpu_celsius_max", "gpu_throttled"}),
+    ],
+)
+def test_a_cards_state_is_told(fake_nvml, change, null):
+    fake_nvml(card(**change))
+    finding = look()["card 0: state"]
+    assert finding.good == (not null)
+    assert null <= set(finding.null)
+
+
+def test_what_a_machine_tells_of_its_processors(fake_nvml, tmp_path):
+    fake_nvml(**NO_DRIVER)
+    cpu, rapl = tmp_path / "sys/devices/system/cpu/cpu0/cpufreq", tmp_path / "sys/class/powercap"
+    findings = look(root=tmp_path)
+    assert {"cpu_elsewhere", "cpu_mhz", "cpu_governor"} <= set(findings["processor: state"].null)
+    assert "no counters" in findings["processor: energy"].found
+    assert findings["processor: energy"].good, "nobody can mend that"
+
+    package = rapl / "intel-rapl:0"
+    package.mkdir(parents=True)
+    (package / "name").write_text("package-0")
+    finding = look(root=tmp_path)["processor: energy"]
+    assert not finding.good
+    assert "chmod" in finding.remedy
+    assert "host_energy_step_joules" in finding.null
+
+    (package / "energy_uj").write_text("5")
+    for number in range(64):  # whichever of them this process may use
+        folder = Path(str(cpu).replace("cpu0", f"cpu{number}"))
+        folder.mkdir(parents=True)
+        (folder / "scaling_cur_freq").write_text("2500000")
+    (tmp_path / "proc").mkdir()
+    lines = [f"cpu{number} 1 0 1 9 0 0 0 0" for number in range(64)]
+    (tmp_path / "proc/stat").write_text("\n".join(lines))
+    findings = look(root=tmp_path)
+    assert (findings["processor: energy"].null, findings["processor: state"].good) == ((), True)
+    assert findings["processor: state"].found.startswith("others' use, clock: read each second; ")
+    assert "cpu_elsewhere" not in findings["processor: state"].null
 
 
 def test_a_card_that_does_not_answer_is_told_beside_one_that_does(fake_nvml):
@@ -433,6 +496,45 @@ def test_torchs_card_is_matched_by_uuid_not_by_index(
     answer = seen(*(("Fake GPU", uuid) for uuid in uuids))
     resolved = resolve_device(request_, probe=lambda: answer)
     assert (resolved.device, resolved.gpu.index, resolved.note) == (device, index, None)
+
+
+def device_of(torch_uuid):
+    return resolve_device("cuda", probe=lambda: seen(("Fake GPU", torch_uuid)))
+
+
+def test_an_instance_is_matched_by_its_own_uuid(fake_nvml, cuda_build):
+    fake_nvml(card(mig=1, instances=INSTANCES))
+    for torchs in (INSTANCES[1]["uuid"], INSTANCES[1]["uuid"].removeprefix("MIG-")):
+        resolved = device_of(torchs)
+        assert resolved.gpu.uuid == INSTANCES[1]["uuid"]
+        assert resolved.gpu.memory_total_bytes == 20 * GIB
+        assert "on a MIG instance (Fake GPU MIG 2g.20gb)" in resolved.note
+
+
+@pytest.mark.parametrize(
+    ("instances", "visible", "found"),
+    [
+        (INSTANCES[:1], None, 0),  # there is but one
+        (INSTANCES, INSTANCES[1]["uuid"], 1),
+        (INSTANCES, INSTANCES[1]["uuid"] + ",7", 1),
+        (INSTANCES, None, None),
+        (INSTANCES, "MIG-dead", None),
+        ([], None, None),
+    ],
+)
+def test_an_instance_that_torch_gives_its_cards_uuid_is_the_one_it_was_told_to_see(
+    fake_nvml, cuda_build, monkeypatch, instances, visible, found
+):
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    fake_nvml(card(mig=1, instances=instances))
+    resolved = device_of(UUID)
+    assert resolved.device == "cuda:0"
+    if found is None:  # the card's own figures would be those of all its instances
+        assert resolved.gpu is None
+        assert "its memory will be null" in resolved.note
+    else:
+        assert resolved.gpu.uuid == instances[found]["uuid"]
 
 
 @pytest.mark.parametrize("uuid", [None, "5ca1ab1e-dead"])

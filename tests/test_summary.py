@@ -705,3 +705,178 @@ def test_the_parts_of_a_step_are_medians_of_their_own(summed):
     assert cell["step_forward_seconds"] == pytest.approx(0.3)
     assert cell["step_device_seconds_median"] == 1.5
     assert cell["step_teacher_seconds"] is None
+
+
+# --- energy per epoch and training, and of the precompute
+
+
+def trained_epochs(run, *, first=0, attempt=0, at=0.0):
+    """Whole epochs of one-second steps, a second of evaluation behind each; and when they end."""
+    told, steps = [], run.cell.steps_per_epoch
+    for number in range(first, run.cell.training.epochs):
+        told += of(attempt, phase_start("train", at))
+        told += of(
+            attempt,
+            *[step(n, phase="train", epoch=number, at=at + n, seconds=1.0) for n in range(steps)],
+            phase("train", at, float(steps)),
+            phase_start("evaluate", at + steps),
+            epoch(number, seconds=float(steps)),
+        )
+        at += steps + 1
+    return told, at
+
+
+def power_of_epochs(run, watts, *, at=0.0):
+    """Samples of power that changes from epoch to epoch, in the middle of the evaluations."""
+    period, samples = run.cell.steps_per_epoch + 1, [sample(at - 1, power_watts=0.0)]
+    for number, value in enumerate(watts):
+        begun = at + period * number
+        samples += [sample(begun, power_watts=value), sample(begun + period - 1, power_watts=value)]
+    return [*samples, sample(at + period * len(watts), power_watts=0.0)]
+
+
+@pytest.fixture
+def four_epochs(tmp_path):
+    return tiny_run(tmp_path, "embed-kd", "training.epochs=4").model_copy(update={"mode": "train"})
+
+
+def test_a_whole_trainings_energy_is_measured(summed, four_epochs):
+    told, _ = trained_epochs(four_epochs)
+    samples = power_of_epochs(four_epochs, [10.0, 40.0, 20.0, 30.0])
+    cell = cell_of(summed(*told, DONE, samples=samples, of_run=four_epochs))
+    steps = four_epochs.cell.steps_per_epoch
+    assert cell["energy_epoch_joules"] == pytest.approx(25 * steps), "the median epoch's"
+    assert cell["energy_training_joules"] == pytest.approx(100 * steps)
+    assert cell["energy_training_kind"] == "measured"
+    assert cell["epoch_seconds_kind"] == "measured"
+    assert cell["energy_source"] == "nvml-power"
+
+
+def test_of_a_resumed_training_only_what_was_sampled_is_claimed(summed, four_epochs):
+    before, _ = trained_epochs(four_epochs, attempt=0)
+    earlier = [event for event in before if event.get("epoch") in (0, 1)]
+    now, _ = trained_epochs(four_epochs, first=2, attempt=1)
+    samples = power_of_epochs(four_epochs, [20.0, 40.0])
+    cell = cell_of(summed(*earlier, *now, DONE, samples=samples, of_run=four_epochs))
+    steps = four_epochs.cell.steps_per_epoch
+    assert cell["steps_resumed"] == 2 * steps
+    assert cell["energy_step_joules"] == pytest.approx(30)
+    assert cell["energy_epoch_joules"] == pytest.approx(30 * steps)
+    assert cell["energy_training_joules"] == pytest.approx(4 * 30 * steps)
+    assert cell["energy_training_kind"] == "extrapolated"
+
+
+def test_an_epoch_that_two_processes_trained_has_no_energy_of_its_own(summed, four_epochs):
+    told, _ = trained_epochs(four_epochs, first=3)
+    started = [e for e in told if e.get("step") == 0]
+    rest = [{**e, "attempt": 1} for e in told if e.get("step") != 0]
+    samples = power_of_epochs(four_epochs, [20.0])
+    cell = cell_of(summed(*started, *rest, DONE, samples=samples, of_run=four_epochs))
+    assert cell["energy_step_joules"] == pytest.approx(20)
+    assert cell["energy_epoch_joules"] is None, "it would be called measured"
+    assert cell["energy_training_kind"] == "extrapolated"
+
+
+def test_a_profiles_energy_is_extrapolated_as_its_time_is(summed, run):
+    samples = [sample(at, power_watts=9.0) for at in (-1, 9)]
+    cell = cell_of(summed(*[step(n) for n in range(4)], samples=samples))
+    steps = run.cell.steps_per_epoch
+    assert cell["energy_step_joules"] == pytest.approx(9)
+    assert cell["energy_epoch_joules"] == pytest.approx(9 * steps)
+    assert cell["energy_training_joules"] == pytest.approx(9 * steps * run.cell.training.epochs)
+    assert cell["energy_training_kind"] == cell["epoch_seconds_kind"] == "extrapolated"
+
+
+def test_the_processors_energy_is_per_step_too(summed):
+    samples = [sample(at, host_energy_joules=50.0 + 3 * at) for at in (-1, 1, 9)]
+    cell = cell_of(summed(*[step(n) for n in range(4)], samples=samples))
+    assert cell["host_energy_step_joules"] == pytest.approx(3)
+    assert cell["host_energy_source"] == "rapl"
+    assert cell["energy_step_joules"] is None
+
+
+@pytest.mark.parametrize(
+    ("told", "joules"),
+    [
+        # two seconds of a computation that takes eight, at 5 W
+        ({"precompute_started_ns": SECOND, "precompute_timed_seconds": 2.0}, 40.0),
+        # read from the cache: an earlier run's energy is not ours to tell
+        ({"precompute_started_ns": None, "precompute_timed_seconds": None}, None),
+        # the card was lost in the middle of it
+        ({"precompute_started_ns": 3 * SECOND, "precompute_timed_seconds": 2.0}, None),
+    ],
+)
+def test_the_energy_of_the_precompute_is_of_the_whole(summed, told, joules):
+    result = {"event": "result", "precompute_seconds": 8.0, **told}
+    samples = [sample(at, power_watts=5.0) for at in (0, 2, 4)]
+    found = cell_of(summed(result, samples=samples))["precompute_joules"]
+    assert found == (None if joules is None else pytest.approx(joules))
+
+
+# --- how the machine was
+
+
+def surroundings(**values):
+    """A sample a second, from before the steps to after them; 9000s where no step ran."""
+    first = {"usable_processors": 4, "usable_cores": 4, "load_average": 0.5, "cpu_governor": "a"}
+    within = [sample(at, **values) for at in (2, 3, 4)]
+    return [sample(0, **first), sample(1, **dict.fromkeys(values, 9000)), *within]
+
+
+def timed_from(at):
+    return [step(n, at=at + n) for n in range(3)]
+
+
+def test_conditions_are_those_of_the_timed_steps(summed):
+    values = {"cpu_mhz": 2500.0, "cpu_celsius": 61.0, "gpu_sm_mhz": 1800.0, "gpu_celsius": 70.0}
+    samples = [*surroundings(**values, gpu_throttle=0x21), sample(9, cpu_mhz=1.0, gpu_throttle=4)]
+    cell = cell_of(summed(*timed_from(1.5), samples=samples))
+    assert {name: cell[name] for name in cell if name.startswith(("cpu_m", "cpu_c", "gpu_"))} == {
+        "cpu_mhz_median": 2500.0,
+        "cpu_celsius_max": 61.0,
+        "cpu_model": "a processor",
+        "gpu_sm_mhz_median": 1800.0,
+        "gpu_celsius_max": 70.0,
+        "gpu_throttled": "heat",
+        "gpu_neighbours": None,
+        "gpu_name": None,
+    }
+    assert (cell["load_average"], cell["cpu_governor"]) == (0.5, "a")
+    assert (cell["sample_seconds_median"], cell["sample_seconds_max"]) == (1.0, 5.0)
+
+
+def test_throttling_is_what_the_counter_gained(summed):
+    samples = [sample(at, cpu_throttled_seconds=7 + 0.1 * at) for at in range(10)]
+    cell = cell_of(summed(*timed_from(2), samples=samples))
+    assert cell["cpu_throttled_seconds"] == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize(
+    ("device", "threads", "storage", "elsewhere", "contended"),
+    [
+        ("cpu", 4, "device", 0.5, True),
+        ("cpu", 2, "device", 1.5, False),
+        # beside a card one thread hands out the work, however many there are
+        ("cuda:0", 4, "device", 2.5, False),
+        ("cuda:0", 4, "device", 3.5, True),
+        # those that decode images need theirs
+        ("cpu", 2, "stream", 1.5, True),
+        ("cpu", None, "device", 3.9, None),
+    ],
+)
+def test_what_others_may_take_is_what_the_worker_leaves(
+    summed, tmp_path, device, threads, storage, elsewhere, contended
+):
+    run = tiny_run(tmp_path, "embed-kd", "data.workers=1").model_copy(update={"device": device})
+    cell = cell_of(
+        summed(
+            {"event": "started", "pid": 7, "threads": threads, "torch_version": "2"},
+            {"event": "result", "data_storage": storage},
+            *timed_from(1.5),
+            samples=surroundings(cpu_elsewhere=elsewhere),
+            of_run=run,
+        )
+    )
+    assert cell["cpu_elsewhere"] == pytest.approx(elsewhere)
+    assert cell["contended"] is contended
+    assert (cell["contention"] is not None) == bool(contended)

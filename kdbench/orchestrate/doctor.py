@@ -15,38 +15,25 @@ from typing import TYPE_CHECKING, Any
 
 from kdbench.environment import cache_folder, collect_environment
 from kdbench.errors import WorkerError
+from kdbench.orchestrate.findings import (
+    FROM_NVML,
+    Finding,
+    card_findings,
+    condition_findings,
+    gib,
+)
 from kdbench.orchestrate.host import can_reset_peak, memory_limit_bytes
-from kdbench.orchestrate.nvml import AVAILABLE, NOT_SEEN, Gpu, Nvml, open_nvml
+from kdbench.orchestrate.nvml import open_nvml
 from kdbench.orchestrate.probe import Probe, probe_torch
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-_PROCESS = ("process_peak_bytes", "process_source", "process_bytes")
-_DEVICE = ("device_peak_bytes", "device_source", "device_bytes")
-_ENERGY = ("energy_step_joules", "energy_source")
-_SAMPLED = ("power_watts", "energy_joules", "gpu_percent")
-_FROM_NVML = (*_PROCESS, *_DEVICE, *_ENERGY, "gpu_name", "driver_version", *_SAMPLED)
 _FROM_CUDA = ("reserved_peak_bytes",)
 
 _HUB = "https://huggingface.co"
 _HUB_TIMEOUT_SECONDS = 3
 _YES = ("1", "ON", "YES", "TRUE")
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing looked at; columns are named as in the store's tables."""
-
-    name: str
-    found: str
-    #: False where something is lacking that a user might expect
-    good: bool = True
-    #: columns that will be null
-    null: tuple[str, ...] = ()
-    #: columns whose value may lie below the truth
-    lower_bound: tuple[str, ...] = ()
-    remedy: str | None = None
 
 
 @dataclass(frozen=True)
@@ -61,6 +48,7 @@ def examine(
     *,
     probe: Callable[[], Probe] = probe_torch,
     reaches: Callable[[str], str | None] | None = None,
+    root: Path = Path("/"),
 ) -> Report:
     """Look at cards, driver, torch, processor, memory, hub and folders. Raises for nothing found.
 
@@ -68,10 +56,11 @@ def examine(
         results: the folder that runs would write to, if one is meant.
         probe: how torch is asked.
         reaches: returns why a URL does not answer, or None; a HEAD request unless given.
+        root: of the file system that /proc and /sys are read from.
     """
     environment = collect_environment(None)
     with open_nvml() as nvml:
-        findings = [*_machine(environment), *_cards(nvml)]
+        findings = [*_machine(environment), *condition_findings(root), *card_findings(nvml)]
         findings.append(_torch(environment, probe, has_card=bool(nvml.gpus())))
     findings += [_host_peak(can=can_reset_peak()), _hub(reaches or _why_unreachable), *_caches()]
     if results is not None:
@@ -83,9 +72,9 @@ def _machine(environment: dict[str, Any]) -> list[Finding]:
     model, usable = environment["cpu_model"], environment["cpu_usable"]
     limit = memory_limit_bytes()
     total = environment["memory_bytes"]
-    memory = _gib(total)
+    memory = gib(total)
     if limit is not None and limit < total:
-        memory = f"{_gib(limit)} for this container, of the machine's {memory}"
+        memory = f"{gib(limit)} for this container, of the machine's {memory}"
     return [
         Finding(
             "processor",
@@ -95,61 +84,6 @@ def _machine(environment: dict[str, Any]) -> list[Finding]:
         ),
         Finding("memory", memory),
     ]
-
-
-def _cards(nvml: Nvml) -> list[Finding]:
-    gpus = nvml.gpus()
-    silent = nvml.count() - len(gpus)
-    findings = [found for gpu in gpus for found in _card(gpu)]
-    if silent:
-        answer = f"{silent} of {nvml.count()} does not answer, as after it fell off the bus"
-        findings.append(Finding("card", answer, good=False, remedy="look at dmesg; restart"))
-    if gpus:
-        driver = f"{gpus[0].driver_version or 'unknown'}, for CUDA up to "
-        driver += gpus[0].cuda_driver_version or "unknown"
-        return [Finding("driver", driver), *findings]
-    why = nvml.problem or "the NVIDIA driver lists no card that answers"
-    return [*findings, Finding("card", f"none: {why}", good=False, null=_FROM_NVML)]
-
-
-def _card(gpu: Gpu) -> list[Finding]:
-    name = f"card {gpu.index}"
-    size = "memory not told" if gpu.memory_total_bytes is None else _gib(gpu.memory_total_bytes)
-    about = f"{gpu.name or 'unnamed'}, {size}, {gpu.uuid}"
-    if gpu.mig:
-        about += "; partitioned (MIG): figures of the card cover all its instances"
-    return [
-        Finding(
-            name,
-            about,
-            good=not gpu.mig,
-            null=("gpu_percent",) if gpu.mig else (),
-            # NVML is polled: between two samples the peak may have been higher.
-            lower_bound=_DEVICE[:1],
-            remedy="switch MIG off to compare runs" if gpu.mig else None,
-        ),
-        _process_memory(name, gpu.process_memory),
-        _energy(name, gpu),
-    ]
-
-
-def _process_memory(card: str, told: str) -> Finding:
-    name = f"{card}: per process"
-    if told in (AVAILABLE, NOT_SEEN):
-        return Finding(name, f"memory is {told}", lower_bound=_PROCESS[:1])
-    remedy = "read allocated and reserved instead: torch's allocator is exact"
-    return Finding(name, told, good=False, null=_PROCESS, remedy=remedy)
-
-
-def _energy(card: str, gpu: Gpu) -> Finding:
-    name = f"{card}: energy"
-    if gpu.energy_counter:
-        return Finding(name, "counted by the card (nvml-counter)")
-    if gpu.power:
-        told = "no counter: integrated from sampled power (nvml-power), an estimate"
-        return Finding(name, told, good=False, null=("energy_joules",))
-    told = "the driver tells neither energy nor power"
-    return Finding(name, told, good=False, null=(*_ENERGY, "energy_joules", "power_watts"))
 
 
 def _torch(environment: dict[str, Any], probe: Callable[[], Probe], *, has_card: bool) -> Finding:
@@ -172,7 +106,7 @@ def _torch(environment: dict[str, Any], probe: Callable[[], Probe], *, has_card:
         remedy = "update the driver" if seen["cuda_build"] else "install a CUDA build of torch"
     null: tuple[str, ...] = () if seen["devices"] else _FROM_CUDA
     if unused:  # the card is there, but no run will be on it
-        null = (*_FROM_CUDA, *_FROM_NVML)
+        null = (*_FROM_CUDA, *FROM_NVML)
     return Finding("torch", "; ".join(parts), good=not unused, null=null, remedy=remedy)
 
 
@@ -231,11 +165,7 @@ def _folder(name: str, folder: Path) -> Finding:
     except OSError:
         return Finding(name, f"{folder} cannot be written to", good=False)
     new = "" if there == folder else " (not there yet)"
-    return Finding(name, f"{folder}{new}, {_gib(shutil.disk_usage(there).free)} free")
-
-
-def _gib(size: int) -> str:
-    return f"{size / 2**30:.1f} GiB"
+    return Finding(name, f"{folder}{new}, {gib(shutil.disk_usage(there).free)} free")
 
 
 def render(report: Report) -> RenderableType:

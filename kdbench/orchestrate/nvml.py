@@ -18,6 +18,7 @@ from kdbench.orchestrate.card import GpuReader, compute_processes
 T = TypeVar("T")
 
 AVAILABLE = "available"
+NOT_LISTED = "the driver does not list the card's processes"
 NOT_SEEN = "not known until a process uses the card"
 
 _WHY_NOT = {
@@ -146,7 +147,7 @@ def _process_memory(handle: object) -> str:
     try:
         listed = compute_processes(handle)
     except pynvml.NVMLError as error:
-        return f"the driver does not list the card's processes ({error})"
+        return f"{NOT_LISTED} ({error})"
     if not listed:
         return NOT_SEEN
     if any(used for _, used in listed):

@@ -89,6 +89,11 @@ class Processors:
             return None
         return max(0.0, (now.busy - last.busy - own) / ticks)
 
+    def observable(self) -> bool:
+        """Whether the kernel counts all of the usable processors' time."""
+        read = self._read(())
+        return read is not None and read.total > 0
+
     def _read(self, worker: Collection[int]) -> _Reading | None:
         try:
             lines = (self._proc / "stat").read_text().splitlines()
