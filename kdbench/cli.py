@@ -187,8 +187,8 @@ def plot(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="curves (or fig2, fig3), fig4, fig5, breakeven, pareto; all that the results "
-            "allow.",
+            help="curves (or fig2, fig3), fig4, fig5, breakeven, pareto, memory, timeline; all "
+            "that the results allow.",
         ),
     ] = None,
     metric: Annotated[

@@ -62,6 +62,11 @@ class Results:
         """Bytes at the peak of a step by category and module."""
         return self._table("memory")
 
+    @cached_property
+    def timeline(self) -> pd.DataFrame:
+        """Live bytes by category over the course of a step."""
+        return self._table("timeline")
+
     @property
     def matrices(self) -> tuple[str, ...]:
         """Names of the matrices that have rows here."""

@@ -7,7 +7,15 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
-from kdbench.analysis.figures import breakeven, curves, fig4, fig5, pareto
+from kdbench.analysis.figures import (
+    breakeven,
+    curves,
+    fig4,
+    fig5,
+    memory,
+    pareto,
+    timeline,
+)
 from kdbench.analysis.figures.sheet import Sheet
 
 
@@ -58,6 +66,12 @@ FIGURES: dict[str, FigureKind] = {
         ),
         FigureKind(
             "pareto", "accuracy against memory, time and energy", pareto.refusal, pareto.draw
+        ),
+        FigureKind(
+            "memory", "what a step's memory is for at its peak", memory.refusal, memory.draw
+        ),
+        FigureKind(
+            "timeline", "live bytes over the course of a step", timeline.refusal, timeline.draw
         ),
     )
 }

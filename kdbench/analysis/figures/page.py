@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
 
 from kdbench.analysis.figures import style
 from kdbench.analysis.figures.series import Look
 
 # All in inches. A panel's axes stand `_LEFT` in, which its numbers and its name need.
 _MARGIN, _LEFT, _BELOW, _GUTTER = 0.2, 0.58, 0.46, 0.22
-_HANDLE, _APART = 0.38, 0.24
+_HANDLE, _APART, _SWATCH = 0.38, 0.24, 0.13
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,9 @@ class Page:
         caption: what a reader must know, a paragraph each.
         columns: how many graphs stand side by side.
         panel: width and height of a graph's axes, in inches.
-        handles: whether the legend shows `lines`, `points` or `both`.
+        handles: whether the legend shows `lines`, `points`, `both`, or `patches` of colour.
         table: the legend's entries stand in columns of one width, as a list that is looked up in.
+        left: room for what is written on the left of each graph's axes, in inches.
     """
 
     title: str
@@ -70,15 +72,16 @@ class Page:
     panel: tuple[float, float]
     handles: str = "lines"
     table: bool = False
+    left: float = _LEFT
 
 
 def draw_page(page: Page) -> Figure:
     """Lay a page out and draw it."""
-    width = 2 * _MARGIN + page.columns * (_LEFT + page.panel[0]) + (page.columns - 1) * _GUTTER
+    width = 2 * _MARGIN + page.columns * (page.left + page.panel[0]) + (page.columns - 1) * _GUTTER
     inner = width - 2 * _MARGIN
     top = style.wrapped([page.title], style.TITLE, inner)
     caption = style.wrapped(page.caption, style.SMALL, inner)
-    handle = 0.22 if page.handles == "points" else _HANDLE
+    handle = 0.22 if page.handles in ("points", "patches") else _HANDLE
     legend = _flow(page.legend, inner, handle, table=page.table)
     rows = [row for section in page.sections for row in _rows(section, page)]
     height = (
@@ -119,7 +122,7 @@ class _Row:
 
 def _rows(section: Section, page: Page) -> list[_Row]:
     rows = []
-    wide = page.panel[0] + _LEFT - 0.1
+    wide = page.panel[0] + page.left - 0.1
     for start in range(0, len(section.graphs), page.columns):
         graphs = section.graphs[start : start + page.columns]
         titles = [style.wrapped([graph.title], style.PANEL, wide) for graph in graphs]
@@ -144,7 +147,7 @@ def _draw_row(figure: Figure, row: _Row, page: Page, ceiling: float) -> None:
         ceiling -= style.line_height(style.PANEL) + 0.12
     width, height = page.panel
     for along, graph in enumerate(row.graphs):
-        left = _MARGIN + along * (_LEFT + width + _GUTTER)
+        left = _MARGIN + along * (page.left + width + _GUTTER)
         title = row.titles[along]
         style.write_lines(figure, title, left=left, top=ceiling, size=style.PANEL)
         style.write_lines(
@@ -157,7 +160,7 @@ def _draw_row(figure: Figure, row: _Row, page: Page, ceiling: float) -> None:
         )
         axes = style.place_axes(
             figure,
-            left=left + _LEFT,
+            left=left + page.left,
             bottom=ceiling - row.head - height,
             width=width,
             height=height,
@@ -200,25 +203,41 @@ def _draw_legend(
     handles: str,
     handle: float,
 ) -> None:
-    width, height = figure.get_size_inches()
     for row in legend:
         left = _MARGIN
         for look, lines, wide in row:
-            middle = (ceiling - 0.38 * style.line_height(style.BODY)) / height
-            ends = [left, left + handle / 2 - 0.04, left + handle - 0.08]
-            points = handles in ("points", "both")
-            figure.add_artist(
-                Line2D(
-                    [end / width for end in ends],
-                    [middle] * 3,
-                    color=look.colour,
-                    linestyle="" if handles == "points" else look.dashes,
-                    linewidth=1.6,
-                    marker=look.marker if points else "",
-                    markevery=[1],
-                    markersize=5.5,
-                )
-            )
+            middle = ceiling - 0.38 * style.line_height(style.BODY)
+            if handles == "patches":
+                _draw_patch(figure, look, left, middle)
+            else:
+                _draw_line(figure, look, left, middle, handles, handle)
             style.write_lines(figure, lines, left=left + handle, top=ceiling, size=style.BODY)
             left += wide
         ceiling -= max(len(lines) for _, lines, _ in row) * style.line_height(style.BODY)
+
+
+def _draw_line(
+    figure: Figure, look: Look, left: float, middle: float, handles: str, handle: float
+) -> None:
+    width, height = figure.get_size_inches()
+    ends = [left, left + handle / 2 - 0.04, left + handle - 0.08]
+    figure.add_artist(
+        Line2D(
+            [end / width for end in ends],
+            [middle / height] * 3,
+            color=look.colour,
+            linestyle="" if handles == "points" else look.dashes,
+            linewidth=1.6,
+            marker=look.marker if handles in ("points", "both") else "",
+            markevery=[1],
+            markersize=5.5,
+        )
+    )
+
+
+def _draw_patch(figure: Figure, look: Look, left: float, middle: float) -> None:
+    width, height = figure.get_size_inches()
+    corner = (left / width, (middle - _SWATCH / 2) / height)
+    swatch = Rectangle(corner, _SWATCH / width, _SWATCH / height, transform=figure.transFigure)
+    swatch.set(**style.filling(look.colour, look.hatch))
+    figure.add_artist(swatch)

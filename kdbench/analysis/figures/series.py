@@ -26,12 +26,13 @@ _TIE = "\N{NO-BREAK SPACE}"
 
 @dataclass(frozen=True)
 class Look:
-    """How a line is drawn, the same in every panel of a page."""
+    """How a line or an area is drawn, the same in every panel of a page."""
 
     label: str
     colour: str
     dashes: Any = "-"
     marker: str = "o"
+    hatch: bool = False
 
 
 @dataclass(frozen=True, eq=False)

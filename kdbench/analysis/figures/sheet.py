@@ -112,7 +112,7 @@ class _Layout:
 
 
 def _layout(sheet: Sheet, panels: Sequence[Panel], *, hatched: bool) -> _Layout:
-    labels = _labels(sheet.groups)
+    labels = row_labels(sheet.groups)
     across = 2 if len(panels) in (2, 4) else min(3, len(panels))
     names = max(style.text_width(label, style.BODY) for label in labels) + 0.12
     # One panel alone must still be wide enough for the legend above it.
@@ -127,7 +127,7 @@ def _layout(sheet: Sheet, panels: Sequence[Panel], *, hatched: bool) -> _Layout:
     head = style.line_height(style.PANEL) + 0.1
     return _Layout(
         labels=labels,
-        positions=_positions(sheet.groups),
+        positions=row_positions(sheet.groups),
         names=names,
         across=across,
         panel=panel,
@@ -168,7 +168,7 @@ def _head(panel: Panel, width: float) -> list[str]:
     return style.wrapped(panel.notes, style.SMALL, width)
 
 
-def _labels(groups: Sequence[CellGroup]) -> list[str]:
+def row_labels(groups: Sequence[CellGroup]) -> list[str]:
     """Name each cell by what it differs in: method, student, size, and what else varies."""
     several = len({group.settings["teacher"] for group in groups} - {None}) > 1
     labels = []
@@ -191,8 +191,8 @@ def _labels(groups: Sequence[CellGroup]) -> list[str]:
     return labels
 
 
-def _positions(groups: Sequence[CellGroup]) -> list[float]:
-    """Rows from the top, a little apart where the method changes."""
+def row_positions(groups: Sequence[CellGroup]) -> list[float]:
+    """Place rows from the top, a little apart where the method changes."""
     positions = [0.0]
     for before, after in pairwise(groups):
         positions.append(positions[-1] + (1.0 if before.method == after.method else 1.2))

@@ -41,6 +41,17 @@ NAMES = {
     "embed-kd": "Embed-KD",
     "student-only": "Student only",
 }
+# Of a step's memory; what stands beside another in a stack differs in lightness too.
+CATEGORY_COLOURS = {
+    "parameters": "#0072B2",
+    "optimizer_state": "#56B4E9",
+    "teacher": "#D55E00",
+    "inputs": "#009E73",
+    "gradients": "#CC79A7",
+    "activations": "#F0C54A",
+    "workspace": "#8C8C8C",
+    "other": "#333333",
+}
 GREEK = {"alpha1": "α₁", "alpha2": "α₂"}
 INK, FAINT, GRID = "#222222", "#666666", "#DDDDDD"
 TITLE, PANEL, BODY, SMALL = 12.0, 10.0, 8.5, 7.5
@@ -89,6 +100,19 @@ def shade(colour: str, amount: float) -> str:
     """Mix a colour with white: 0 leaves it, 1 is white."""
     red, green, blue = (channel + (1 - channel) * amount for channel in to_rgb(colour))
     return str(to_hex((red, green, blue)))
+
+
+def ink_on(colour: str) -> str:
+    """Choose white or dark text for a background, by its lightness (ITU-R BT.709 weights)."""
+    red, green, blue = to_rgb(colour)
+    return "white" if 0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.5 else INK
+
+
+def filling(colour: str, hatch: bool = False) -> dict[str, Any]:
+    """Properties of an area of a colour, or of one that is hatched in it."""
+    if hatch:
+        return {"facecolor": "white", "edgecolor": colour, "hatch": "//////", "linewidth": 0.6}
+    return {"facecolor": colour, "edgecolor": "none", "hatch": None, "linewidth": 0}
 
 
 def new_figure(width: float, height: float) -> Figure:

@@ -1,0 +1,121 @@
+"""Where a step's memory is at its peak: what the ledger told of each cell, put together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from kdbench.analysis.aggregate import CellGroup
+from kdbench.analysis.results import Results, plain_rows
+
+# What stays for the whole step first, so that in a stack over time the rest moves above it.
+STACK = (
+    "parameters",
+    "optimizer_state",
+    "teacher",
+    "inputs",
+    "gradients",
+    "activations",
+    "workspace",
+    "other",
+)
+NO_MODULE = "(outside any module)"
+
+
+@dataclass(frozen=True)
+class Part:
+    """Bytes at the peak that have something in common."""
+
+    name: str
+    size: int
+    #: how many storages
+    blocks: int
+
+
+@dataclass(frozen=True, eq=False)
+class Breakdown:
+    """The peak of one cell's accounting step.
+
+    Attributes:
+        group: the cell.
+        run_key: the run that it is of: the first one that finished and has a ledger.
+        categories: those that hold something, in the order of `STACK`.
+        modules: by dotted name, largest first.
+        unattributed: what a second source counts beyond the ledger; None where there is none.
+    """
+
+    group: CellGroup
+    run_key: str
+    categories: Sequence[Part]
+    modules: Sequence[Part]
+    unattributed: int | None
+
+    @property
+    def attributed(self) -> int:
+        """The ledger's peak in bytes: what the categories come to, and the modules."""
+        return sum(part.size for part in self.categories)
+
+
+def breakdowns(results: Results, groups: Iterable[CellGroup]) -> list[Breakdown]:
+    """Break the peaks of cells down; those without a ledger are left out.
+
+    Args:
+        results: holds the rows of these cells.
+        groups: of one matrix, or of several.
+    """
+    rows = {
+        (str(matrix), str(run_key)): frame
+        for (matrix, run_key), frame in results.memory.groupby(["matrix", "run_key"])
+    }
+    second = {
+        (row["matrix"], row["run_key"]): row["unattributed_bytes"] for row in results.records()
+    }
+    found = []
+    for group in groups:
+        run_key = first_run(group, {key for matrix, key in rows if matrix == group.matrix})
+        if run_key is None:
+            continue
+        own = rows[group.matrix, run_key]
+        categories = {part.name: part for part in _parts(own, "category")}
+        found.append(
+            Breakdown(
+                group=group,
+                run_key=run_key,
+                categories=[categories[name] for name in STACK if name in categories],
+                modules=_parts(own, "module"),
+                unattributed=second[group.matrix, run_key],
+            )
+        )
+    return found
+
+
+def first_run(group: CellGroup, among: set[str]) -> str | None:
+    """Find the first run of a cell that finished and is among some; None where none is."""
+    keys = (run.run_key for run in group.members if run.status == "ok")
+    return next((key for key in keys if key in among), None)
+
+
+def missing_note(groups: Sequence[CellGroup], found: Sequence[Breakdown]) -> list[str]:
+    """Say which finished cells no ledger tells of, and why."""
+    told = {id(item.group) for item in found}
+    left = [group for group in groups if group.finished and id(group) not in told]
+    compiled = [group.name for group in left if group.settings["compile"]]
+    others = [group.name for group in left if not group.settings["compile"]]
+    lines = []
+    if compiled:
+        lines.append(f"no ledger sees into a compiled student: {', '.join(compiled)}")
+    if others:
+        lines.append(f"no rows of memory: {', '.join(others)}")
+    return lines
+
+
+def _parts(rows: pd.DataFrame, column: str) -> list[Part]:
+    totals: dict[str, list[int]] = {}
+    for row in plain_rows(rows[[column, "bytes", "blocks"]]):
+        total = totals.setdefault(row[column] or NO_MODULE, [0, 0])
+        total[0] += row["bytes"]
+        total[1] += row["blocks"]
+    parts = [Part(name, *total) for name, total in totals.items()]
+    return sorted(parts, key=lambda part: (-part.size, part.name))

@@ -1,0 +1,163 @@
+"""What a step's memory is for at its peak: a stacked bar per cell, by category."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from kdbench.analysis.breakdown import STACK, Breakdown, breakdowns, missing_note
+from kdbench.analysis.figures import style
+from kdbench.analysis.figures.page import Graph, Page, Section, draw_page
+from kdbench.analysis.figures.series import Look
+from kdbench.analysis.figures.sheet import Sheet, provenance, row_labels, row_positions
+from kdbench.analysis.notes import footnotes, problem_notes
+from kdbench.errors import InputError
+from kdbench.units import axis_unit, format_value
+from kdbench.words import printable
+
+_MOST_CELLS = 200
+# Inches.
+_WIDTH, _BAR, _PADDING = 5.6, 0.3, 0.14
+# What is no share of the whole, in per cent, is not worth a word of its own.
+_LEAST_NOTE = 0.1
+
+
+def refusal(sheet: Sheet) -> str | None:
+    """Say why these results cannot give the figure; None where they can."""
+    found = breakdowns(sheet.results, sheet.groups)
+    if len(found) > _MOST_CELLS:
+        return f"{len(found)} cells are more than fit ({_MOST_CELLS}): narrow with --only"
+    return None if found else "no run that finished has a ledger's rows of memory"
+
+
+def draw(sheet: Sheet) -> Figure:
+    """Draw the figure for one matrix and environment.
+
+    Raises:
+        InputError: as `refusal` says.
+    """
+    reason = refusal(sheet)
+    if reason:
+        raise InputError(f"no figure of memory from these results: {reason}", where=sheet.matrix)
+    found = breakdowns(sheet.results, sheet.groups)
+    labels = row_labels([item.group for item in found])
+    positions = row_positions([item.group for item in found])
+    tallest = max(label.count("\n") + 1 for label in labels)
+    row = max(_BAR + _PADDING, tallest * style.line_height(style.BODY) + _PADDING)
+    factor, unit = axis_unit((float(_total(item)) for item in found), "bytes")
+
+    def painted(axes: Axes, size: tuple[float, float]) -> None:
+        style.bare_axes(axes)
+        axes.set_ylim(positions[-1] + 0.5, -0.5)
+        _draw_bars(axes, found, positions, factor=factor, room=size[0], thickness=_BAR / row)
+        axes.set_yticks(positions, labels)
+        for label in axes.get_yticklabels():
+            label.set(fontsize=style.BODY, linespacing=1.25, **style.PLAIN)
+
+    page = Page(
+        title=f"What a step's memory is for: {printable(sheet.matrix)}",
+        legend=legend(found, hatched=any(item.unattributed for item in found)),
+        sections=[Section(None, [Graph("", (), f"{unit} at the peak", "", painted)])],
+        caption=_caption(sheet, found),
+        columns=1,
+        panel=(_WIDTH, row * (positions[-1] + 1)),
+        handles="patches",
+        left=max(style.text_width(label, style.BODY) for label in labels) + 0.12,
+    )
+    return draw_page(page)
+
+
+def legend(found: Sequence[Breakdown], *, hatched: bool) -> list[Look]:
+    """Name the categories that some cell has, in the order of the stack."""
+    there = {part.name for item in found for part in item.categories}
+    looks = [category_look(name) for name in STACK if name in there]
+    return looks + ([Look("unattributed", style.FAINT, hatch=True)] if hatched else [])
+
+
+def category_look(name: str) -> Look:
+    """Say how a category is drawn."""
+    return Look(name.replace("_", " "), style.CATEGORY_COLOURS[name])
+
+
+def _total(item: Breakdown) -> int:
+    return item.attributed + max(0, item.unattributed or 0)
+
+
+def _draw_bars(
+    axes: Axes,
+    found: Sequence[Breakdown],
+    positions: Sequence[float],
+    *,
+    factor: float,
+    room: float,
+    thickness: float,
+) -> None:
+    texts = [format_value(_total(item), "bytes") for item in found]
+    # The axis ends where the text behind the longest bar still fits.
+    end = max(
+        _total(item) / factor * room / (room - style.text_width(text, style.BODY) - 0.1)
+        for item, text in zip(found, texts, strict=True)
+    )
+    axes.set_xlim(0, end)
+    for item, at, text in zip(found, positions, texts, strict=True):
+        start = 0.0
+        for part in item.categories:
+            width = part.size / factor
+            filling = style.filling(style.CATEGORY_COLOURS[part.name])
+            axes.barh(at, width, thickness, left=start, **filling)
+            share = f"{100 * part.size / _total(item):.0f} %"
+            if style.text_width(share, style.SMALL) + 0.08 < width / end * room:
+                axes.text(
+                    start + width / 2,
+                    at,
+                    share,
+                    ha="center",
+                    va="center_baseline",
+                    fontsize=style.SMALL,
+                    color=style.ink_on(style.CATEGORY_COLOURS[part.name]),
+                    **style.PLAIN,
+                )
+            start += width
+        if item.unattributed and item.unattributed > 0:
+            width = item.unattributed / factor
+            filling = style.filling(style.FAINT, hatch=True)
+            axes.barh(at, width, thickness, left=start, **filling)
+            start += width
+        axes.annotate(
+            text,
+            (start, at),
+            xytext=(3, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=style.BODY,
+            annotation_clip=False,
+            **style.PLAIN,
+        )
+
+
+def _caption(sheet: Sheet, found: Sequence[Breakdown]) -> list[str]:
+    groups = [item.group for item in found]
+    lines = [
+        provenance(sheet, groups),
+        "Live bytes at the peak of one un-timed accounting step, as the ledger of all allocations "
+        "tells; of each cell the first run that finished. " + " ".join(_unattributed_notes(found)),
+    ]
+    marks = footnotes(groups, ())
+    lines += [". ".join(marks) + "."] if marks else []
+    lines += [line + "." for line in missing_note(sheet.groups, found)]
+    return lines + [line for group in sheet.groups for line in problem_notes(group)]
+
+
+def _unattributed_notes(found: Sequence[Breakdown]) -> list[str]:
+    """Say what the second source makes of the ledger's figures."""
+    told = [item for item in found if item.unattributed is not None]
+    if not told:
+        return ["No second source was there to hold it against."]
+    source = "the CUDA allocator" if told[0].group.environment.on_gpu else "torch's profiler"
+    shares = [100 * abs(item.unattributed or 0) / item.attributed for item in told]
+    most = format_value(max(abs(item.unattributed or 0) for item in told), "bytes")
+    if max(shares) < _LEAST_NOTE:
+        return [f"{source[0].upper()}{source[1:]} counts at most {most} other than it."]
+    return [f"Unattributed: what {source} counts beyond it, at most {most}."]
