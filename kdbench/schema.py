@@ -144,8 +144,9 @@ _OUTCOME_COLUMNS = (
     ),
     _number(
         "step_data_seconds",
-        "median part of a timed step: waiting for images and making the batch of them. The parts "
-        "are told apart on the host's clock on a CPU, by CUDA events on a card",
+        "median part of a timed step: waiting for images, making the batch of them, giving back "
+        "the last step's gradients. The parts are told apart on the host's clock on a CPU, by "
+        "CUDA events on a card",
         _NO_STEP,
     ),
     _number(
@@ -460,7 +461,11 @@ TABLES: dict[str, tuple[Column, ...]] = {
             "time between CUDA events at both ends",
             _NO_GPU + "; an accounting step",
         ),
-        _number("data_seconds", "of it, waiting for images and making a batch", _UNTIMED),
+        _number(
+            "data_seconds",
+            "of it, waiting for images, making a batch, giving back the last gradients",
+            _UNTIMED,
+        ),
         _number("teacher_seconds", "of it, the teacher", _UNTIMED + "; the step runs none"),
         _number("forward_seconds", "of it, the student's forward pass and the loss", _UNTIMED),
         _number("backward_seconds", "of it, backward", _UNTIMED),

@@ -389,7 +389,8 @@ def test_the_commit_and_where_the_images_are_come_into_the_table(kdbench, tiny, 
     (cell,) = pd.read_parquet(root / "cells").to_dict("records")
     assert (cell["teacher_revision"], cell["data_storage"]) == (FIRST, "stream")
     (log,) = (root / "logs").glob("*.log")
-    assert log.read_text() == ""
+    # of the accounting step's oracle, which tells when it begins and ends
+    assert [line for line in log.read_text().splitlines() if "profiler" not in line] == []
 
 
 def test_nothing_read_has_no_commit(finished):

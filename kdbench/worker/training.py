@@ -74,7 +74,6 @@ class Session:
         )
         if self.embeddings is not None and self.cell.declared.teacher == "image-embeddings":
             batch = batch._replace(teacher_embeddings=_of_images(self.embeddings, draw))
-        mark("optimizer")
         self.optimizer.zero_grad(set_to_none=True)
         with autocast(self.cell.training.precision, self.device):
             result = self.forward(batch, mark)
