@@ -157,11 +157,20 @@ def show(
     only: OnlyOption = None,
     environment: EnvironmentOption = None,
     format: Annotated[str, typer.Option(metavar="table|csv|json", help="How to print.")] = "table",
+    memory: Annotated[
+        bool,
+        typer.Option(
+            "--memory", help="Where each cell's memory is at its peak: categories and modules."
+        ),
+    ] = False,
 ) -> None:
     """Print the measured cells as a table, with ratios to a reference cell."""
+    from kdbench.analysis import show as cells
+    from kdbench.analysis import show_memory
     from kdbench.analysis.results import load_results
-    from kdbench.analysis.show import render, summary
 
+    if memory and reference is not None:
+        raise InputError("--memory shows no ratios to a reference", where="--reference")
     formats = ("table", "csv", "json")
     if format not in formats:
         raise InputError(
@@ -171,9 +180,10 @@ def show(
         )
     loaded = load_results(results, only=only or (), environment=environment)
     if format == "table":
-        _console().print(*render(loaded, reference=reference), sep="\n\n")
+        shown = show_memory.render(loaded) if memory else cells.render(loaded, reference=reference)
+        _console().print(*shown, sep="\n\n")
         return
-    frame = summary(loaded, reference=reference)
+    frame = show_memory.summary(loaded) if memory else cells.summary(loaded, reference=reference)
     if format == "csv":
         typer.echo(frame.to_csv(index=False), nl=False)
     else:

@@ -20,8 +20,8 @@ from kdbench.words import printable
 _MOST_CELLS = 200
 # Inches.
 _WIDTH, _BAR, _PADDING = 5.6, 0.3, 0.14
-# What is no share of the whole, in per cent, is not worth a word of its own.
-_LEAST_NOTE = 0.1
+# A smaller share of the bar is less than a dot.
+_LEAST_SEEN = 0.001
 
 
 def refusal(sheet: Sheet) -> str | None:
@@ -56,10 +56,11 @@ def draw(sheet: Sheet) -> Figure:
         for label in axes.get_yticklabels():
             label.set(fontsize=style.BODY, linespacing=1.25, **style.PLAIN)
 
+    graph = Graph("By category, at the peak of a step", (), unit, "", painted)
     page = Page(
         title=f"What a step's memory is for: {printable(sheet.matrix)}",
-        legend=legend(found, hatched=any(item.unattributed for item in found)),
-        sections=[Section(None, [Graph("", (), f"{unit} at the peak", "", painted)])],
+        legend=_legend(found),
+        sections=[Section(None, [graph])],
         caption=_caption(sheet, found),
         columns=1,
         panel=(_WIDTH, row * (positions[-1] + 1)),
@@ -69,10 +70,11 @@ def draw(sheet: Sheet) -> Figure:
     return draw_page(page)
 
 
-def legend(found: Sequence[Breakdown], *, hatched: bool) -> list[Look]:
+def _legend(found: Sequence[Breakdown]) -> list[Look]:
     """Name the categories that some cell has, in the order of the stack."""
     there = {part.name for item in found for part in item.categories}
     looks = [category_look(name) for name in STACK if name in there]
+    hatched = any(_unattributed(item) for item in found)
     return looks + ([Look("unattributed", style.FAINT, hatch=True)] if hatched else [])
 
 
@@ -81,8 +83,14 @@ def category_look(name: str) -> Look:
     return Look(name.replace("_", " "), style.CATEGORY_COLOURS[name])
 
 
+def _unattributed(item: Breakdown) -> int:
+    """Bytes to draw beyond the ledger's: none where they are too few to be seen."""
+    known = item.unattributed or 0
+    return known if known > _LEAST_SEEN * item.attributed else 0
+
+
 def _total(item: Breakdown) -> int:
-    return item.attributed + max(0, item.unattributed or 0)
+    return item.attributed + _unattributed(item)
 
 
 def _draw_bars(
@@ -120,14 +128,13 @@ def _draw_bars(
                     **style.PLAIN,
                 )
             start += width
-        if item.unattributed and item.unattributed > 0:
-            width = item.unattributed / factor
+        beyond = _unattributed(item) / factor
+        if beyond:
             filling = style.filling(style.FAINT, hatch=True)
-            axes.barh(at, width, thickness, left=start, **filling)
-            start += width
+            axes.barh(at, beyond, thickness, left=start, **filling)
         axes.annotate(
             text,
-            (start, at),
+            (start + beyond, at),
             xytext=(3, 0),
             textcoords="offset points",
             va="center",
@@ -156,8 +163,7 @@ def _unattributed_notes(found: Sequence[Breakdown]) -> list[str]:
     if not told:
         return ["No second source was there to hold it against."]
     source = "the CUDA allocator" if told[0].group.environment.on_gpu else "torch's profiler"
-    shares = [100 * abs(item.unattributed or 0) / item.attributed for item in told]
-    most = format_value(max(abs(item.unattributed or 0) for item in told), "bytes")
-    if max(shares) < _LEAST_NOTE:
-        return [f"{source[0].upper()}{source[1:]} counts at most {most} other than it."]
-    return [f"Unattributed: what {source} counts beyond it, at most {most}."]
+    gaps = [item.unattributed or 0 for item in told]
+    low, high = (format_value(size, "bytes") for size in (min(gaps), max(gaps)))
+    span = low if low == high else f"{low} to {high}"
+    return [f"Unattributed: what {source} counts beyond the ledger, {span}."]

@@ -186,7 +186,7 @@ def _paint_parts(axes: Axes, one: Course, size: tuple[float, float]) -> None:
     inch = size[0] / len(one.totals)
     for index, (name, first, end) in enumerate(one.parts):
         axes.axvspan(first, end, color=_BANDS[index % 2], linewidth=0, zorder=0)
-        if style.text_width(name, style.SMALL) + 0.06 > (end - first) * inch:
+        if style.text_width(name, style.SMALL) + 0.02 > (end - first) * inch:
             continue
         axes.text(
             (first + end) / 2,
@@ -216,7 +216,7 @@ def _caption(sheet: Sheet, courses: Sequence[Course]) -> list[str]:
         "Live bytes of one un-timed accounting step after each allocation and free that its "
         "ledger saw: the horizontal axis counts them, and is no time. Shaded by turns: the parts "
         f"of the step, in the order {', '.join(printable(name) for name in names)}; a part too "
-        "narrow for its name has none. The mark: the peak.",
+        "narrow for its name has none. The mark: the peak. All cells on one scale.",
     ]
     marks = footnotes(groups, ())
     return lines + ([". ".join(marks) + "."] if marks else [])
