@@ -111,7 +111,7 @@ def _check_memory(cell, own):
 
 
 def _check_sampled(cell, own):
-    """What is sampled is taken on both sides of the worker, and never exceeds what is exact."""
+    """Samples begin before the worker and end after it; what they give says what it is."""
     contended = not pd.isna(cell["contended"]) and bool(cell["contended"])
     assert pd.isna(cell["contention"]) != contended
     if not pd.isna(cell["precompute_reused"]) and cell["precompute_reused"]:
