@@ -27,20 +27,26 @@ def tiny_run(folder, method="embed-kd", *assignments):
 
 def tiny_session(folder, method, *assignments):
     """A training of the tiny matrix that is set up, from seed 0, its embeddings all ones."""
-    cell = tiny_run(folder, method, *assignments).cell
-    data, teacher, embeddings = load_data(cell, device=CPU), None, None
+    return session_of(tiny_run(folder, method, *assignments).cell, CPU, folder)
+
+
+def session_of(cell, device, cache):
+    """A training of any cell that is set up, from seed 0, its embeddings all ones."""
+    data, teacher, embeddings = load_data(cell, device=device), None, None
     if cell.declared.teacher == "step":
-        teacher = load_teacher(cell, device=CPU, cache=folder)
+        teacher = load_teacher(cell, device=device, cache=cache)
     elif cell.declared.teacher == "class-embeddings":
-        embeddings = torch.ones(cell.data.classes, cell.required_teacher.width)
+        shape = (cell.data.classes, cell.required_teacher.width)
+        embeddings = torch.ones(shape, device=device)
     elif cell.declared.teacher == "image-embeddings":
-        embeddings = torch.ones(cell.data.train_images, 2, cell.required_teacher.width)
+        shape = (cell.data.train_images, 2, cell.required_teacher.width)
+        embeddings = torch.ones(shape, device=device)
     return build_session(
         cell,
-        device=CPU,
+        device=device,
         seed=0,
         data=data,
         teacher=teacher,
         embeddings=embeddings,
-        probes=Probes(CPU),
+        probes=Probes(device),
     )

@@ -1,5 +1,7 @@
 """The script that gathers evidence on a GPU, rehearsed on the CPU with the tiny matrix."""
 
+import gzip
+import json
 import subprocess
 import sys
 import tarfile
@@ -31,8 +33,14 @@ def test_rehearsal(tiny, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     with tarfile.open(archive) as packed:
         names = packed.getnames()
+        files = [name for name in names if name.startswith("cpu/histories/")]
+        told = [json.loads(gzip.decompress(packed.extractfile(name).read())) for name in files]
     for name in ("doctor.txt", "run.txt", "show.txt", "plot.txt", "tiny/figures/fig4.png"):
         assert f"cpu/{name}" in names
+    assert sorted(cell["label"].split("/")[0] for cell in told) == ["embed-kd", "teacher-kd"]
+    for cell in told:
+        assert 0 <= cell["second_peak_bytes"] - cell["ledger_peak_bytes"] <= 4096
+        assert cell["steps"] is None, "no card, no history"
     assert sum(name.startswith("cpu/tiny/cells/") for name in names) == 3  # two runs, one empty
 
 
@@ -58,6 +66,6 @@ def test_what_fails_is_told_and_packed(tmp_path):
         check=False,
     )
     assert done.returncode == 1
-    assert "failed: run, show, plot" in done.stdout
+    assert "failed: allocations, run, show, plot" in done.stdout
     with tarfile.open(archive) as packed:
         assert "cpu/run.txt" in packed.getnames()

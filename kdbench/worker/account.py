@@ -47,7 +47,8 @@ def account_step(session: Session, draw: Draw) -> Account:
         ledger.mark(part)
 
     with record:
-        renew_gradients(session.student)
+        if session.device.type == "cpu":
+            renew_gradients(session.student)
         _adopt(session, draw, ledger)
         before = _held_bytes(session, draw)
         session.probes.start_step()

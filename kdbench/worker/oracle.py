@@ -124,7 +124,7 @@ def cuda_blocks(snapshot: Mapping[str, Any], device: int) -> dict[int, int]:
     return {
         block["address"]: block["requested_size"]
         for segment in snapshot["segments"]
-        if segment["device"] == device
+        if segment.get("device", device) == device  # a card's own snapshot need not tell
         for block in segment["blocks"]
         if block["state"] == "active_allocated"
     }

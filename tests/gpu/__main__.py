@@ -1,6 +1,7 @@
 """Gather the evidence that needs a GPU, and pack it: `python -m tests.gpu [--archive FILE]`.
 
-It runs the checks of this folder, then Figure 4 in full, and writes results, figures, the
+It runs the checks of this folder, holds the ledger against the allocator's own history of each
+cell, then runs Figure 4 in full, and writes results, figures, the
 doctor's report and the output of all of it to results/reference/<card>/. What fails is in the
 archive too, and in the exit code: nothing is left out silently.
 """
@@ -33,11 +34,15 @@ def main():
         "--out",
         str(folder),
     ]
+    histories = [sys.executable, "-m", "tests.gpu.histories", "--matrix", str(options.matrix)]
+    histories += ["--device", options.device, "--out", str(folder / "histories")]
     if options.preset:
         run += ["--preset", options.preset]
+        histories += ["--preset", options.preset]
     steps = {
         "doctor": [*kdbench, "doctor"],
         "checks": [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(CHECKS)],
+        "allocations": histories,
         "run": run,
         "show": [*kdbench, "show", str(folder)],
         "plot": [*kdbench, "plot", str(folder), "--format", "png,svg"],
