@@ -131,8 +131,8 @@ def main() -> None:
     if options.pack:
         for path in pack(options.pack, options.data):
             print(f"wrote {path}")
-    for mode in KINDS:
-        print("\n".join(report_of(options.data / f"aa-{mode}.parquet")))
+    for path in sorted(options.data.glob("aa-*.parquet")):
+        print("\n".join(report_of(path)))
 
 
 if __name__ == "__main__":
