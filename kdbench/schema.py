@@ -262,7 +262,9 @@ _OUTCOME_COLUMNS = (
         "host_peak_bytes",
         "peak resident memory of the worker over the timed steps, "
         "interpreter and libraries included; of a resumed training, over all its attempts where "
-        "the source is vmhwm",
+        "the source is vmhwm. A forked worker's has in it what it shares with the process that it "
+        "was forked from, and not the pages of libraries that it never touched: it is lower than "
+        "a fresh one's, and not to be compared with it",
         _NO_STEP,
     ),
     _text(
