@@ -1,0 +1,200 @@
+"""Whether a step became slower: a verdict from two sets of processes, as pure functions.
+
+A process is the unit, whatever number of steps it timed: one constant step differs more between
+processes than within one. The rule, for `tolerance` t and alarm level a:
+
+- regressed: the ratio is over 1 + t, *and* an exact test says with p <= a that there is a slow-down
+  at all;
+- improved: the same of the inverse ratio;
+- held: the ratio's 95 % interval ends below 1 + t, so a slow-down beyond it is excluded;
+- cannot-tell: anything else, and fewer than five processes a side.
+
+The ratio is the median of all ratios of a value after to a value before (Hodges and Lehmann 1963,
+"Estimates of location based on rank tests", Annals of Mathematical Statistics 34; of logarithms, so
+that it is a ratio and swapping the sides inverts it). Up to 29 % of the processes may be in a slow
+spell of the machine without taking it along. The test is Mann and Whitney's, in its exact
+distribution: where there was no change, it alarms no more often than `a`, whatever the times'
+distribution, two modes and long tails included, as long as processes are exchangeable, so if the
+machine itself did not change between the sides. The interval is the same test's, inverted
+(Hollander, Wolfe and Chicken, Nonparametric Statistical Methods, 3rd ed., sections 4.1 to 4.3), and
+so agrees with it.
+
+The test asks for *some* slow-down and the ratio for one that matters. To ask the test for one
+beyond the tolerance would take four times as many processes to find twice the tolerance.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import accumulate
+from statistics import NormalDist, median
+from typing import Literal
+
+from kdbench.stats import FEWEST_PROCESSES
+
+Outcome = Literal["held", "regressed", "improved", "cannot-tell"]
+
+# Chance of an alarm where nothing changed, at most.
+ALARM = 0.01
+# Each end of the 95 % interval is wrong with this chance.
+_END = 0.025
+# The exact distribution is worked out up to so many pairs: 100 processes a side take 0.1 s, and
+# there the normal one differs from it by less than 0.0005.
+_EXACT_PAIRS = 10_000
+# The interval's upper half may be so much of the tolerance if an unchanged step is to be held in
+# four of five: 1.96 of 1.96 + 0.84 standard errors.
+_HELD = 0.7
+# Nobody repeats more often than this.
+_MOST_REPEATS = 1000
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What two sets of processes say of a change in time."""
+
+    outcome: Outcome
+    #: time after over time before; None without values on both sides
+    ratio: float | None
+    #: 95 % interval of the ratio; None under `FEWEST_PROCESSES` a side
+    interval: tuple[float, float] | None
+    #: chance of a difference at least as consistent, in the direction found, if there is none
+    p: float | None
+    #: how many more repeats each side needs, about, where it cannot tell and so many would do
+    more: int | None
+    #: one line for people
+    reason: str
+
+
+def judge(
+    before: Sequence[float],
+    after: Sequence[float],
+    *,
+    tolerance: float = 0.05,
+    alarm: float = ALARM,
+) -> Verdict:
+    """Judge a change from one positive value per process, such as its median step's seconds.
+
+    Args:
+        before: values of the processes that are the baseline.
+        after: values of those to be judged, in the same unit.
+        tolerance: the relative slow-down that does not matter, such as 0.05; above 0.
+        alarm: chance of "regressed" where nothing changed, at most, and of "improved" too. Who
+            judges several cells may divide it by their number.
+
+    Raises:
+        ValueError: a value or the tolerance is not a positive number.
+    """
+    if not all(math.isfinite(v) and v > 0 for v in (*before, *after, tolerance, alarm)):
+        raise ValueError("expected positive, finite times, tolerance and alarm level")
+    ratios = sorted(b / a for a in before for b in after)
+    ratio = _ratio(ratios) if ratios else None
+    fewest = min(len(before), len(after))
+    if fewest < FEWEST_PROCESSES:
+        more = FEWEST_PROCESSES - fewest
+        reason = f"{_sides(before, after)} are too few: {more} more, at least"
+        return Verdict("cannot-tell", ratio, None, None, more, reason)
+    return _of_enough(ratios, (len(before), len(after)), 1 + tolerance, alarm)
+
+
+def _of_enough(ratios: list[float], sides: tuple[int, int], most: float, alarm: float) -> Verdict:
+    """Judge the sorted ratios of all pairs of at least `FEWEST_PROCESSES` a side."""
+    ratio, interval = _ratio(ratios), _interval(ratios, sides, _END)
+    # a tie speaks against a change
+    slower = _chance(sides, sum(r <= 1 for r in ratios))
+    faster = _chance(sides, sum(r >= 1 for r in ratios))
+    outcome: Outcome = "cannot-tell"
+    if ratio > most and slower <= alarm:
+        outcome = "regressed"
+    elif ratio < 1 / most and faster <= alarm:
+        outcome = "improved"
+    elif interval[1] <= most:
+        outcome = "held"
+    shown = f"{_percent(ratio)} ({_percent(interval[0])} to {_percent(interval[1])})"
+    more = None
+    if outcome == "cannot-tell":
+        surer = _interval(ratios, sides, alarm)
+        more = _more(sides, _needed_share(ratio, interval[1], surer[0], most))
+        close = f"too close to the tolerance of {_percent(most)}"
+        shown += (
+            f": {close}" if more is None else f": about {more} more processes a side would tell"
+        )
+    return Verdict(outcome, ratio, interval, min(slower, faster), more, shown)
+
+
+def _ratio(ratios: list[float]) -> float:
+    """Median of sorted ratios, in logarithms where two share the middle."""
+    return math.exp(median(map(math.log, ratios)))
+
+
+def _interval(ratios: list[float], sides: tuple[int, int], end: float) -> tuple[float, float]:
+    """Interval of the ratio by the test's inversion, each end wrong with a chance of `end`.
+
+    Where even the extremes do not reach `end`, the extremes.
+    """
+    rank = 0
+    while _chance(sides, rank) <= end:
+        rank += 1
+    rank = max(rank - 1, 0)
+    return ratios[rank], ratios[len(ratios) - 1 - rank]
+
+
+def _chance(sides: tuple[int, int], pairs: int) -> float:
+    """P(U <= pairs) of Mann and Whitney's U, where nothing but chance orders the two sides."""
+    fewer, more = sorted(sides)
+    if fewer * more <= _EXACT_PAIRS:
+        below, ways = _cumulated(fewer, more)
+        return below[min(pairs, fewer * more)] / ways
+    deviation = math.sqrt(fewer * more * (fewer + more + 1) / 12)
+    return NormalDist(fewer * more / 2, deviation).cdf(pairs + 0.5)
+
+
+@cache
+def _cumulated(fewer: int, more: int) -> tuple[tuple[int, ...], int]:
+    """In how many orders of the two sides U is at most 0, 1, 2 ..., and how many orders there are.
+
+    The numbers of orders are the coefficients of the Gaussian binomial, the product over i of
+    (1 - q^(more + i)) / (1 - q^i) (Mann and Whitney 1947, "On a test of whether one of two random
+    variables is stochastically larger than the other", Annals of Mathematical Statistics 18).
+    """
+    size = fewer * more + 1
+    orders = [1] + [0] * (size - 1)
+    for i in range(1, fewer + 1):
+        for u in range(size - 1, more + i - 1, -1):
+            orders[u] -= orders[u - more - i]
+        for u in range(i, size):
+            orders[u] += orders[u - i]
+    return tuple(accumulate(orders)), math.comb(fewer + more, fewer)
+
+
+def _needed_share(ratio: float, high: float, surely_low: float, most: float) -> float:
+    """Find what share of its present width would let the interval tell, in logarithms.
+
+    If the step seems slower by more than the tolerance: until the test's own lower end is above 1.
+    Else until the upper end is below the tolerance, for the ratio found, or for no change if the
+    processes are too noisy to tell that from the tolerance.
+    """
+    found, limit = math.log(ratio), math.log(most)
+    if found > limit:
+        return found / (found - math.log(surely_low))
+    half, gap = math.log(high) - found, limit - found
+    return (gap if half <= _HELD * limit else max(gap, _HELD * limit)) / half
+
+
+def _more(sides: tuple[int, int], share: float) -> int | None:
+    """How many more values a side make an interval `share` as wide; None beyond all patience."""
+    wanted = share**2 * sum(1 / n for n in sides)
+    for more in range(1, _MOST_REPEATS + 1):
+        if sum(1 / (n + more) for n in sides) <= wanted:
+            return more
+    return None
+
+
+def _percent(ratio: float) -> str:
+    return f"{ratio - 1:+.1%}"
+
+
+def _sides(before: Sequence[float], after: Sequence[float]) -> str:
+    return f"{len(before)} processes before and {len(after)} after"
