@@ -36,6 +36,16 @@ class InputError(KdbenchError):
         super().__init__(": ".join(parts) + (f"; {hint}" if hint else ""))
 
 
+class OtherSchemaError(InputError):
+    """Results that another version of kdbench wrote, whose columns are others."""
+
+
+class IncomparableError(InputError):
+    """There is nothing that could be compared, although nothing is broken."""
+
+    exit_code = 3
+
+
 class WorkerError(KdbenchError):
     """A child process that was to answer did not; the message holds the end of what it printed."""
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from kdbench.cell import Budget, Cell, CellRun, Launch, Mode
 from kdbench.document import Document, read_document, with_assignments, with_preset
 from kdbench.errors import InputError
+from kdbench.gauges import Tolerances, parse_tolerances
 from kdbench.only import Only
 from kdbench.resolve import MatrixFile, resolve_cells
 from kdbench.schema import PLAN_COLUMNS
@@ -31,6 +32,7 @@ class Matrix:
     budget: Budget
     cells: tuple[Cell, ...]
     only: tuple[Only, ...] = ()
+    tolerances: Tolerances = field(default_factory=Tolerances)
 
     def runs(self, device: str = "cpu") -> list[CellRun]:
         """List the runs in order: every cell, every seed, every repeat, less what `only` drops.
@@ -94,6 +96,7 @@ def load_matrix(
         launch=file.launch,
         budget=file.budget,
         cells=tuple(resolve_cells(name, file, chosen, where)),
+        tolerances=parse_tolerances(file.tolerances, where=where),
     )
     if not matrix.cells:
         raise InputError("no cells left: [[exclude]] drops every one", where=where, key="exclude")
@@ -129,4 +132,6 @@ def _name_from(path: Path) -> str:
 
 def _parsed(document: Document, *, where: Path, origin: str | None) -> MatrixFile:
     source = f"{where} ({origin})" if origin else where
-    return validated(MatrixFile, document, where=source)
+    file = validated(MatrixFile, document, where=source)
+    parse_tolerances(file.tolerances, where=source)
+    return file

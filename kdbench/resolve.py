@@ -47,6 +47,8 @@ class MatrixFile(Frozen):
     data: Data
     training: Training = Training()
     budget: Budget = Budget()
+    #: figure to how far `kdbench check` lets it grow
+    tolerances: dict[str, Any] = Field(default_factory=dict)
 
 
 def resolve_cells(matrix: str, file: MatrixFile, document: Document, where: Path) -> Iterator[Cell]:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from kdbench.errors import InputError
+from kdbench.errors import InputError, OtherSchemaError
 from kdbench.schema import SCHEMA_VERSION, TABLES, Dtype
 
 if TYPE_CHECKING:
@@ -245,7 +245,9 @@ def _read_part(part: Path, table: str, columns: Sequence[str] | None) -> pa.Tabl
         ) from None
     version = (found.schema.metadata or {}).get(b"kdbench_schema_version", b"none").decode()
     if version != str(SCHEMA_VERSION):
-        raise InputError(f"expected schema version {SCHEMA_VERSION}, found {version}", where=part)
+        raise OtherSchemaError(
+            f"expected schema version {SCHEMA_VERSION}, found {version}", where=part
+        )
     wanted = expected if columns is None else pa.schema([expected.field(c) for c in columns])
     try:
         return found.select(wanted.names).cast(wanted)

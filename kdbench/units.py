@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
+from decimal import Decimal
 from typing import Literal
 
 Unit = Literal["bytes", "seconds", "joules", "fraction"]
@@ -38,6 +40,27 @@ def format_interval(ends: tuple[float, float], value: float, unit: Unit) -> str:
     factor, name = _rung(abs(value), unit)
     low, high = (_digits(end / factor, name) for end in ends)
     return "" if low == high else f"{low}–{high}"
+
+
+_SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,9})?)\s*([A-Za-z]+)")
+_SIZES = {
+    "B": 1,
+    **{f"{letter}B": 1000**n for n, letter in enumerate("kMGT", start=1)},
+    **{f"{letter}iB": 1024**n for n, letter in enumerate("KMGT", start=1)},
+}
+
+
+def parse_size(text: str) -> int:
+    """Read an amount of memory: `512 B`, `24GiB`, `1.5 MB`; fractions of a byte are dropped.
+
+    Raises:
+        ValueError: it is none.
+    """
+    found = _SIZE.fullmatch(text.strip())
+    if found is None or found[2] not in _SIZES:
+        names = ", ".join(_SIZES)
+        raise ValueError(f"expected a size such as '24 GiB' (in {names}), found {text!r}")
+    return int(Decimal(found[1]) * _SIZES[found[2]])
 
 
 def axis_unit(values: Iterable[float], unit: Unit) -> tuple[float, str]:

@@ -1,0 +1,1 @@
+"""`kdbench check`: what is now against a baseline, and what a difference means."""
