@@ -26,11 +26,12 @@ beyond the tolerance would take four times as many processes to find twice the t
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import accumulate
-from statistics import NormalDist, median
+from statistics import NormalDist
 from typing import Literal
 
 from kdbench.stats import FEWEST_PROCESSES
@@ -44,9 +45,11 @@ _END = 0.025
 # The exact distribution is worked out up to so many pairs: 100 processes a side take 0.1 s, and
 # there the normal one differs from it by less than 0.0005.
 _EXACT_PAIRS = 10_000
-# The interval's upper half may be so much of the tolerance if an unchanged step is to be held in
-# four of five: 1.96 of 1.96 + 0.84 standard errors.
-_HELD = 0.7
+# Half of the interval, in standard errors...
+_DEVIATIONS = 1.96
+# ...and as a share of the distance to what it must not reach, to stay below in about four of five
+# cases: 1.96 of 0.84 + (1.96 or, of the alarm, 2.33) deviations.
+_TELLING = 0.65
 # Nobody repeats more often than this.
 _MOST_REPEATS = 1000
 
@@ -101,10 +104,10 @@ def judge(
 
 def _of_enough(ratios: list[float], sides: tuple[int, int], most: float, alarm: float) -> Verdict:
     """Judge the sorted ratios of all pairs of at least `FEWEST_PROCESSES` a side."""
-    ratio, interval = _ratio(ratios), _interval(ratios, sides, _END)
+    ratio, interval = _ratio(ratios), _interval(ratios, sides)
     # a tie speaks against a change
-    slower = _chance(sides, sum(r <= 1 for r in ratios))
-    faster = _chance(sides, sum(r >= 1 for r in ratios))
+    slower = _chance(sides, bisect_right(ratios, 1))
+    faster = _chance(sides, len(ratios) - bisect_left(ratios, 1))
     outcome: Outcome = "cannot-tell"
     if ratio > most and slower <= alarm:
         outcome = "regressed"
@@ -112,33 +115,38 @@ def _of_enough(ratios: list[float], sides: tuple[int, int], most: float, alarm: 
         outcome = "improved"
     elif interval[1] <= most:
         outcome = "held"
-    shown = f"{_percent(ratio)} ({_percent(interval[0])} to {_percent(interval[1])})"
+    found = f"{ratio - 1:+.1%} ({interval[0] - 1:+.1%} to {interval[1] - 1:+.1%})"
     more = None
     if outcome == "cannot-tell":
-        surer = _interval(ratios, sides, alarm)
-        more = _more(sides, _needed_share(ratio, interval[1], surer[0], most))
-        close = f"too close to the tolerance of {_percent(most)}"
-        shown += (
-            f": {close}" if more is None else f": about {more} more processes a side would tell"
+        more = _more(sides, _needed_share(ratio, interval, most), alarm)
+        close = f"too close to the tolerance of {most - 1:.1%} to tell"
+        found += (
+            f", {close}" if more is None else f": about {more} more processes a side would tell"
         )
-    return Verdict(outcome, ratio, interval, min(slower, faster), more, shown)
+    return Verdict(outcome, ratio, interval, min(slower, faster), more, found)
 
 
 def _ratio(ratios: list[float]) -> float:
-    """Median of sorted ratios, in logarithms where two share the middle."""
-    return math.exp(median(map(math.log, ratios)))
+    """Median of sorted ratios; where two share the middle, their geometric mean."""
+    middle = len(ratios) // 2
+    if len(ratios) % 2:
+        return ratios[middle]
+    return math.sqrt(ratios[middle - 1]) * math.sqrt(ratios[middle])
 
 
-def _interval(ratios: list[float], sides: tuple[int, int], end: float) -> tuple[float, float]:
-    """Interval of the ratio by the test's inversion, each end wrong with a chance of `end`.
+def _interval(ratios: list[float], sides: tuple[int, int]) -> tuple[float, float]:
+    """95 % interval of the ratio: those that the test, at half of 5 % each way, does not refute."""
+    rank = _rank(sides)
+    return ratios[rank], ratios[-1 - rank]
 
-    Where even the extremes do not reach `end`, the extremes.
-    """
+
+@cache
+def _rank(sides: tuple[int, int]) -> int:
+    """Count the smallest ratios that lie outside the interval, and the largest."""
     rank = 0
-    while _chance(sides, rank) <= end:
+    while _chance(sides, rank + 1) <= _END:
         rank += 1
-    rank = max(rank - 1, 0)
-    return ratios[rank], ratios[len(ratios) - 1 - rank]
+    return rank
 
 
 def _chance(sides: tuple[int, int], pairs: int) -> float:
@@ -169,31 +177,29 @@ def _cumulated(fewer: int, more: int) -> tuple[tuple[int, ...], int]:
     return tuple(accumulate(orders)), math.comb(fewer + more, fewer)
 
 
-def _needed_share(ratio: float, high: float, surely_low: float, most: float) -> float:
-    """Find what share of its present width would let the interval tell, in logarithms.
+def _needed_share(ratio: float, interval: tuple[float, float], most: float) -> float:
+    """Find what share of its present width the interval may have, to tell in four of five cases.
 
-    If the step seems slower by more than the tolerance: until the test's own lower end is above 1.
-    Else until the upper end is below the tolerance, for the ratio found, or for no change if the
-    processes are too noisy to tell that from the tolerance.
+    If the step seems slower by more than the tolerance, it has to end above 1; else below the
+    tolerance. There the change is expected nearer to none than it was found, by as much as noise
+    may have moved it: with the weight of a prior whose deviation is the tolerance.
     """
     found, limit = math.log(ratio), math.log(most)
     if found > limit:
-        return found / (found - math.log(surely_low))
-    half, gap = math.log(high) - found, limit - found
-    return (gap if half <= _HELD * limit else max(gap, _HELD * limit)) / half
+        return _TELLING * found / (found - math.log(interval[0]))
+    half = math.log(interval[1]) - found
+    expected = found / (1 + (half / _DEVIATIONS / limit) ** 2)
+    return _TELLING * (limit - expected) / half
 
 
-def _more(sides: tuple[int, int], share: float) -> int | None:
+def _more(sides: tuple[int, int], share: float, alarm: float) -> int | None:
     """How many more values a side make an interval `share` as wide; None beyond all patience."""
     wanted = share**2 * sum(1 / n for n in sides)
     for more in range(1, _MOST_REPEATS + 1):
-        if sum(1 / (n + more) for n in sides) <= wanted:
+        now = [n + more for n in sides]
+        if sum(1 / n for n in now) <= wanted and 1 / math.comb(sum(now), now[0]) <= alarm:
             return more
     return None
-
-
-def _percent(ratio: float) -> str:
-    return f"{ratio - 1:+.1%}"
 
 
 def _sides(before: Sequence[float], after: Sequence[float]) -> str:
