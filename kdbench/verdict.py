@@ -186,7 +186,9 @@ def _needed_share(ratio: float, interval: tuple[float, float], most: float) -> f
     """
     found, limit = math.log(ratio), math.log(most)
     if found > limit:
-        return _TELLING * found / (found - math.log(interval[0]))
+        half = found - math.log(interval[0])
+        # without any noise, what is missing is a number of processes that can reach the level
+        return _TELLING * found / half if half else math.inf
     half = math.log(interval[1]) - found
     expected = found / (1 + (half / _DEVIATIONS / limit) ** 2)
     return _TELLING * (limit - expected) / half
