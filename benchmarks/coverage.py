@@ -1,6 +1,6 @@
 """How often the intervals that kdbench prints cover, on processes that were recorded.
 
-    python benchmarks/coverage.py [--pack results/aa]
+    python -m benchmarks.coverage [--pack results/aa]
 
 The processes are those of aa.toml: one constant cell, so all that differs between them is noise.
 `show` and `plot` print the interval of a median over processes by order statistics, and that of an
@@ -15,7 +15,6 @@ accuracy over seeds by Student's t. Each is held against what it stands for, in 
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +23,9 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binom, binomtest
 
+from benchmarks.recorded import DATA, gather, keep
 from kdbench.stats import mean_interval, median_interval
 
-DATA = Path(__file__).with_name("data")
 SIZES = (6, 8, 10, 15, 20, 30)
 DRAWS = 20_000
 
@@ -85,22 +84,14 @@ def _count(samples, interval, truth) -> Coverage:
 
 def pack(folder: Path, data: Path) -> list[Path]:
     """Keep of a results folder what the study needs: every timed step of every process."""
-    cells = pd.read_parquet(folder / "cells").sort_values("started_at")
-    steps = pd.read_parquet(folder / "steps")
     written = []
-    for mode, found in cells.groupby("mode"):
-        if set(found["status"]) != {"ok"} or found["cell_id"].nunique() != 1:
-            raise SystemExit(f"{folder}: expected runs of one cell, all of them ok")
-        timed = steps[steps["phase"].isin(("measure", "train"))]
-        series = timed.sort_values(["run_key", "epoch", "step"]).groupby("run_key")["seconds"]
-        kept = found.set_index("run_key").assign(step_seconds=series.apply(list)).reset_index()
+    for mode, found in gather(folder).groupby("mode"):
+        if found["cell_id"].nunique() != 1:
+            raise SystemExit(f"{folder}: expected runs of one cell")
         columns = ["started_at", "seed", "repeat", "threads", "step_seconds_median", "accuracy"]
         columns += ["contended", "unstable", "load_average", "cpu_elsewhere", "host_peak_bytes"]
         path = data / f"aa-{mode}.parquet"
-        data.mkdir(exist_ok=True)
-        table = kept[[*columns, "step_seconds"]]
-        table.attrs = {"environment": json.loads(found["environment"].iloc[0])}
-        table.to_parquet(path, index=False)
+        keep(found, columns, path)
         written.append(path)
     return written
 
