@@ -1,0 +1,113 @@
+"""A report for programs: JSON, and JUnit's XML for the tools that show tests."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+from kdbench.analysis.gate.findings import OUTCOMES, Finding, Report
+from kdbench.analysis.gate.wording import changes, details, sentence
+from kdbench.errors import InputError
+from kdbench.words import printable
+
+JSON_FORMAT = 1
+# What a test is told to have, by the worst finding of its cell.
+_ELEMENTS = {
+    "failed": "error",
+    "regressed": "failure",
+    "cannot-tell": "skipped",
+    "not-comparable": "skipped",
+}
+
+
+def as_json(report: Report) -> str:
+    """Write all findings, held ones too; values in base units."""
+    content = {
+        "format": JSON_FORMAT,
+        "outcome": report.outcome,
+        "exit_code": report.exit_code,
+        "matrix": report.matrix,
+        "title": report.title,
+        "baseline": report.baseline,
+        "labels": list(report.labels),
+        "counts": {name: report.counts[name] for name in OUTCOMES},
+        "findings": [
+            {**asdict(finding), "unit": finding.unit, "relative": finding.relative}
+            for finding in report.findings
+        ],
+        "changed_settings": {
+            label: {name: {"before": old, "after": new} for name, (old, new) in changed.items()}
+            for label, changed in report.changed.items()
+        },
+        "notes": list(report.notes),
+    }
+    return json.dumps(content, indent=2) + "\n"
+
+
+def as_junit(report: Report) -> str:
+    """Write one test a cell, and one for what is said of all of them."""
+    whole: list[str | None] = [None] if report.of(None) else []
+    cases = [(label, report.of(label)) for label in (*whole, *report.labels)]
+    elements = [_element(found) for _, found in cases]
+    counts = {
+        "tests": len(cases),
+        "failures": elements.count("failure"),
+        "errors": elements.count("error"),
+        "skipped": elements.count("skipped"),
+    }
+    told = " ".join(f'{name}="{count}"' for name, count in counts.items())
+    suite = f'name="{_escaped(f"kdbench check: {report.matrix}")}" {told}'
+    lines = ['<?xml version="1.0" encoding="UTF-8"?>', f"<testsuites {told}>"]
+    lines.append(f"  <testsuite {suite}>")
+    for (label, found), element in zip(cases, elements, strict=True):
+        lines += _case(report, label, found, element)
+    return "\n".join([*lines, "  </testsuite>", "</testsuites>", ""])
+
+
+def write_report(path: Path, text: str) -> None:
+    """Write a report to a file.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        told = (error.strerror or str(error)).lower()
+        raise InputError(f"cannot write the report: {told}", where=path) from None
+
+
+def _element(found: list[Finding]) -> str | None:
+    if not found:  # what bars all cells is told once
+        return "skipped"
+    worst = min((finding.outcome for finding in found), key=OUTCOMES.index)
+    return _ELEMENTS.get(worst)
+
+
+def _case(
+    report: Report, label: str | None, found: list[Finding], element: str | None
+) -> Iterator[str]:
+    name = _escaped(label or "all cells")
+    start = f'    <testcase classname="{_escaped(report.matrix)}" name="{name}"'
+    lines = [line for finding in found for line in (sentence(finding), *details(finding)[1:])]
+    changed = changes(report, label) if label else ""
+    if changed:
+        lines.append(f"changed: {changed}")
+    if element is None:
+        yield f"{start}/>"
+        return
+    wrong = [sentence(f) for f in found if _ELEMENTS.get(f.outcome) == element]
+    message = "; ".join(wrong) or "nothing of it could be compared"
+    yield f"{start}>"
+    yield f'      <{element} message="{_escaped(message)}">'
+    yield from (_escaped(line) for line in lines)
+    yield f"      </{element}>"
+    yield "    </testcase>"
+
+
+def _escaped(text: str) -> str:
+    return html.escape(printable(text))

@@ -1,0 +1,121 @@
+"""A report for GitHub Actions: annotations, and a table for the summary of the job.
+
+The syntax is that of GitHub's documentation, "Workflow commands for GitHub Actions". Whatever a
+label holds must not become a command of its own: line breaks are escaped, and so is the older
+`##[command]`, which runners still obey anywhere in a line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Literal
+
+from kdbench.analysis.gate.findings import Finding, Report
+from kdbench.analysis.gate.wording import (
+    NAMES,
+    by_cell,
+    changes,
+    details,
+    difference,
+    relative,
+    sentence,
+    total,
+    value,
+)
+from kdbench.analysis.markup import Table, markdown
+from kdbench.words import printable
+
+Level = Literal["error", "warning", "notice"]
+
+# A job's summary may have 1 MiB; so many rows leave room for other steps.
+_MOST_ROWS = 500
+_DATA = {"%": "%25", "\r": "%0D", "\n": "%0A"}
+_PROPERTY = {**_DATA, ":": "%3A", ",": "%2C"}
+
+
+def annotate(report: Report) -> list[str]:
+    """Write one command per cell that did not just hold, the worst first.
+
+    GitHub shows ten of each level and step: so a cell's figures go into one.
+    """
+    lines = []
+    for label, findings in by_cell(report):
+        told = [line for finding in findings for line in _told(finding)]
+        title = f"kdbench: {label or 'all cells'}"
+        lines.append(annotation(_level(findings[0]), title, [*told, *_changed(report, label)]))
+    return lines
+
+
+def annotation(level: Level, title: str, lines: Iterable[str]) -> str:
+    """Write one workflow command."""
+    message = "\n".join(printable(line) for line in lines)
+    return f"::{level} title={_escaped(printable(title), _PROPERTY)}::{_escaped(message, _DATA)}"
+
+
+def summary(report: Report) -> str:
+    """Write the markdown for the summary of the job."""
+    rows = [
+        (
+            label or "all cells",
+            finding.metric or "",
+            value(finding, finding.before) if finding.metric else "",
+            value(finding, finding.after) if finding.metric else "",
+            difference(finding),
+            relative(finding),
+            NAMES[finding.outcome],
+            "; ".join([*details(finding), *(_changed(report, label) if place == 0 else ())]),
+        )
+        for label, findings in by_cell(report)
+        for place, finding in enumerate(findings)
+    ]
+    more = len(rows) - _MOST_ROWS
+    notes = [*report.notes, *([f"{more} more are not shown here"] if more > 0 else [])]
+    if not rows:
+        lines = [f"**{report.matrix}**", total(report), *notes]
+        return "\n\n".join(_plain(line) for line in lines) + "\n"
+    head = ("cell", "figure", "before", "after", "difference", "", "", "")
+    numeric = (False, False, True, True, True, True, False, False)
+    title = f"{report.matrix}: {total(report)}"
+    table = Table(title, head, numeric, tuple(rows[:_MOST_ROWS]), tuple(notes))
+    return markdown(table).replace(table.title, _plain(table.title), 1) + "\n"
+
+
+def add_summary(text: str, environment: Mapping[str, str]) -> str | None:
+    """Append to the file that the runner names, if it does.
+
+    Returns:
+        Why that failed; None where it did not.
+    """
+    path = environment.get("GITHUB_STEP_SUMMARY")
+    if not path:
+        return None
+    try:
+        with Path(path).open("a", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        return f"cannot write the job's summary: {(error.strerror or str(error)).lower()}"
+    return None
+
+
+def _told(finding: Finding) -> list[str]:
+    return [sentence(finding), *details(finding)[1:]]
+
+
+def _changed(report: Report, label: str | None) -> list[str]:
+    changed = changes(report, label) if label else ""
+    return [f"changed: {changed}"] if changed else []
+
+
+def _level(finding: Finding) -> Level:
+    if finding.outcome in ("failed", "regressed"):
+        return "error"
+    return "notice" if finding.outcome in ("improved", "advice") else "warning"
+
+
+def _escaped(text: str, escapes: Mapping[str, str]) -> str:
+    return "".join(escapes.get(c, c) for c in text).replace("##[", "# #[")
+
+
+def _plain(text: str) -> str:
+    return "".join(f"\\{c}" if c in "\\|*_`<[]" else c for c in printable(text))
