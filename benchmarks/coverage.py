@@ -4,7 +4,8 @@
 
 The processes are those of aa.toml: one constant cell, so all that differs between them is noise.
 `show` and `plot` print the interval of a median over processes by order statistics, and that of an
-accuracy over seeds by Student's t. Each is held against what it stands for, in two ways:
+accuracy over seeds by Student's t, and `compare` the interval of a ratio of two. Each is held
+against what it stands for, in two ways:
 
 - drawn: samples of n are drawn at random, with replacement, from all recorded processes. The truth
   is then the recorded median (or mean) itself, and only chance decides: this tests the interval.
@@ -24,7 +25,7 @@ import pandas as pd
 from scipy.stats import binom, binomtest
 
 from benchmarks.recorded import DATA, gather, keep
-from kdbench.stats import mean_interval, median_interval
+from kdbench.stats import mean_interval, median_interval, ratio_interval
 
 SIZES = (6, 8, 10, 15, 20, 30)
 DRAWS = 20_000
@@ -77,6 +78,17 @@ def in_a_row(values, n, *, interval, truth) -> Coverage:
     return _count(samples, interval, truth(values))
 
 
+def drawn_ratios(values, n, *, interval, truth, draws=DRAWS, seed=0) -> Coverage:
+    """Coverage of 1 by the ratio of two samples of n, as `compare` has it where nothing changed."""
+    random = np.random.default_rng(seed)
+    covered = 0
+    for before, after in random.choice(np.asarray(values), size=(draws, 2, n)).tolist():
+        one, other = interval(before), interval(after)
+        low, high = ratio_interval(truth(after), other, truth(before), one)
+        covered += low <= 1 <= high
+    return Coverage(covered, draws)
+
+
 def _count(samples, interval, truth) -> Coverage:
     ends = [interval(sample) for sample in samples]
     return Coverage(sum(low <= truth <= high for low, high in ends), len(ends))
@@ -107,9 +119,11 @@ def report_of(path: Path) -> list[str]:
         chance = drawn(values, n, interval=interval, truth=truth)
         rows = in_a_row(values, n, interval=interval, truth=truth)
         low, high = rows.bounds
+        ratios = drawn_ratios(values, n, interval=interval, truth=truth)
         lines.append(
             f"  n = {n:2}: says {nominal(n, mode):.1%}, drawn {chance.share:.1%}, in a row "
-            f"{rows.covered} of {rows.of} (95 % interval {low:.0%} to {high:.0%})"
+            f"{rows.covered} of {rows.of} (95 % interval {low:.0%} to {high:.0%}); "
+            f"ratios of two such, drawn {ratios.share:.1%}"
         )
     return lines
 

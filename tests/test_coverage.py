@@ -65,3 +65,13 @@ def test_the_printed_intervals_cover_on_recorded_processes(mode, n):
         assert found.share >= wanted - 0.02
     rows = coverage.in_a_row(values, n, interval=interval, truth=truth)
     assert binomtest(rows.covered, rows.of, wanted, alternative="less").pvalue > 0.001
+
+
+@pytest.mark.parametrize("mode", ["profile", "train"])
+@pytest.mark.parametrize("n", [6, 10, 20])
+def test_ratios_of_recorded_processes_cover_1(mode, n):
+    """Both samples are of the same processes, so nothing changed."""
+    column, interval, truth = coverage.KINDS[mode]
+    values = pd.read_parquet(coverage.DATA / f"aa-{mode}.parquet")[column].tolist()
+    found = coverage.drawn_ratios(values, n, interval=interval, truth=truth, draws=4000)
+    assert found.bounds[1] >= 0.95
