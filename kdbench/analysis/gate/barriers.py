@@ -64,6 +64,8 @@ def _whole(before: About, now: About) -> str | None:
         )
     if before.profile != now.profile:
         return f"the baseline is for the profile {before.profile!r}, this for {now.profile!r}"
+    if before.profile_digest != now.profile_digest:
+        return f"the profile {now.profile!r} says other things than it did; --update writes anew"
     return None
 
 

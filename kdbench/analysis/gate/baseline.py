@@ -99,7 +99,7 @@ def _told(about: About) -> Iterator[tuple[str, object]]:
         predicted = about.source == "predicted"
         if name in ABOUT_MACHINE and predicted and value is None:
             continue
-        if name == "profile" and not predicted and value is None:
+        if name.startswith("profile") and not predicted and value is None:
             continue
         yield name, value
 

@@ -16,6 +16,7 @@ from kdbench.errors import InputError, did_you_mean, quoted
 from kdbench.gauges import GAUGE
 
 _WORD = re.compile(r'"(?:[^"\\]|\\.)*"|[^" ]+')
+_CONFLICT = re.compile(r"(<{7}|={7}|>{7})( |$)")
 _MISSING = "-"
 _LARGEST = 2**63 - 1
 _LARGEST_FLOAT = 1e30
@@ -70,6 +71,9 @@ class LineReader:
         self._number = number
         if is_idle(line):
             return
+        if _CONFLICT.match(line):
+            hint = "resolve it, or write the baseline anew: --update"
+            raise self._wrong("found an unresolved merge conflict", hint)
         kind, *words = self._words(line)
         if kind.text not in _KINDS or not kind.bare:
             expected = quoted(_KINDS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -41,6 +42,7 @@ def observe_predictions(cells: Sequence[Mapping[str, Sequence[Row]]]) -> Observe
         schema_version=SCHEMA_VERSION,
         torch_version=first["torch_version"],
         profile=first["profile"],
+        profile_digest=json.loads(first["environment"]).get("profile_digest"),
     )
     entries, failures = {}, {}
     for row, tables in zip(rows, cells, strict=True):

@@ -30,6 +30,8 @@ class About:
     schema_version: int
     torch_version: str | None
     profile: str | None = None
+    #: of all that the profile says
+    profile_digest: str | None = None
     device: str | None = None
     threads: int | None = None
     cpu_model: str | None = None
