@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kdbench import __version__
-from kdbench.errors import InputError, KdbenchError, did_you_mean, quoted
+from kdbench.errors import IncomparableError, InputError, KdbenchError, did_you_mean, quoted
 from kdbench.words import printable
 
 if TYPE_CHECKING:
@@ -171,13 +171,7 @@ def show(
 
     if memory and reference is not None:
         raise InputError("--memory shows no ratios to a reference", where="--reference")
-    formats = ("table", "csv", "json")
-    if format not in formats:
-        raise InputError(
-            f"expected one of {quoted(formats)}, found {format!r}",
-            where="--format",
-            hint=did_you_mean(format, formats),
-        )
+    _check_format(format, ("table", "csv", "json"))
     loaded = load_results(results, only=only or (), environment=environment)
     if format == "table":
         shown = show_memory.render(loaded) if memory else cells.render(loaded, reference=reference)
@@ -188,6 +182,152 @@ def show(
         typer.echo(frame.to_csv(index=False), nl=False)
     else:
         typer.echo(frame.to_json(orient="records", indent=2))
+
+
+@app.command()
+def compare(
+    before: Annotated[
+        Path, typer.Argument(metavar="BEFORE", help="Results root, or one matrix's folder in it.")
+    ],
+    after: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[AFTER]",
+            help="The other one; without it --before and --after pick both from the first.",
+        ),
+    ] = None,
+    only_before: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--before",
+            metavar="COLUMN=V1,V2",
+            help="Keep these rows alone on the side before. Repeatable.",
+        ),
+    ] = None,
+    only_after: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--after", metavar="COLUMN=V1,V2", help="The same for the side after. Repeatable."
+        ),
+    ] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Compare this instead of the usual ones; all: whatever there is. Repeatable.",
+        ),
+    ] = None,
+    only: OnlyOption = None,
+    environment: EnvironmentOption = None,
+    format: Annotated[
+        str, typer.Option(metavar="table|csv|json|markdown", help="How to print.")
+    ] = "table",
+) -> None:
+    """Set two runs side by side: ratios, their intervals, differences to the byte.
+
+    Cells are joined by their labels. Changed settings and different environments are named.
+    """
+    from kdbench.analysis import compare_frame, compare_notes, compare_show
+    from kdbench.analysis.compare import compare as compared
+    from kdbench.analysis.metrics import METRICS, find_metrics
+    from kdbench.analysis.sides import load_sides
+
+    _check_format(format, ("table", "csv", "json", "markdown"))
+    names = list(METRICS) if metric and "all" in metric else metric
+    metrics = find_metrics(names) if names else None
+    sides = load_sides(
+        before,
+        after,
+        only=only or (),
+        only_before=only_before or (),
+        only_after=only_after or (),
+        environment=environment,
+    )
+    comparison = compared(*sides, metrics=metrics)
+    if format == "table":
+        _console().print(*compare_show.render(comparison), sep="\n\n")
+    elif format == "markdown":
+        typer.echo(compare_show.markdown(comparison))
+    elif format == "csv":
+        typer.echo(compare_frame.summary(comparison).to_csv(index=False), nl=False)
+    else:
+        typer.echo(compare_frame.summary(comparison).to_json(orient="records", indent=2))
+    if comparison.count == 0:
+        raise IncomparableError(compare_notes.nothing_compared(comparison))
+
+
+@app.command()
+def check(
+    baseline: Annotated[
+        Path, typer.Option("--baseline", metavar="FILE", help="What to compare with.")
+    ],
+    results: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[RESULTS]", help="Measured results; without them the matrix is predicted."
+        ),
+    ] = None,
+    matrix: Annotated[
+        Path | None,
+        typer.Option(
+            "--matrix",
+            metavar="FILE",
+            help="The matrix file to predict; beside RESULTS, only its tolerances count.",
+        ),
+    ] = None,
+    profile: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Device profile of the prediction; the baseline's."),
+    ] = None,
+    preset: PresetOption = None,
+    set: SetOption = None,
+    only: OnlyOption = None,
+    environment: EnvironmentOption = None,
+    update: Annotated[
+        bool, typer.Option("--update", help="Write the baseline anew, and say what changed.")
+    ] = False,
+    format: Annotated[
+        str, typer.Option(metavar="table|github|json|junit", help="How to print.")
+    ] = "table",
+    json: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the report as JSON too.")
+    ] = None,
+    junit: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the report as JUnit's XML too.")
+    ] = None,
+) -> None:
+    """Fail where memory or time per step grew over a baseline.
+
+    Exit codes: 0 held; 1 regressed, or a cell failed; 2 broken input; 3 cannot tell.
+    """
+    from kdbench import gate
+    from kdbench.analysis.gate.emit import Emitter
+    from kdbench.matrix import load_matrix
+
+    emitter = Emitter(format=format, json=json, junit=junit, console=_console())
+    with emitter.errors():
+        if matrix is None and (preset or set):
+            raise InputError("these are laid over a matrix file: --matrix", where="--preset, --set")
+        filters = (only or ()) if results is None else ()
+        loaded = None
+        if matrix is not None:
+            loaded = load_matrix(matrix, preset=preset, assignments=set or (), only=filters)
+        asked = gate.Gate(
+            baseline=baseline,
+            matrix=loaded,
+            results=results,
+            profile=profile,
+            only=tuple(only or ()),
+            environment=environment,
+        )
+        if not update:
+            raise typer.Exit(emitter.report(gate.check(asked)))
+        done = gate.update(asked)
+        if done.report is not None:
+            emitter.report(done.report)
+        for line in (*done.notes, *done.told):
+            typer.echo(printable(line), err=True)
+        raise typer.Exit(done.exit_code)
 
 
 @app.command()
@@ -235,6 +375,49 @@ def plot(
         reference=reference,
     ):
         typer.echo(path)
+
+
+@app.command()
+def predict(
+    matrix: MatrixOption,
+    profile: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME|FILE.toml", help="The device: cpu, h100, ... or a profile of your own."
+        ),
+    ] = "cpu",
+    fits: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE", help="Say which cells fit into so much memory: 24GiB, or card."
+        ),
+    ] = None,
+    preset: PresetOption = None,
+    set: SetOption = None,
+    only: OnlyOption = None,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Results root.")] = Path("results"),
+    format: Annotated[str, typer.Option(metavar="table|csv|json", help="How to print.")] = "table",
+) -> None:
+    """Predict the peak memory of each cell's step, on a device that need not be there."""
+    from kdbench.analysis import predicted
+    from kdbench.device_profile import capacity_of, load_profile
+    from kdbench.matrix import load_matrix
+    from kdbench.orchestrate.prediction import predict_matrix, store_predictions
+
+    _check_format(format, ("table", "csv", "json"))
+    device = load_profile(profile)
+    capacity = None if fits is None else capacity_of(fits, device)
+    loaded = load_matrix(matrix, preset=preset, assignments=set or (), only=only or ())
+    made = predict_matrix(loaded, profile=device, fits_bytes=capacity)
+    folder = store_predictions(made, loaded, out)
+    rows, fitting = [p.cell for p in made], [p.fit for p in made]
+    if format == "table":
+        title = f"{loaded.name}, predicted for {device.title} with torch {rows[0]['torch_version']}"
+        _console().print(*predicted.render(rows, fitting, title=title, capacity=fits), sep="\n\n")
+        typer.echo(f"kept; see: kdbench show {folder} --only source=predicted --memory", err=True)
+    else:
+        typer.echo(_printed(predicted.records(rows, fitting), format), nl=format == "json")
+    raise typer.Exit(1 if any(row["status"] != "ok" for row in rows) else 0)
 
 
 @app.command()
@@ -298,6 +481,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def entry_point() -> None:
     """Entry point of the console script."""
     sys.exit(main())
+
+
+def _check_format(found: str, known: Sequence[str]) -> None:
+    """Check what `--format` asks for.
+
+    Raises:
+        InputError: there is no such format.
+    """
+    if found not in known:
+        raise InputError(
+            f"expected one of {quoted(known)}, found {found!r}",
+            where="--format",
+            hint=did_you_mean(found, known),
+        )
+
+
+def _printed(records: list[dict[str, Any]], format: str) -> str:
+    """Write records as csv or json."""
+    import csv
+    import io
+    import json
+
+    if format == "json":
+        return json.dumps(records, indent=2)
+    file = io.StringIO()
+    writer = csv.DictWriter(file, fieldnames=list(records[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    return file.getvalue()
 
 
 def _console() -> Console:

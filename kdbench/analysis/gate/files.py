@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from kdbench.analysis.gate.findings import OUTCOMES, Finding, Report
-from kdbench.analysis.gate.wording import changes, details, sentence
+from kdbench.analysis.gate.wording import sentence, told
 from kdbench.errors import InputError
 from kdbench.words import printable
 
@@ -58,9 +58,9 @@ def as_junit(report: Report) -> str:
         "errors": elements.count("error"),
         "skipped": elements.count("skipped"),
     }
-    told = " ".join(f'{name}="{count}"' for name, count in counts.items())
-    suite = f'name="{_escaped(f"kdbench check: {report.matrix}")}" {told}'
-    lines = ['<?xml version="1.0" encoding="UTF-8"?>', f"<testsuites {told}>"]
+    numbers = " ".join(f'{name}="{count}"' for name, count in counts.items())
+    suite = f'name="{_escaped(f"kdbench check: {report.matrix}")}" {numbers}'
+    lines = ['<?xml version="1.0" encoding="UTF-8"?>', f"<testsuites {numbers}>"]
     lines.append(f"  <testsuite {suite}>")
     for (label, found), element in zip(cases, elements, strict=True):
         lines += _case(report, label, found, element)
@@ -77,8 +77,8 @@ def write_report(path: Path, text: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     except OSError as error:
-        told = (error.strerror or str(error)).lower()
-        raise InputError(f"cannot write the report: {told}", where=path) from None
+        reason = (error.strerror or str(error)).lower()
+        raise InputError(f"cannot write the report: {reason}", where=path) from None
 
 
 def _element(found: list[Finding]) -> str | None:
@@ -91,21 +91,19 @@ def _element(found: list[Finding]) -> str | None:
 def _case(
     report: Report, label: str | None, found: list[Finding], element: str | None
 ) -> Iterator[str]:
-    name = _escaped(label or "all cells")
-    start = f'    <testcase classname="{_escaped(report.matrix)}" name="{name}"'
-    lines = [line for finding in found for line in (sentence(finding), *details(finding)[1:])]
-    changed = changes(report, label) if label else ""
-    if changed:
-        lines.append(f"changed: {changed}")
-    if element is None:
-        yield f"{start}/>"
+    start = f'classname="{_escaped(report.matrix)}" name="{_escaped(label or "all cells")}"'
+    telling = [finding for finding in found if finding.outcome != "held"]
+    lines = [_escaped(line) for line in told(report, label, telling)]
+    if element is None and not lines:
+        yield f"    <testcase {start}/>"
         return
-    wrong = [sentence(f) for f in found if _ELEMENTS.get(f.outcome) == element]
-    message = "; ".join(wrong) or "nothing of it could be compared"
-    yield f"{start}>"
-    yield f'      <{element} message="{_escaped(message)}">'
-    yield from (_escaped(line) for line in lines)
-    yield f"      </{element}>"
+    wrong = [sentence(finding) for finding in found if _ELEMENTS.get(finding.outcome) == element]
+    message = _escaped("; ".join(wrong) or "nothing of it could be compared")
+    opened = f'{element} message="{message}"' if element else "system-out"
+    yield f"    <testcase {start}>"
+    yield f"      <{opened}>"
+    yield from lines
+    yield f"      </{element or 'system-out'}>"
     yield "    </testcase>"
 
 

@@ -16,10 +16,10 @@ from kdbench.analysis.gate.wording import (
     NAMES,
     by_cell,
     changes,
-    details,
     difference,
+    memories,
     relative,
-    sentence,
+    told,
     total,
     value,
 )
@@ -29,7 +29,7 @@ from kdbench.words import printable
 Level = Literal["error", "warning", "notice"]
 
 # A job's summary may have 1 MiB; so many rows leave room for other steps.
-_MOST_ROWS = 500
+_MOST_ROWS = 200
 _DATA = {"%": "%25", "\r": "%0D", "\n": "%0A"}
 _PROPERTY = {**_DATA, ":": "%3A", ",": "%2C"}
 
@@ -41,9 +41,8 @@ def annotate(report: Report) -> list[str]:
     """
     lines = []
     for label, findings in by_cell(report):
-        told = [line for finding in findings for line in _told(finding)]
         title = f"kdbench: {label or 'all cells'}"
-        lines.append(annotation(_level(findings[0]), title, [*told, *_changed(report, label)]))
+        lines.append(annotation(_level(findings[0]), title, told(report, label, findings)))
     return lines
 
 
@@ -64,13 +63,14 @@ def summary(report: Report) -> str:
             difference(finding),
             relative(finding),
             NAMES[finding.outcome],
-            "; ".join([*details(finding), *(_changed(report, label) if place == 0 else ())]),
+            "; ".join([*filter(None, [finding.message]), *grown]),
         )
         for label, findings in by_cell(report)
-        for place, finding in enumerate(findings)
+        for finding, grown in zip(findings, memories(findings), strict=True)
     ]
     more = len(rows) - _MOST_ROWS
-    notes = [*report.notes, *([f"{more} more are not shown here"] if more > 0 else [])]
+    notes = [f"{label}: {changes(report, label)}" for label in report.changed]
+    notes += [*report.notes, *([f"{more} more are not shown here"] if more > 0 else [])]
     if not rows:
         lines = [f"**{report.matrix}**", total(report), *notes]
         return "\n\n".join(_plain(line) for line in lines) + "\n"
@@ -96,15 +96,6 @@ def add_summary(text: str, environment: Mapping[str, str]) -> str | None:
     except OSError as error:
         return f"cannot write the job's summary: {(error.strerror or str(error)).lower()}"
     return None
-
-
-def _told(finding: Finding) -> list[str]:
-    return [sentence(finding), *details(finding)[1:]]
-
-
-def _changed(report: Report, label: str | None) -> list[str]:
-    changed = changes(report, label) if label else ""
-    return [f"changed: {changed}"] if changed else []
 
 
 def _level(finding: Finding) -> Level:

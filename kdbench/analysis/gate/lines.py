@@ -72,8 +72,8 @@ class LineReader:
         if is_idle(line):
             return
         if _CONFLICT.match(line):
-            hint = "resolve it, or write the baseline anew: --update"
-            raise self._wrong("found an unresolved merge conflict", hint)
+            problem = "found an unresolved merge conflict"
+            raise self._wrong(problem, "resolve it, or write the baseline anew: --update")
         kind, *words = self._words(line)
         if kind.text not in _KINDS or not kind.bare:
             expected = quoted(_KINDS)

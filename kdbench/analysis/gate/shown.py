@@ -12,8 +12,8 @@ from kdbench.analysis.gate.wording import (
     NAMES,
     by_cell,
     changes,
-    details,
     difference,
+    memories,
     relative,
     total,
     value,
@@ -61,7 +61,7 @@ def _rows(findings: Sequence[Finding]) -> Iterator[Text]:
         yield line.append(printable(f": {finding.message}"))
     rows = [_columns(finding) for finding in figures]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for finding, row in zip(figures, rows, strict=True):
+    for finding, row, grown in zip(figures, rows, memories(figures), strict=True):
         # names at the left, numbers at the right
         padded = [
             text.ljust(width) if place < 2 else text.rjust(width)
@@ -70,7 +70,7 @@ def _rows(findings: Sequence[Finding]) -> Iterator[Text]:
         line = Text(_INDENT)
         line.append(padded[0], style=_STYLES[finding.outcome])
         yield line.append(_INDENT + _INDENT.join(padded[1:]).rstrip())
-        for text in details(finding):
+        for text in (*filter(None, [finding.message]), *grown):
             yield Text(printable(f"{_INDENT * 2}{text}"))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 
 from kdbench.analysis.gate.findings import OUTCOMES, Finding, Outcome, Report
@@ -49,21 +49,29 @@ def relative(finding: Finding) -> str:
     return f"{percent[0]}<0.01%" if small else percent
 
 
-def details(finding: Finding) -> list[str]:
-    """Say what the numbers do not: the reason, and which memory grew."""
-    grown = describe(finding.growth) if finding.outcome in ("regressed", "advice") else []
-    return [*([finding.message] if finding.message else []), *grown]
-
-
 def sentence(finding: Finding) -> str:
-    """Tell a finding in one line, its cell left out."""
-    parts = [f"{finding.metric} {NAMES[finding.outcome]}" if finding.metric else ""]
-    if not finding.metric:
-        parts = [NAMES[finding.outcome]]
+    """Tell a finding in one line, its cell and its memory left out."""
+    parts = [f"{finding.metric or ''} {NAMES[finding.outcome]}".strip()]
     if finding.before is not None and finding.after is not None:
         sides = f"{value(finding, finding.before)} → {value(finding, finding.after)}"
         parts.append(f"{sides} ({difference(finding)}, {relative(finding)})")
-    return ": ".join([*parts, *details(finding)[:1]])
+    return ": ".join([*parts, *([finding.message] if finding.message else [])])
+
+
+def memories(findings: Sequence[Finding]) -> list[list[str]]:
+    """Say of each finding of a cell which memory grew, a line a category.
+
+    What grew in one peak often grew in another: it is told once.
+    """
+    seen: dict[tuple[str, ...], str | None] = {}
+    told = []
+    for finding in findings:
+        grown = finding.outcome in ("regressed", "advice")
+        lines = tuple(describe(finding.growth)) if grown else ()
+        before = seen.setdefault(lines, finding.metric)
+        again = lines and before != finding.metric
+        told.append([f"memory grew as that of {before}"] if again else list(lines))
+    return told
 
 
 def changes(report: Report, label: str) -> str:
@@ -94,3 +102,12 @@ def total(report: Report) -> str:
     told = [f"{counts[name]} {NAMES[name]}" for name in OUTCOMES if counts[name]]
     cells = f"{len(report.labels)} cell" + ("" if len(report.labels) == 1 else "s")
     return f"{report.outcome}: {', '.join(told) or 'nothing compared'}; {cells}"
+
+
+def told(report: Report, label: str | None, findings: Sequence[Finding]) -> list[str]:
+    """Tell all there is to say of a cell's findings, in lines."""
+    lines = []
+    for finding, grown in zip(findings, memories(findings), strict=True):
+        lines += [sentence(finding), *grown]
+    changed = changes(report, label) if label else ""
+    return [*lines, *([f"changed: {changed}"] if changed else [])]
