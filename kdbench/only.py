@@ -14,9 +14,11 @@ class Only:
 
     column: str
     wanted: tuple[str, ...]
+    #: what the user wrote it behind, for messages
+    option: str = "--only"
 
     @classmethod
-    def parse(cls, condition: str, known: Sequence[str]) -> Only:
+    def parse(cls, condition: str, known: Sequence[str], option: str = "--only") -> Only:
         """Read `COLUMN=V1,V2`.
 
         Raises:
@@ -25,11 +27,11 @@ class Only:
         column, equals, values = condition.partition("=")
         column = column.strip()
         if not equals:
-            raise InputError(f"expected COLUMN=V1,V2, found {condition!r}", where="--only")
+            raise InputError(f"expected COLUMN=V1,V2, found {condition!r}", where=option)
         if column not in known:
             hint = did_you_mean(column, known) or f"the columns are {quoted(known)}"
-            raise InputError(f"unknown column {column!r}", where="--only", hint=hint)
-        return cls(column, tuple(value.strip() for value in values.split(",")))
+            raise InputError(f"unknown column {column!r}", where=option, hint=hint)
+        return cls(column, tuple(value.strip() for value in values.split(",")), option)
 
     def keep(self, values: Sequence[object]) -> list[bool]:
         """Tell which of a column's values are wanted.
@@ -44,7 +46,7 @@ class Only:
             hint = did_you_mean(",".join(self.wanted), there)
             raise InputError(
                 f"no cells left: none has {self.column} {quoted(self.wanted, ' or ')}",
-                where="--only",
+                where=self.option,
                 hint=hint or f"there are {quoted(there[:20])}",
             )
         return kept

@@ -85,6 +85,15 @@ def format_ratio(ratio: float | None) -> str:
     return f"×{text}" if float(text) == 1 else f"{sign}{text}"
 
 
+def format_factor(ratio: float | None) -> str:
+    """Write a ratio as a plain number of four digits near 1, three elsewhere: `1.046`, `0.103`."""
+    if ratio is None or not math.isfinite(ratio):
+        return MISSING
+    if 0.0995 <= ratio < 9.9995:
+        return f"{ratio:.3f}"
+    return f"{ratio:,.0f}" if ratio >= 99.95 else f"{ratio:.3g}"
+
+
 def format_count(count: float) -> str:
     """Write a count with its thousands set apart: `12,300`."""
     return f"{math.ceil(count):,}"

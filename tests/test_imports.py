@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from tests.analysis_fixtures import commit, paper_rows
+
 HEAVY = (
     "torch",
     "transformers",
@@ -31,7 +33,8 @@ def imported_by(*arguments):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["run", "--help"], ["plot", "--help"], ["--version"]]
+    "arguments",
+    [["--help"], ["run", "--help"], ["plot", "--help"], ["compare", "--help"], ["--version"]],
 )
 def test_help_loads_nothing_heavy(arguments):
     code, modules = imported_by(*arguments)
@@ -50,6 +53,14 @@ def test_reading_needs_no_torch(finished, tmp_path):
         assert not {"torch", "transformers", "datasets", "sklearn"} & set(modules), arguments
         if arguments[0] == "show":
             assert "matplotlib" not in modules
+
+
+def test_comparing_needs_neither_torch_nor_figures(tmp_path):
+    for name, seconds in (("a", 1.0), ("b", 2.0)):
+        commit(tmp_path / name / "fig4", paper_rows(step_seconds_median=seconds))
+    code, modules = imported_by("compare", tmp_path / "a", tmp_path / "b")
+    assert code == 0
+    assert not {"torch", "transformers", "datasets", "sklearn", "matplotlib"} & set(modules)
 
 
 def test_planning_and_running_need_no_torch(tiny, tmp_path):

@@ -21,6 +21,8 @@ from kdbench.words import printable
 _METHOD_ORDER = ("teacher-kd", "vanilla-kd", "cached-kd", "embed-kd", "student-only")
 # Not settings of a cell, or the same for all rows of a group.
 _NOT_SETTINGS = ("label", "matrix", "seed", "repeat", "device")
+# Beside the cell itself, what no two runs in one number may differ in.
+_APART = ("mode", "launch", "source", "profile")
 SETTINGS = tuple(c.name for c in PLAN_COLUMNS if c.name not in _NOT_SETTINGS)
 
 
@@ -98,8 +100,8 @@ def group_cells(results: Results) -> list[CellGroup]:
     """
     rows: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in results.records():
-        # Mode, launch and source are no part of cell_id, and still no two belong in one number.
-        key = ("matrix", "environment_id", "label", "cell_id", "mode", "launch", "source")
+        # Not all of these are parts of cell_id, and still no two belong in one number.
+        key = ("matrix", "environment_id", "label", "cell_id", *_APART)
         rows.setdefault(tuple(row[k] for k in key), []).append(row)
     steps = _epoch_steps(results)
     groups = [_group(found, results.known[key[1]], steps) for key, found in rows.items()]
@@ -193,8 +195,7 @@ def _order(group: CellGroup, sizes: Mapping[str, int]) -> tuple[Any, ...]:
         settings["image_size"],
         settings["teacher"] or "",
         _natural(group.label),
-        settings["mode"],
-        settings["launch"],
+        *(str(settings[name]) for name in _APART),
         settings["cell_id"],
     )
 

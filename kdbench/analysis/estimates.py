@@ -20,6 +20,7 @@ class Estimate:
         value: median over the runs that finished; of accuracy the mean over seeds.
         interval: 95 % interval of that value over processes; None where there are too few.
         count: how many runs (of accuracy: seeds) are behind it.
+        ends: the least and the greatest of them.
         extrapolated: some of it was worked out from fewer steps or batches.
         sources: how it was got, in the schema's words.
     """
@@ -27,6 +28,7 @@ class Estimate:
     value: float
     interval: tuple[float, float] | None
     count: int
+    ends: tuple[float, float]
     extrapolated: bool
     sources: tuple[str, ...]
 
@@ -53,6 +55,7 @@ def estimate_of(rows: Sequence[Mapping[str, Any]], metric: Metric) -> Estimate |
         value=value,
         interval=interval,
         count=len(values),
+        ends=(min(values), max(values)),
         extrapolated="extrapolated" in kinds,
         sources=tuple(sorted(sources - {None})),
     )

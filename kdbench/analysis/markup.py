@@ -44,8 +44,13 @@ def markdown(table: Table) -> str:
         for width, numeric in zip(widths, table.numeric, strict=True)
     ]
     body = [line(rows[0]), line(rule), *(line(row) for row in rows[1:])]
-    notes = [text for note in table.notes for text in ("", _escaped(note, _MARKDOWN))]
-    return "\n".join([f"**{table.title}**", "", *body, *notes])
+    notes = [text for note in table.notes for text in ("", markdown_text(note))]
+    return "\n".join([f"**{markdown_text(table.title)}**", "", *body, *notes])
+
+
+def markdown_text(text: str) -> str:
+    """Escape what markdown would obey."""
+    return _escaped(text, _MARKDOWN)
 
 
 def latex(table: Table) -> str:

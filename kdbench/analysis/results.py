@@ -90,6 +90,21 @@ class Results:
             for environment, rows in own.by_environment():
                 yield matrix, environment, rows
 
+    def matching(self, conditions: Sequence[str], *, option: str = "--only") -> Results:
+        """Keep the runs that meet each of some `COLUMN=V1,V2`.
+
+        Args:
+            conditions: filters over the columns of `cells`.
+            option: what the user wrote them behind, for messages.
+
+        Raises:
+            InputError: a condition is malformed, or leaves nothing.
+        """
+        cells = self.cells
+        for condition in conditions:
+            cells = _filtered(cells, condition, option)
+        return replace(self, cells=cells)
+
     def records(self) -> list[dict[str, Any]]:
         """Return the rows of `cells` as plain dictionaries, missing values being None."""
         return plain_rows(self.cells)
@@ -130,13 +145,11 @@ def load_results(
         )
     found = assign_environments(plain_rows(cells))
     cells = cells.assign(environment_id=pd.array([e.id for e in found], dtype="string"))
-    for condition in only:
-        cells = _filtered(cells, condition)
-    results = Results(homes=homes, cells=cells, known={e.id: e for e in found})
+    results = Results(homes=homes, cells=cells, known={e.id: e for e in found}).matching(only)
     if environment is None:
         return results
     chosen = pick_environment(environment, results.environments())
-    return replace(results, cells=cells[cells["environment_id"] == chosen.id])
+    return replace(results, cells=results.cells[results.cells["environment_id"] == chosen.id])
 
 
 def plain_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
@@ -166,6 +179,6 @@ def _read_cells(where: Path) -> tuple[dict[str, Path], list[pd.DataFrame]]:
     return homes, frames
 
 
-def _filtered(cells: pd.DataFrame, condition: str) -> pd.DataFrame:
-    only = Only.parse(condition, [column.name for column in TABLES["cells"]])
+def _filtered(cells: pd.DataFrame, condition: str, option: str) -> pd.DataFrame:
+    only = Only.parse(condition, [column.name for column in TABLES["cells"]], option)
     return cells[only.keep([row[only.column] for row in plain_rows(cells[[only.column]])])]

@@ -85,11 +85,11 @@ def _summary_row(
         **{name: group.settings[name] for name in SETTINGS},
         "runs": group.runs,
         "finished": group.finished,
-        "status": _status(group),
+        "status": status_of(group),
         "error": "; ".join(error for _, error, _ in group.problems if error) or None,
-        "contended": _count(group, "contended"),
+        "contended": doubtful(group, "contended"),
         "contention": "; ".join(words for _, words, _ in group.doubts if words) or None,
-        "unstable": _count(group, "unstable"),
+        "unstable": doubtful(group, "unstable"),
         "reference": reference.name if reference else None,
     }
     for name, metric in METRICS.items():
@@ -112,12 +112,13 @@ def _summary_row(
     return row
 
 
-def _count(group: CellGroup, doubt: str) -> int:
+def doubtful(group: CellGroup, doubt: str) -> int:
+    """Count the finished runs that are contended, or unstable."""
     return sum(count for name, _, count in group.doubts if name == doubt)
 
 
-def _status(group: CellGroup) -> str:
-    """`ok`, or how many runs ended otherwise: `2 ok, 1 oom`."""
+def status_of(group: CellGroup) -> str:
+    """Say `ok`, or how the runs ended: `2 ok, 1 oom`."""
     if not group.problems:
         return "ok"
     counts: dict[str, int] = {"ok": group.finished} if group.finished else {}
@@ -151,7 +152,7 @@ def _rendered(sheet: Sequence[CellGroup], reference: CellGroup | None) -> Render
         table.add_column(metric.short, justify="right", no_wrap=True)
     for group in sheet:
         numbers = [_figure(group, reference, metric) for metric in shown]
-        table.add_row(_Label(group), _runs(group), *numbers)
+        table.add_row(_Label(group), Text(str(group.runs)).append_text(run_marks(group)), *numbers)
     notes = Text("\n".join(table_notes(sheet, reference, shown)), style="dim")
     return Group(table, "", notes)
 
@@ -171,12 +172,13 @@ class _Label:
         return Measurement(min(_LEAST_LABEL_WIDTH, most), most)
 
 
-def _runs(group: CellGroup) -> Text:
-    text = Text(str(group.runs))
+def run_marks(group: CellGroup) -> Text:
+    """Say how runs ended, if not well, and how many are doubtful: a line each, behind a break."""
+    text = Text()
     if group.problems:
-        text.append("\n" + printable(_status(group)).replace(", ", "\n"), style="bold red")
+        text.append("\n" + printable(status_of(group)).replace(", ", "\n"), style="bold red")
     for doubt in dict.fromkeys(name for name, _, _ in group.doubts):
-        count = _count(group, doubt)
+        count = doubtful(group, doubt)
         told = doubt if group.finished == 1 else f"{count} {doubt}"
         text.append(f"\n{told}", style="yellow")
     return text

@@ -1,0 +1,306 @@
+"""Two sides set against each other, cell by cell and metric by metric."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kdbench.analysis.aggregate import SETTINGS, CellGroup, group_cells
+from kdbench.analysis.estimates import Estimate
+from kdbench.analysis.matching import Cells, match_cells
+from kdbench.analysis.metrics import METRICS, Metric
+from kdbench.analysis.places import (
+    Change,
+    Place,
+    changed_packages,
+    changed_places,
+    changes,
+    pair_places,
+)
+from kdbench.analysis.sides import Side, shared_runs
+from kdbench.gauges import GAUGES
+from kdbench.stats import ratio, ratio_interval
+from kdbench.words import printable
+
+#: What is compared unless the user names metrics.
+DEFAULT = (
+    "parameters",
+    "allocated",
+    "reserved",
+    "host",
+    "step_time",
+    "epoch_time",
+    "precompute_time",
+    "energy",
+    "accuracy",
+)
+# Told apart by the place, not a part of what is computed, or a remark.
+_NOT_CHANGES = ("cell_id", "source", "profile", "student_inferred")
+_NAMES = {name: name for name in SETTINGS if name not in _NOT_CHANGES}
+_GAUGES = {gauge.column: gauge for gauge in GAUGES}
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One metric of one cell on both sides, in base units.
+
+    Attributes:
+        exact: neither side's value differs from run to run, nor could it: any difference is a
+            change, and there is no interval.
+    """
+
+    metric: Metric
+    before: Estimate
+    after: Estimate
+    exact: bool
+
+    @property
+    def ratio(self) -> float | None:
+        """After over before; None where before is 0."""
+        return ratio(self.after.value, self.before.value)
+
+    @property
+    def difference(self) -> float:
+        """After minus before."""
+        return self.after.value - self.before.value
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """95 % interval of the ratio over processes; None if exact, or where there is none."""
+        before, after = self.before.interval, self.after.interval
+        if self.exact or before is None or after is None:
+            return None
+        return ratio_interval(self.after.value, after, self.before.value, before)
+
+    @property
+    def tells(self) -> bool:
+        """Whether the two sides are told apart by more than chance."""
+        if self.exact:
+            return self.difference != 0
+        interval = self.interval
+        return interval is not None and not interval[0] <= 1 <= interval[1]
+
+    @property
+    def no_interval(self) -> str | None:
+        """Why there is no interval; None where there is one, or need not be."""
+        if self.exact or self.interval is not None:
+            return None
+        if self.before.interval and self.after.interval:
+            return "not positive: no interval"
+        one, many = ("seed", "seeds") if self.metric.over_seeds else ("process", "processes")
+        first, second = self.before.count, self.after.count
+        if first == second:
+            return f"{first} {one if first == 1 else many} each: no interval"
+        return f"{first} and {second} {many}: no interval"
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """One cell on both sides.
+
+    Attributes:
+        name: its label, safe to print; with what tells it apart where cells share the label.
+        changed: the settings that differ.
+        compared: the metrics that both sides have.
+        lacking: metrics that one side alone has, each with the side that lacks it.
+        shared: some run is on both sides.
+    """
+
+    name: str
+    before: CellGroup
+    after: CellGroup
+    changed: tuple[Change, ...]
+    compared: tuple[Compared, ...]
+    lacking: tuple[tuple[Metric, str], ...]
+    shared: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Sheet:
+    """One matrix in one place on both sides: what one table may hold.
+
+    Attributes:
+        matrices: its name before and after.
+        places: what its figures were taken on before and after.
+        changed: how these places differ.
+        packages: what else differs between the machines' software.
+        only_before: cells that the other side lacks.
+        unclear: cells before and after of each label of which it is not plain who is who.
+    """
+
+    matrices: tuple[str, str]
+    places: tuple[Place, Place]
+    changed: tuple[Change, ...]
+    packages: tuple[Change, ...]
+    pairs: tuple[Pair, ...]
+    only_before: Cells
+    only_after: Cells
+    unclear: tuple[tuple[Cells, Cells], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """All that there is to say of two sides.
+
+    Attributes:
+        names: of the sides.
+        metrics: what was to be compared.
+        only_before: cells of matrices or places that the other side does not have.
+    """
+
+    names: tuple[str, str]
+    metrics: tuple[Metric, ...]
+    sheets: tuple[Sheet, ...]
+    only_before: Cells
+    only_after: Cells
+
+    @property
+    def count(self) -> int:
+        """How many figures were compared; 0: nothing could be."""
+        return sum(len(pair.compared) for sheet in self.sheets for pair in sheet.pairs)
+
+
+def compare(before: Side, after: Side, *, metrics: Sequence[Metric] | None = None) -> Comparison:
+    """Set two sides against each other.
+
+    Cells are joined by their label within a matrix; if each side holds one matrix alone, these may
+    have different names. Rows of different machines are set against each other only where each
+    side has one, and predictions against measurements only where there is nothing else.
+
+    Args:
+        metrics: what to compare; `DEFAULT` if None.
+
+    Raises:
+        InputError: it is not plain which of several environments is meant.
+    """
+    wanted = tuple(METRICS[name] for name in DEFAULT) if metrics is None else tuple(metrics)
+    groups = _by_matrix_and_place(before), _by_matrix_and_place(after)
+    shared = shared_runs(before.results, after.results)
+    sheets = []
+    for one, other in _pair_matrices(list(groups[0]), list(groups[1])):
+        first, second = groups[0][one], groups[1][other]
+        for places in pair_places(list(first), list(second), matrix=one):
+            # popped: what is left in the end is on one side alone
+            cells = first.pop(places[0]), second.pop(places[1])
+            rows = _rows_of(before, cells[0]), _rows_of(after, cells[1])
+            packages = changed_packages(*rows)
+            sheets.append(_sheet((one, other), places, cells, packages, wanted, shared))
+    return Comparison(
+        names=(before.name, after.name),
+        metrics=wanted,
+        sheets=tuple(sheets),
+        only_before=_left(groups[0]),
+        only_after=_left(groups[1]),
+    )
+
+
+def _by_matrix_and_place(side: Side) -> dict[str, dict[Place, list[CellGroup]]]:
+    found: dict[str, dict[Place, list[CellGroup]]] = {}
+    for group in group_cells(side.results):
+        cells = found.setdefault(group.matrix, {}).setdefault(Place.of(group), [])
+        place = next((n for n, cell in enumerate(cells) if _is_same(cell, group)), None)
+        if place is None:
+            cells.append(group)
+        elif group.started > cells[place].started:
+            cells[place] = group
+    return found
+
+
+def _is_same(cell: CellGroup, other: CellGroup) -> bool:
+    """Whether two machines predicted the same cell; they agree, and the latest counts."""
+    return (cell.label, cell.settings) == (other.label, other.settings)
+
+
+def _pair_matrices(before: Sequence[str], after: Sequence[str]) -> list[tuple[str, str]]:
+    """Pair matrices by name; the only one of each side goes with the other's, whatever its name."""
+    if len(before) == len(after) == 1:
+        return [(before[0], after[0])]
+    return [(name, name) for name in before if name in after]
+
+
+def _left(groups: Mapping[str, Mapping[Place, Sequence[CellGroup]]]) -> tuple[CellGroup, ...]:
+    return tuple(g for places in groups.values() for cells in places.values() for g in cells)
+
+
+def _rows_of(side: Side, groups: Iterable[CellGroup]) -> list[dict[str, Any]]:
+    keys = {(group.matrix, run.run_key) for group in groups for run in group.members}
+    rows = side.results.records()
+    return [row for row in rows if (row["matrix"], row["run_key"]) in keys]
+
+
+def _sheet(
+    matrices: tuple[str, str],
+    places: tuple[Place, Place],
+    cells: tuple[Sequence[CellGroup], Sequence[CellGroup]],
+    packages: tuple[Change, ...],
+    metrics: Sequence[Metric],
+    shared: frozenset[str],
+) -> Sheet:
+    found = match_cells(*cells)
+    labels = Counter(before.label for before, _ in found.pairs)
+    return Sheet(
+        matrices=matrices,
+        places=places,
+        changed=changed_places(*places),
+        packages=packages,
+        pairs=tuple(
+            _pair(
+                printable(before.label) if labels[before.label] == 1 else before.name,
+                before,
+                after,
+                metrics,
+                shared,
+            )
+            for before, after in found.pairs
+        ),
+        only_before=found.only_before,
+        only_after=found.only_after,
+        unclear=found.unclear,
+    )
+
+
+def _pair(
+    name: str,
+    before: CellGroup,
+    after: CellGroup,
+    metrics: Sequence[Metric],
+    shared: frozenset[str],
+) -> Pair:
+    compared, lacking = [], []
+    for metric in metrics:
+        one, other = before.estimates.get(metric.name), after.estimates.get(metric.name)
+        if one and other:
+            sources = (str(group.settings["source"]) for group in (before, after))
+            compared.append(Compared(metric, one, other, _is_exact(metric, one, other, sources)))
+        elif one or other:
+            lacking.append((metric, "after" if one else "before"))
+    keys = ({run.run_key for run in group.members} for group in (before, after))
+    return Pair(
+        name=name,
+        before=before,
+        after=after,
+        changed=_changed_settings(before, after),
+        compared=tuple(compared),
+        lacking=tuple(lacking),
+        shared=bool(shared.intersection(*keys)),
+    )
+
+
+def _is_exact(metric: Metric, before: Estimate, after: Estimate, sources: Iterable[str]) -> bool:
+    """Whether a gate would take any difference for a change, and the runs of each side agree."""
+    gauge = _GAUGES.get(metric.column)
+    if gauge is None or any(len(set(estimate.ends)) > 1 for estimate in (before, after)):
+        return False
+    kinds = {gauge.measured if source == "measured" else gauge.predicted for source in sources}
+    return kinds == {"exact"}
+
+
+def _changed_settings(before: CellGroup, after: CellGroup) -> tuple[Change, ...]:
+    found = changes(before.settings, after.settings, _NAMES)
+    ids = [str(group.settings["cell_id"]) for group in (before, after)]
+    # What the identity holds and no column tells: weight decay, the data's fingerprint, ...
+    if not found and ids[0] != ids[1]:
+        return (Change("cell (by a setting without a column)", ids[0][:6], ids[1][:6]),)
+    return found

@@ -1,0 +1,69 @@
+"""Which cell of one side is which of the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kdbench.analysis.aggregate import CellGroup
+
+# Cells that share a label are paired by the first of these in which one cell alone of each side
+# agrees with the other: the same cell; the same, run in another way; another cell, run in the same
+# way, whose settings were changed; whatever is left of the label.
+_ROUNDS = (("cell_id", "mode", "launch"), ("cell_id",), ("mode", "launch"), ())
+
+Cells = tuple[CellGroup, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Matched:
+    """The cells of two sides, paired by label.
+
+    Attributes:
+        pairs: before and after, in the order that they have before.
+        only_before: cells whose label the other side lacks, or whose namesakes there have partners.
+        only_after: the same of the other side.
+        unclear: cells before and after of each label of which it is not plain who is who.
+    """
+
+    pairs: tuple[tuple[CellGroup, CellGroup], ...]
+    only_before: Cells
+    only_after: Cells
+    unclear: tuple[tuple[Cells, Cells], ...]
+
+
+def match_cells(before: Sequence[CellGroup], after: Sequence[CellGroup]) -> Matched:
+    """Pair the cells of one matrix in one place by their labels."""
+    pairs: list[tuple[CellGroup, CellGroup]] = []
+    only_before: list[CellGroup] = []
+    only_after: list[CellGroup] = []
+    unclear: list[tuple[Cells, Cells]] = []
+    for label in dict.fromkeys(group.label for group in (*before, *after)):
+        left = [group for group in before if group.label == label]
+        right = [group for group in after if group.label == label]
+        for keys in _ROUNDS:
+            found = _agreeing(left, right, keys)
+            pairs += found
+            left = [group for group in left if all(group is not one for one, _ in found)]
+            right = [group for group in right if all(group is not other for _, other in found)]
+        if left and right:
+            unclear.append((tuple(left), tuple(right)))
+        else:
+            only_before += left
+            only_after += right
+    return Matched(tuple(pairs), tuple(only_before), tuple(only_after), tuple(unclear))
+
+
+def _agreeing(
+    left: Sequence[CellGroup], right: Sequence[CellGroup], keys: Sequence[str]
+) -> list[tuple[CellGroup, CellGroup]]:
+    """Pair cells of which one alone on each side has the same values of these settings."""
+
+    def alike(group: CellGroup, others: Sequence[CellGroup]) -> list[CellGroup]:
+        return [o for o in others if all(o.settings[k] == group.settings[k] for k in keys)]
+
+    return [
+        (group, found[0])
+        for group in left
+        if len(found := alike(group, right)) == 1 and len(alike(group, left)) == 1
+    ]

@@ -1,0 +1,193 @@
+"""What the figures of two sides were taken on, which of these belong together, how they differ."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kdbench.analysis.aggregate import CellGroup
+from kdbench.analysis.environments import Environment, list_environments
+from kdbench.errors import InputError, quoted
+from kdbench.words import printable
+
+_WORDS = {
+    "device": "device",
+    "threads": "threads",
+    "cpu_model": "processor",
+    "gpu_name": "card",
+    "driver_version": "driver",
+    "torch_version": "torch",
+}
+
+
+@dataclass(frozen=True)
+class Change:
+    """Something that is not the same on both sides."""
+
+    name: str
+    before: str
+    after: str
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.before} → {self.after}"
+
+
+@dataclass(frozen=True)
+class Place:
+    """What decides figures beside the cell: a machine, or of a prediction its device profile.
+
+    Attributes:
+        source: measured, or predicted.
+        profile: of a prediction; None of a measurement.
+        environment: of a measurement; None of a prediction, which any machine comes to.
+        torch_version: decides both.
+    """
+
+    source: str
+    profile: str | None
+    environment: Environment | None
+    torch_version: str | None
+
+    @classmethod
+    def of(cls, group: CellGroup) -> Place:
+        """Read it from a cell's runs."""
+        environment, source = group.environment, str(group.settings["source"])
+        if source == "measured":
+            return cls(source, None, environment, environment.torch_version)
+        return cls(source, group.settings["profile"], None, environment.torch_version)
+
+    @property
+    def title(self) -> str:
+        """How the figures were got, and on what, in words that are safe to print."""
+        if self.environment is not None:
+            return f"measured on {self.environment.description} [{self.environment.id}]"
+        profile = printable(self.profile or "no known profile")
+        torch = printable(self.torch_version or "unknown")
+        return f"{printable(self.source)} for {profile}, torch {torch}"
+
+    @property
+    def id(self) -> str:
+        """The environment's id, or the profile."""
+        return self.environment.id if self.environment else str(self.profile)
+
+
+def pair_places(
+    before: Sequence[Place], after: Sequence[Place], *, matrix: str
+) -> list[tuple[Place, Place]]:
+    """Find which places are to be set side by side.
+
+    Those that both sides have go together. Where none of the measured ones is on both sides, and
+    each side has one, these do, and in the same way the predicted ones. A prediction is set against
+    a measurement only if nothing else can be.
+
+    Returns:
+        Pairs, each place in one at most; none where a side has no places.
+
+    Raises:
+        InputError: a side has several, and it is not plain which one is meant.
+    """
+    pairs = [(place, place) for place in before if place in after]
+    if before and after:
+        sources = {place.source for place in before} & {place.source for place in after}
+        for source in sorted(sources - {place.source for place, _ in pairs}):
+            one = [place for place in before if place.source == source]
+            other = [place for place in after if place.source == source]
+            pairs.append((_single(one, "before", matrix), _single(other, "after", matrix)))
+        if not pairs:
+            pairs.append((_single(before, "before", matrix), _single(after, "after", matrix)))
+    return pairs
+
+
+def changed_places(before: Place, after: Place) -> tuple[Change, ...]:
+    """List what differs between two places.
+
+    Between a prediction and a measurement that is torch alone: the one has no machine.
+    """
+    if before.environment is not None and after.environment is not None:
+        return changes(vars(before.environment), vars(after.environment), _WORDS)
+    profiles: dict[str, str] = {"profile": "profile"} if before.source == after.source else {}
+    return changes(vars(before), vars(after), {**profiles, "torch_version": "torch"})
+
+
+def changed_packages(
+    before: Iterable[Mapping[str, Any]], after: Iterable[Mapping[str, Any]]
+) -> tuple[Change, ...]:
+    """List what else differs: packages, Python, kdbench's own revision.
+
+    Args:
+        before: rows of `cells`.
+        after: the same of the other side.
+    """
+    first, second = _packages(before), _packages(after)
+    names = {name: name for name in (*first, *second)}
+    return changes(first, second, names)
+
+
+def changes(
+    before: Mapping[str, Any], after: Mapping[str, Any], names: Mapping[str, str]
+) -> tuple[Change, ...]:
+    """List the keys whose values differ, by the names that they are to have."""
+    return tuple(
+        Change(name, _told(before.get(key)), _told(after.get(key)))
+        for key, name in names.items()
+        if before.get(key) != after.get(key)
+    )
+
+
+def _single(places: Sequence[Place], side: str, matrix: str) -> Place:
+    """Take the one place there is.
+
+    Raises:
+        InputError: there are several.
+    """
+    if len(places) == 1:
+        return places[0]
+    machines = [place.environment for place in places if place.environment is not None]
+    if machines:
+        listed = list_environments(machines)
+        raise InputError(
+            f"the side {side} has several environments of {matrix!r}, the other none of them",
+            where="--environment",
+            hint=f"pick one: {listed}",
+        )
+    raise InputError(
+        f"the side {side} has several predictions of {matrix!r}, the other none of them",
+        where=f"--{side}",
+        hint="pick one by profile=NAME or torch_version=VERSION: "
+        + quoted(f"{place.profile}, torch {place.torch_version}" for place in places),
+    )
+
+
+def _packages(rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Versions by name; several where runs differ. torch is said elsewhere."""
+    found: dict[str, set[str]] = {}
+    for row in rows:
+        known = _environment_of(row)
+        packages = known.get("packages")
+        versions = dict(packages) if isinstance(packages, dict) else {}
+        versions = {k: v for k, v in versions.items() if k not in ("torch", "kdbench")}
+        versions["CUDA of torch"] = known.get("torch_cuda")
+        versions["Python"] = known.get("python_version")
+        versions["kdbench"] = row["git_revision"]
+        for name, version in versions.items():
+            if version is not None:
+                found.setdefault(str(name), set()).add(str(version))
+    return {name: ", ".join(sorted(versions)) for name, versions in found.items()}
+
+
+def _environment_of(row: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        known = json.loads(row["environment"] or "{}")
+    except ValueError:
+        return {}
+    return known if isinstance(known, dict) else {}
+
+
+def _told(value: object) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return printable(f"{value:g}" if isinstance(value, float) else value)

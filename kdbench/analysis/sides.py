@@ -1,0 +1,141 @@
+"""The two sides of a comparison: which runs are before and which are after."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pandas as pd
+
+from kdbench.analysis.environments import pick_environment
+from kdbench.analysis.results import Results, load_results
+from kdbench.errors import IncomparableError, InputError
+from kdbench.words import printable
+
+# A store may be copied and gone on with. A run_key alone is no proof: the same run, made again
+# elsewhere, has it too.
+_RUN = ["run_key", "started_at"]
+
+
+@dataclass(frozen=True, eq=False)
+class Side:
+    """One side of a comparison.
+
+    Attributes:
+        name: what titles call it, safe to print.
+        results: its rows.
+    """
+
+    name: str
+    results: Results
+
+
+def load_sides(
+    before: str | Path,
+    after: str | Path | None = None,
+    *,
+    only: Sequence[str] = (),
+    only_before: Sequence[str] = (),
+    only_after: Sequence[str] = (),
+    environment: str | None = None,
+) -> tuple[Side, Side]:
+    """Load the two sides of a comparison.
+
+    Args:
+        before: a results folder with matrices in it, or the folder of one matrix.
+        after: another one; None for the same, of which the other arguments then pick the sides.
+        only: `COLUMN=V1,V2` filters over the columns of `cells`, for both sides.
+        only_before: such filters for the side before. What it takes of a folder is not in the
+            other side, where that is the same folder without filters of its own.
+        only_after: the same of the side after.
+        environment: id, name, or unique part of the name of the one to keep of a side that has
+            several.
+
+    Raises:
+        InputError: no or broken results, a bad filter or environment, or no two sides.
+        IncomparableError: nothing is left of a side.
+    """
+    same = after is None or Path(after).resolve() == Path(before).resolve()
+    if same and not only_before and not only_after:
+        raise InputError(
+            "a folder and no second one, nor what to tell two sides of it apart by",
+            where=before,
+            hint="name another folder, or pick with --before and --after, such as "
+            "--before torch_version=2.11.0+cpu",
+        )
+    whole = load_results(before, only=only)
+    other = whole if same else load_results(before if after is None else after, only=only)
+    first = whole.matching(only_before, option="--before")
+    second = other.matching(only_after, option="--after")
+    if same and not only_after:
+        second = replace(second, cells=_without(second.cells, first.cells, "--before"))
+    elif same and not only_before:
+        first = replace(first, cells=_without(first.cells, second.cells, "--after"))
+    _check_apart(first, second, before)
+    first, second = _picked(first, second, environment)
+    return (
+        Side(_name(before, only_before), first),
+        Side(_name(before if after is None else after, only_after), second),
+    )
+
+
+def shared_runs(before: Results, after: Results) -> frozenset[str]:
+    """Return the run_keys of the runs that are on both sides."""
+    both = before.cells[_RUN].merge(after.cells[_RUN], on=_RUN)
+    return frozenset(both["run_key"].tolist())
+
+
+def _without(cells: pd.DataFrame, taken: pd.DataFrame, option: str) -> pd.DataFrame:
+    left = cells[~cells.index.isin(taken.index)]
+    if left.empty:
+        raise IncomparableError("it leaves no runs for the other side", where=option)
+    return left
+
+
+def _check_apart(before: Results, after: Results, where: object) -> None:
+    """Check that the sides are not the same runs.
+
+    Raises:
+        InputError: they are.
+    """
+    shared = len(shared_runs(before, after))
+    if shared and shared == len(before.cells) == len(after.cells):
+        raise InputError(
+            f"both sides are the same {shared} runs" if shared > 1 else "both sides are one run",
+            where=where,
+            hint="name two folders, or pick apart what one holds with --before and --after",
+        )
+
+
+def _picked(before: Results, after: Results, wanted: str | None) -> tuple[Results, Results]:
+    """Keep one environment of each side that measured in several.
+
+    A side that has one alone keeps it: that it is another one may be what is asked for. But the
+    environment must be on one side at least.
+    """
+    if wanted is None:
+        return before, after
+    sides, matched, missed = [], False, None
+    for side in (before, after):
+        measured = side.cells["source"] == "measured"
+        there = replace(side, cells=side.cells[measured]).environments()
+        try:
+            chosen = pick_environment(wanted, there)
+        except InputError as error:
+            if len(there) > 1:
+                raise
+            missed = error
+            sides.append(side)
+            continue
+        matched = True
+        kept = ~measured | (side.cells["environment_id"] == chosen.id)
+        sides.append(replace(side, cells=side.cells[kept]))
+    if missed is not None and not matched:
+        raise missed
+    return sides[0], sides[1]
+
+
+def _name(path: str | Path, conditions: Sequence[str]) -> str:
+    picked = f" ({', '.join(conditions)})" if conditions else ""
+    return printable(f"{path}{picked}")
