@@ -227,10 +227,12 @@ def compare(
 
     Cells are joined by their labels. Changed settings and different environments are named.
     """
-    from kdbench.analysis import compare_frame, compare_notes, compare_show
-    from kdbench.analysis.compare import compare as compared
+    from kdbench.analysis.compare import notes
+    from kdbench.analysis.compare import show as tables
+    from kdbench.analysis.compare.frame import summary
+    from kdbench.analysis.compare.join import compare as compared
+    from kdbench.analysis.compare.sides import load_sides
     from kdbench.analysis.metrics import METRICS, find_metrics
-    from kdbench.analysis.sides import load_sides
 
     _check_format(format, ("table", "csv", "json", "markdown"))
     names = list(METRICS) if metric and "all" in metric else metric
@@ -245,15 +247,15 @@ def compare(
     )
     comparison = compared(*sides, metrics=metrics)
     if format == "table":
-        _console().print(*compare_show.render(comparison), sep="\n\n")
+        _console().print(*tables.render(comparison), sep="\n\n")
     elif format == "markdown":
-        typer.echo(compare_show.markdown(comparison))
+        typer.echo(tables.markdown(comparison))
     elif format == "csv":
-        typer.echo(compare_frame.summary(comparison).to_csv(index=False), nl=False)
+        typer.echo(summary(comparison).to_csv(index=False), nl=False)
     else:
-        typer.echo(compare_frame.summary(comparison).to_json(orient="records", indent=2))
+        typer.echo(summary(comparison).to_json(orient="records", indent=2))
     if comparison.count == 0:
-        raise IncomparableError(compare_notes.nothing_compared(comparison))
+        raise IncomparableError(notes.nothing_compared(comparison))
 
 
 @app.command()

@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from kdbench.analysis.compare import compare
-from kdbench.analysis.compare_frame import summary
-from kdbench.analysis.compare_show import markdown, render
+from kdbench.analysis.compare.frame import summary
+from kdbench.analysis.compare.join import compare
+from kdbench.analysis.compare.show import markdown, render
+from kdbench.analysis.compare.sides import load_sides
 from kdbench.analysis.metrics import find_metrics
-from kdbench.analysis.sides import load_sides
 from kdbench.stats import median, median_interval, ratio_interval
 from tests.analysis_fixtures import (
     CPU,
@@ -317,6 +317,14 @@ def test_another_way_to_run_is_another_cell_unless_nothing_else_is_there(sides):
     assert rows["after"].tolist() == [2.0, 5.0]
     assert rows["has"].tolist() == ["both", "after"]
     assert "a forked process has another host peak" in printed(found)
+
+
+def test_intervals_over_forked_processes_are_not_trusted(sides):
+    seconds, warning = [1.0 + 0.01 * n for n in range(6)], "their interval is too narrow"
+    forked = repeats(seconds=seconds, launch="fork")
+    assert warning in printed(sides(forked, [{**row, **NEW} for row in forked]))
+    plain = compare(*load_sides("a", "b", only=["repeat=1"]))
+    assert warning not in printed(plain), "there is none"
 
 
 def test_labels_of_one_side_are_listed(sides):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from kdbench.analysis.aggregate import CellGroup
-from kdbench.analysis.compare import Comparison, Sheet
+from kdbench.analysis.compare.comparison import Comparison, Sheet
 from kdbench.analysis.notes import doubt_notes, footnotes, problem_notes
 from kdbench.errors import quoted
 from kdbench.stats import FEWEST_PROCESSES
@@ -103,6 +103,9 @@ def _meaning(sheet: Sheet) -> Iterator[str]:
             "95 % interval of the ratio over processes: where it holds 1, chance alone may be the "
             "difference; where nothing changed, one in twenty misses 1 all the same"
         )
+        launched = {g.settings["launch"] for p in sheet.pairs for g in (p.before, p.after)}
+        if "fork" in launched:
+            yield "forked processes share what makes processes differ: their interval is too narrow"
     if any(one.no_interval for one in compared):
         yield (
             f"an interval takes {_FEWEST_FOR_MEDIAN} processes a side, of accuracies "

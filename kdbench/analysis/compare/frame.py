@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 import pandas as pd
 
 from kdbench.analysis.aggregate import CellGroup
-from kdbench.analysis.compare import Compared, Comparison, Pair, Sheet
+from kdbench.analysis.compare.comparison import Compared, Comparison, Pair, Sheet
+from kdbench.analysis.compare.places import Place
 from kdbench.analysis.metrics import Metric
-from kdbench.analysis.places import Place
 from kdbench.analysis.show import doubtful, status_of
 
 _SIDES = ("before", "after")

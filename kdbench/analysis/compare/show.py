@@ -11,8 +11,8 @@ from rich.text import Text
 
 from kdbench.analysis import markup
 from kdbench.analysis.aggregate import CellGroup
-from kdbench.analysis.compare import Compared, Comparison, Pair, Sheet
-from kdbench.analysis.compare_notes import elsewhere_notes, notes_of, place_lines, title_of
+from kdbench.analysis.compare.comparison import Compared, Comparison, Pair, Sheet
+from kdbench.analysis.compare.notes import elsewhere_notes, notes_of, place_lines, title_of
 from kdbench.analysis.estimates import Estimate
 from kdbench.analysis.metrics import Metric
 from kdbench.analysis.show import run_marks

@@ -1,0 +1,132 @@
+"""What a comparison is made of: metrics, cells, tables."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kdbench.analysis.aggregate import CellGroup
+from kdbench.analysis.compare.matching import Cells
+from kdbench.analysis.compare.places import Change, Place
+from kdbench.analysis.estimates import Estimate
+from kdbench.analysis.metrics import Metric
+from kdbench.stats import ratio, ratio_interval
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One metric of one cell on both sides, in base units.
+
+    Attributes:
+        exact: neither side's value differs from run to run, nor could it: any difference is a
+            change, and there is no interval.
+    """
+
+    metric: Metric
+    before: Estimate
+    after: Estimate
+    exact: bool
+
+    @property
+    def ratio(self) -> float | None:
+        """After over before; None where before is 0."""
+        return ratio(self.after.value, self.before.value)
+
+    @property
+    def difference(self) -> float:
+        """After minus before."""
+        return self.after.value - self.before.value
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """95 % interval of the ratio over processes; None if exact, or where there is none."""
+        before, after = self.before.interval, self.after.interval
+        if self.exact or before is None or after is None:
+            return None
+        return ratio_interval(self.after.value, after, self.before.value, before)
+
+    @property
+    def tells(self) -> bool:
+        """Whether the two sides are told apart by more than chance."""
+        if self.exact:
+            return self.difference != 0
+        interval = self.interval
+        return interval is not None and not interval[0] <= 1 <= interval[1]
+
+    @property
+    def no_interval(self) -> str | None:
+        """Why there is no interval; None where there is one, or need not be."""
+        if self.exact or self.interval is not None:
+            return None
+        if self.before.interval and self.after.interval:
+            return "not positive: no interval"
+        one, many = ("seed", "seeds") if self.metric.over_seeds else ("process", "processes")
+        first, second = self.before.count, self.after.count
+        if first == second:
+            return f"{first} {one if first == 1 else many} each: no interval"
+        return f"{first} and {second} {many}: no interval"
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """One cell on both sides.
+
+    Attributes:
+        name: its label, safe to print; with what tells it apart where cells share the label.
+        changed: the settings that differ.
+        compared: the metrics that both sides have.
+        lacking: metrics that one side alone has, each with the side that lacks it.
+        shared: some run is on both sides.
+    """
+
+    name: str
+    before: CellGroup
+    after: CellGroup
+    changed: tuple[Change, ...]
+    compared: tuple[Compared, ...]
+    lacking: tuple[tuple[Metric, str], ...]
+    shared: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Sheet:
+    """One matrix in one place on both sides: what one table may hold.
+
+    Attributes:
+        matrices: its name before and after.
+        places: what its figures were taken on before and after.
+        changed: how these places differ.
+        packages: what else differs between the machines' software.
+        only_before: cells that the other side lacks.
+        unclear: cells before and after of each label of which it is not plain who is who.
+    """
+
+    matrices: tuple[str, str]
+    places: tuple[Place, Place]
+    changed: tuple[Change, ...]
+    packages: tuple[Change, ...]
+    pairs: tuple[Pair, ...]
+    only_before: Cells
+    only_after: Cells
+    unclear: tuple[tuple[Cells, Cells], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """All that there is to say of two sides.
+
+    Attributes:
+        names: of the sides.
+        metrics: what was to be compared.
+        only_before: cells of matrices or places that the other side does not have.
+    """
+
+    names: tuple[str, str]
+    metrics: tuple[Metric, ...]
+    sheets: tuple[Sheet, ...]
+    only_before: Cells
+    only_after: Cells
+
+    @property
+    def count(self) -> int:
+        """How many figures were compared; 0: nothing could be."""
+        return sum(len(pair.compared) for sheet in self.sheets for pair in sheet.pairs)
