@@ -83,15 +83,17 @@ def judge(
     Args:
         before: values of the processes that are the baseline.
         after: values of those to be judged, in the same unit.
-        tolerance: the relative slow-down that does not matter, such as 0.05; above 0.
+        tolerance: the relative slow-down that does not matter, such as 0.05.
         alarm: chance of "regressed" where nothing changed, at most, and of "improved" too. Who
             judges several cells may divide it by their number.
 
     Raises:
-        ValueError: a value or the tolerance is not a positive number.
+        ValueError: a time or the alarm level is not a positive number, or the tolerance negative.
     """
-    if not all(math.isfinite(v) and v > 0 for v in (*before, *after, tolerance, alarm)):
-        raise ValueError("expected positive, finite times, tolerance and alarm level")
+    if not all(math.isfinite(v) and v > 0 for v in (*before, *after, alarm, 1 + tolerance)):
+        raise ValueError("expected positive, finite times and alarm level")
+    if tolerance < 0:
+        raise ValueError(f"expected a tolerance of at least 0, found {tolerance}")
     ratios = sorted(b / a for a in before for b in after)
     ratio = _ratio(ratios) if ratios else None
     fewest = min(len(before), len(after))
@@ -190,7 +192,7 @@ def _needed_share(ratio: float, interval: tuple[float, float], most: float) -> f
         # without any noise, what is missing is a number of processes that can reach the level
         return _TELLING * found / half if half else math.inf
     half = math.log(interval[1]) - found
-    expected = found / (1 + (half / _DEVIATIONS / limit) ** 2)
+    expected = found * limit**2 / (limit**2 + (half / _DEVIATIONS) ** 2)
     return _TELLING * (limit - expected) / half
 
 

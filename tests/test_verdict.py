@@ -94,7 +94,20 @@ def test_what_is_no_time_is_refused(wrong):
     with pytest.raises(ValueError, match="positive"):
         judge([*STEADY, wrong], STEADY)
     with pytest.raises(ValueError, match="positive"):
+        judge(STEADY, STEADY, alarm=wrong)
+
+
+@pytest.mark.parametrize("wrong", [-0.1, -2.0, math.nan, math.inf])
+def test_what_is_no_tolerance_is_refused(wrong):
+    with pytest.raises(ValueError, match="expected"):
         judge(STEADY, STEADY, tolerance=wrong)
+
+
+def test_without_a_tolerance_only_times_that_cannot_be_slower_are_held():
+    assert judge([1.0] * 5, [1.0] * 5, tolerance=0).outcome == "held"
+    assert judge(STEADY, times_of(0.9), tolerance=0).outcome == "improved"
+    assert judge(STEADY, times_of(1.05), tolerance=0).outcome == "regressed"
+    assert judge(STEADY, STEADY, tolerance=0).outcome == "cannot-tell"
 
 
 @given(st.lists(times | coarse, min_size=10, max_size=10))
