@@ -5,7 +5,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.stats import mannwhitneyu
 
@@ -110,6 +110,7 @@ def test_without_a_tolerance_only_times_that_cannot_be_slower_are_held():
     assert judge(STEADY, STEADY, tolerance=0).outcome == "cannot-tell"
 
 
+@settings(deadline=None, max_examples=40)
 @given(st.lists(times | coarse, min_size=10, max_size=10))
 def test_chance_alone_alarms_no_more_often_than_stated_whatever_the_times(values):
     """Of all ways to deal the same ten values to two sides, at most 1 % may be called a change."""
@@ -133,6 +134,7 @@ def test_the_test_agrees_with_scipys(before, after):
     assert judge(left, right).p == pytest.approx(min(exact), abs=2e-4)
 
 
+@settings(deadline=None)
 @given(before=sides, after=sides)
 def test_the_interval_is_the_tests_own(before, after):
     """Its ends are the last slow-down that is not refuted at 2.5 %, each way."""
@@ -147,6 +149,7 @@ def test_the_interval_is_the_tests_own(before, after):
             assert (p > 0.025) == (nudge == inner)
 
 
+@settings(deadline=None)
 @given(before=sides, after=sides)
 def test_swapping_the_sides_inverts_the_verdict(before, after):
     there, back = judge(before, after), judge(after, before)
@@ -157,6 +160,7 @@ def test_swapping_the_sides_inverts_the_verdict(before, after):
     assert (there.outcome == "regressed") == (back.outcome == "improved")
 
 
+@settings(deadline=None)
 @given(before=sides, after=sides, seed=st.integers(0, 99), power=st.integers(-20, 20))
 def test_neither_order_nor_unit_matters(before, after, seed, power):
     random = np.random.default_rng(seed)
@@ -166,6 +170,7 @@ def test_neither_order_nor_unit_matters(before, after, seed, power):
     assert judge(*(times_of(2.0**power, v) for v in shuffled)) == there
 
 
+@settings(deadline=None)
 @given(before=sides, after=sides, slower=st.lists(st.floats(1, 3), min_size=9, max_size=9))
 def test_slower_times_never_look_better(before, after, slower):
     there = judge(before, after)
@@ -177,6 +182,7 @@ def test_slower_times_never_look_better(before, after, slower):
     assert rank.index(worse.outcome) >= rank.index(there.outcome)
 
 
+@settings(deadline=None)
 @given(before=sides, after=sides)
 def test_a_verdict_says_what_its_figures_say(before, after):
     found = judge(before, after)
