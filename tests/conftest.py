@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from kdbench import gate
 from kdbench.cli import main
+from tests.gated import Predictor
 
 # A matrix whose cells take a second each, nearly all of it importing torch.
 TINY = """
@@ -136,3 +138,23 @@ def finished(tmp_path_factory):
         os.environ.update(before)
     assert code == 0
     return folder / "results"
+
+
+@pytest.fixture
+def predictor(monkeypatch):
+    stand_in = Predictor()
+    monkeypatch.setattr(gate, "predict_cells", stand_in)
+    return stand_in
+
+
+@pytest.fixture
+def predicted(kdbench, predictor, tiny, tmp_path):
+    """Write a baseline of predictions; call to check against it."""
+    path = tmp_path / "baseline.txt"
+    assert kdbench("check", "--matrix", tiny, "--baseline", path, "--update").code == 0
+
+    def call(*arguments):
+        return kdbench("check", "--matrix", tiny, "--baseline", path, *arguments)
+
+    call.path = path
+    return call

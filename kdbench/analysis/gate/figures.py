@@ -29,7 +29,7 @@ class Pair:
 def find(
     pair: Pair, gauge: Gauge, kind: Kind, *, tolerance: Tolerance, alarm: float
 ) -> Finding | None:
-    """Compare a figure that one side has, or both.
+    """Compare a figure that one side has, or both; a time also where none has it.
 
     Args:
         pair: the cell.
@@ -43,7 +43,7 @@ def find(
     """
     before, after = (side.metrics.get(gauge.name) for side in pair.sides)
     if before is None or after is None:
-        return None if kind == "advisory" else _one_sided(pair, gauge, before, after)
+        return None if kind == "advisory" else _incomplete(pair, gauge, before, after)
     if kind == "time":
         return _time(pair, before, after, tolerance, alarm)
     if kind == "advisory" and _close(before[0], after[0], tolerance):
@@ -51,15 +51,18 @@ def find(
     return _size(pair, gauge, kind, (before[0], after[0]), tolerance)
 
 
-def _one_sided(
+def _incomplete(
     pair: Pair, gauge: Gauge, before: tuple[float, ...] | None, after: tuple[float, ...] | None
 ) -> Finding:
-    if before is None:
+    outcome: Outcome = "not-comparable"
+    if before is None and after is None:
+        outcome, message = "cannot-tell", "neither side has processes that had the machine alone"
+    elif before is None:
         message = "not in the baseline; --update adds it"
     else:
         message = "in the baseline, and without a value now"
     return Finding(
-        "not-comparable",
+        outcome,
         pair.label,
         gauge.name,
         before=median(before) if before else None,
