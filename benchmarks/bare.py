@@ -99,7 +99,7 @@ class Loop:
         loss = self.loss(pixels, labels)
         loss.backward()
         self.optimizer.step()
-        return float(loss)
+        return float(loss.detach())
 
 
 class TeacherLoop(Loop):

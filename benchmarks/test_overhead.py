@@ -35,8 +35,9 @@ from kdbench.worker.training import build_session
 
 HERE = Path(__file__).parent
 CPU = torch.device("cpu")
-PAIRS = 16
-BLOCK_SECONDS = 0.5
+# Neighbouring steps are compared one by one: what a machine's slow spells add, they add to both.
+PAIRED_SECONDS = 100.0
+PAIRS = (40, 400)
 
 
 def report(benchmark, what, values, target, unit=""):
@@ -148,27 +149,20 @@ def test_timed_steps(batch_size, benchmark, tmp_path):
 
     for _ in range(3):
         probed_step()
-    length = max(1, round(BLOCK_SECONDS / seconds(probed_step)))
-
-    def block(step):
-        def steps():
-            for _ in range(length):
-                step()
-
-        return steps
-
+    fewest, most = PAIRS
+    pairs = min(most, max(fewest, round(PAIRED_SECONDS / 2 / seconds(probed_step))))
     ratios, added = [], []
     with sampled(tmp_path) as sampler:
 
         def probed():
             sampler.send_signal(signal.SIGCONT)
-            return seconds(block(probed_step))
+            return seconds(probed_step)
 
         def by_hand():
             sampler.send_signal(signal.SIGSTOP)
-            return seconds(block(bare.step))
+            return seconds(bare.step)
 
-        for pair in range(PAIRS):
+        for pair in range(pairs):
             # each goes first in turn, so that what drifts favours neither
             if pair % 2:
                 first, second = by_hand(), probed()
@@ -176,9 +170,9 @@ def test_timed_steps(batch_size, benchmark, tmp_path):
             else:
                 ours, theirs = probed(), by_hand()
             ratios.append(ours / theirs)
-            added.append((ours - theirs) / length * 1e6)
+            added.append((ours - theirs) * 1e6)
         sampler.send_signal(signal.SIGCONT)
-        benchmark.pedantic(block(probed_step), rounds=3)
+        benchmark.pedantic(probed_step, rounds=5)
     what = f"a timed step of {batch_size} images"
     report(benchmark, f"{what} over the same by hand", ratios, 1.01)
     report(benchmark, f"{what}, added", added, None, " µs")
