@@ -17,6 +17,7 @@ Mode = Literal["profile", "train"]
 Launch = Literal["spawn", "fork"]
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 Attention = Literal["eager", "sdpa"]
+OptimizerKernels = Literal["auto", "single", "foreach", "fused"]
 Loss = Literal["paper", "published-code"]
 
 # The largest numbers a matrix may ask for: far above any use, and small enough that a typing
@@ -139,6 +140,10 @@ class Training(Frozen):
     alpha1: Weight | None = None
     alpha2: Weight = 0.5
     optimizer: Literal["adamw"] = "adamw"
+    #: how the optimizer works through the parameters: one after another (single), in horizontal
+    #: passes over all of them (foreach), in one kernel (fused); auto is torch's own choice: foreach
+    #: on CUDA, single on a CPU
+    optimizer_kernels: OptimizerKernels = "auto"
     learning_rate: Rate = 1e-4
     weight_decay: Weight = 0.1
     #: training images per class behind a class embedding
@@ -264,7 +269,9 @@ class CellRun(Frozen):
     threads: PositiveInt | None
     budget: Budget
     launch: Launch = "spawn"
-    source: Literal["measured"] = "measured"
+    source: Literal["measured", "predicted"] = "measured"
+    #: the device profile of a prediction; None: it is measured
+    profile: str | None = None
 
     def run_key(self, *, worker_digest: str, environment: dict[str, str | None]) -> str:
         """Key of this run's rows: the cell, how it is run, by which code and on what machine.
@@ -310,6 +317,7 @@ class CellRun(Frozen):
             "alpha1": training.alpha1,
             "alpha2": training.alpha2,
             "optimizer": training.optimizer,
+            "optimizer_kernels": training.optimizer_kernels,
             "learning_rate": training.learning_rate,
             "compile": training.compile,
             "checkpointing": training.checkpointing,
@@ -318,6 +326,7 @@ class CellRun(Frozen):
             "device": self.device,
             "launch": self.launch,
             "source": self.source,
+            "profile": self.profile,
         }
 
 

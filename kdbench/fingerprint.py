@@ -15,6 +15,12 @@ def worker_digest() -> str:
     return _digest_files(package, sorted((package / "worker").glob("*.py")))
 
 
+def predict_digest() -> str:
+    """Digest of the code that turns a worker's code into a prediction."""
+    package = Path(__file__).parent
+    return _digest_files(package, sorted((package / "predict").glob("*.py")))
+
+
 @lru_cache(maxsize=64)
 def fingerprint_path(path: Path) -> str:
     """Digest of the names and contents of a file, or of all files in a folder (16 hex digits)."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import Field, PositiveInt
 
-from kdbench.cell import Attention, Frozen, Loss, Name, Precision, Side
+from kdbench.cell import Attention, Frozen, Loss, Name, OptimizerKernels, Precision, Side
 from kdbench.errors import InputError, did_you_mean, quoted
 from kdbench.validation import validated
 
@@ -34,6 +34,7 @@ class AxisValues(Frozen):
     attention: tuple[Attention, ...] | None = Field(default=None, strict=False)
     compile: tuple[bool, ...] | None = Field(default=None, strict=False)
     checkpointing: tuple[bool, ...] | None = Field(default=None, strict=False)
+    optimizer_kernels: tuple[OptimizerKernels, ...] | None = Field(default=None, strict=False)
     loss: tuple[Loss, ...] | None = Field(default=None, strict=False)
     alpha2: tuple[float, ...] | None = Field(default=None, strict=False)
     learning_rate: tuple[float, ...] | None = Field(default=None, strict=False)

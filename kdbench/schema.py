@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 Dtype = Literal["string", "int64", "float64", "bool", "timestamp"]
 
@@ -50,6 +50,7 @@ _NOT_TRAINED = "mode is profile"
 _UNTIMED = "an accounting step"
 _NOT_COUNTED = "no accounting step finished; compiled"
 _NO_SENSOR = "the system does not tell it"
+_MEASURED = "source is not predicted"
 _NOT_CAUGHT = "; the timed steps were too short to meet a reading, one a second"
 _PER_CARD = _NO_NVML + "; a MIG instance, for which it is not told"
 
@@ -91,6 +92,11 @@ PLAN_COLUMNS = (
     _number("alpha1", "weight of the classification loss"),
     _number("alpha2", "weight of the distillation loss"),
     _text("optimizer", "the optimizer's name"),
+    _text(
+        "optimizer_kernels",
+        "how it works through the parameters: single, foreach or fused; auto: torch's choice, "
+        "foreach on CUDA and single on a CPU",
+    ),
     _number("learning_rate", "the optimizer's initial learning rate"),
     _flag(
         "compile",
@@ -107,11 +113,17 @@ PLAN_COLUMNS = (
         "processes differ",
     ),
     _text("source", "measured, predicted or reported (by the paper)"),
+    _text("profile", "the device profile that a prediction is for", "source is not predicted"),
 )
 
 _OUTCOME_COLUMNS = (
     _integer("threads", "CPU threads of the framework in the worker", "the worker did not start"),
     _text("status", "ok, or how the run ended: " + ", ".join(STATUSES[1:])),
+    _text(
+        "caveats",
+        "what of a prediction is outside of what was verified, in words",
+        _MEASURED + "; all of it was verified",
+    ),
     _text("error", "what went wrong, in one line", "status is ok"),
     _flag(
         "unstable",
@@ -223,17 +235,30 @@ _OUTCOME_COLUMNS = (
     _integer("student_parameters", "number of the student's parameters", "setup did not finish"),
     _integer(
         "allocated_peak_bytes",
-        "peak of a step in the framework's allocator",
+        "peak of a step in the framework's allocator; predicted, of a steady one",
         _NO_STEP,
     ),
     _text(
         "allocated_source",
         "cuda-allocator: exact, the highest of the timed steps; ledger: exact "
         "for all that passes through dispatch, one accounting step; profiler: exact, torch's own "
-        "record of the CPU allocator in a compiled student's accounting step",
+        "record of the CPU allocator in a compiled student's accounting step; trace: predicted, exact "
+        "bytes of what passes through dispatch; simulation: predicted, that trace replayed through "
+        "a model of the CUDA caching allocator",
         _NO_STEP,
     ),
     _integer("reserved_peak_bytes", "peak that the CUDA caching allocator held", _NO_GPU),
+    _integer(
+        "first_allocated_peak_bytes",
+        "peak allocated in a training's very first step, which finds no gradients and no optimizer "
+        "state, and makes both",
+        _MEASURED,
+    ),
+    _integer(
+        "first_reserved_peak_bytes",
+        "peak that the CUDA caching allocator holds until that step's end",
+        _MEASURED + "; " + _NO_GPU,
+    ),
     _integer(
         "process_peak_bytes",
         "highest NVML sample of the worker's memory: a lower bound of the peak",
@@ -316,6 +341,17 @@ _OUTCOME_COLUMNS = (
         "counted as they are dispatched (a multiplication and an addition are two); "
         "element-wise work and products with a vector are not in it, what is computed again in "
         "backward is",
+        _NOT_COUNTED,
+    ),
+    _integer(
+        "operations_step",
+        "operations that a step dispatches, views left out: what is launched, one by one",
+        _NOT_COUNTED,
+    ),
+    _integer(
+        "bytes_moved_step",
+        "bytes of all tensors that those operations are given and return: what the step would move "
+        "if no cache held anything",
         _NOT_COUNTED,
     ),
     _number(
@@ -536,12 +572,17 @@ TABLES: dict[str, tuple[Column, ...]] = {
     "memory": (
         _KEY,
         _text(
+            "stage",
+            "whose peak it is: steady, a step as all but the first (measured: the accounting "
+            "step's); first, a training's very first step; precompute",
+        ),
+        _text(
             "category",
             "parameters, gradients, optimizer_state, activations, teacher, inputs, "
             "workspace or other",
         ),
         _text("module", "the module that allocated it, by dotted name", "outside any module"),
-        _integer("bytes", "live bytes at the peak of the accounting step"),
+        _integer("bytes", "live bytes at that peak"),
         _integer("blocks", "how many storages those are"),
     ),
     "timeline": (

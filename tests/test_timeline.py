@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kdbench.worker.account import account_step
-from kdbench.worker.ledger import Change, Ledger
+from kdbench.worker.ledger import Ledger
+from kdbench.worker.tally import Change
 from kdbench.worker.timeline import timeline
 from tests.models import CPU, tiny_session
 

@@ -36,7 +36,7 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class Breakdown:
-    """The peak of one cell's accounting step.
+    """The peak of one cell's steady step: the accounting step, or a predicted one.
 
     Attributes:
         group: the cell.
@@ -65,9 +65,10 @@ def breakdowns(results: Results, groups: Iterable[CellGroup]) -> list[Breakdown]
         results: holds the rows of these cells.
         groups: of one matrix, or of several.
     """
+    steady = results.memory[results.memory["stage"] == "steady"]
     rows = {
         (str(matrix), str(run_key)): frame
-        for (matrix, run_key), frame in results.memory.groupby(["matrix", "run_key"])
+        for (matrix, run_key), frame in steady.groupby(["matrix", "run_key"])
     }
     second = {
         (row["matrix"], row["run_key"]): row["unattributed_bytes"] for row in results.records()

@@ -25,6 +25,8 @@ class Environment:
     gpu_name: str | None
     driver_version: str | None
     torch_version: str | None
+    #: the device profile, where nothing was measured; None: it was
+    profile: str | None = None
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Environment:
@@ -37,6 +39,7 @@ class Environment:
             gpu_name=row["gpu_name"] if on_gpu else None,
             driver_version=row["driver_version"] if on_gpu else None,
             torch_version=row["torch_version"],
+            profile=row["profile"],
         )
 
     @property
@@ -52,6 +55,8 @@ class Environment:
     @property
     def name(self) -> str:
         """Short name to read and to pick by; two environments may share one, but never an id."""
+        if self.profile is not None:
+            return printable(f"predicted for {self.profile}: torch {self.torch_version}")
         parts = [_short(self.gpu_name if self.on_gpu else self.cpu_model)]
         if self.on_gpu:
             parts.append(f"driver {self.driver_version or 'unknown'}")
@@ -62,7 +67,8 @@ class Environment:
     @property
     def description(self) -> str:
         """The name, with the host's processor where the steps ran on a GPU."""
-        host = f"; host {_short(self.cpu_model)}" if self.on_gpu else ""
+        measured = self.profile is None
+        host = f"; host {_short(self.cpu_model)}" if self.on_gpu and measured else ""
         return self.name + printable(host)
 
 
@@ -107,7 +113,7 @@ def list_environments(environments: Iterable[Environment]) -> str:
 
 
 def _joined(environment: Environment, started: set[Environment]) -> Environment:
-    if environment.threads is not None:
+    if environment.threads is not None or environment.profile is not None:
         return environment
     alike = [e for e in started if {**vars(e), "threads": None} == vars(environment)]
     return alike[0] if len(alike) == 1 else environment

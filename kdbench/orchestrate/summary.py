@@ -102,6 +102,8 @@ def summarise(
         "parameter_bytes",
         "student_parameters",
         "flops_step",
+        "operations_step",
+        "bytes_moved_step",
     ):
         cell[name] = result.get(name)
     cell |= _limit_columns(cell, result, rates)

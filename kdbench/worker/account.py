@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from kdbench.worker.augment import Draw
-from kdbench.worker.flops import FlopCounter
 from kdbench.worker.ledger import Ledger
 from kdbench.worker.oracle import HostRecord, renew_gradients, storage_bytes
 from kdbench.worker.training import Session
+from kdbench.worker.work import WorkCounter
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class Account:
     ledger: Ledger
     #: the step's row, without a time: the ledger slows it
     row: dict[str, Any]
-    #: floating-point operations of its matrix products, convolutions and attention
-    flops: int
+    #: its arithmetic, operations and bytes
+    work: WorkCounter
     #: the step's peak by a source that shares nothing with the ledger: torch's profiler on a CPU,
     #: the allocator on CUDA, which rounds each block up to 512 B; None: there is none
     second_peak_bytes: int | None
@@ -39,7 +39,7 @@ def account_step(session: Session, draw: Draw) -> Account:
     """
     if session.cell.training.compile:
         raise RuntimeError("no ledger sees into a compiled student")
-    ledger, flops, record = Ledger(session.device), FlopCounter(), HostRecord(session.device)
+    ledger, work, record = Ledger(session.device), WorkCounter(), HostRecord(session.device)
 
     def mark(part: str) -> None:
         if part == "optimizer":  # before the optimizer's own temporaries
@@ -49,22 +49,22 @@ def account_step(session: Session, draw: Draw) -> Account:
     with record:
         if session.device.type == "cpu":
             renew_gradients(session.student)
-        _adopt(session, draw, ledger)
+        adopt_session(session, draw, ledger)
         before = _held_bytes(session, draw)
         session.probes.start_step()
         started = monotonic_ns()
         record.begin()
-        with flops, ledger:
+        with work, ledger:
             result, _ = session.step(draw, mark)
         session.probes.synchronize()
         peaks = session.probes.step_peaks()
-    _adopt_state(session, ledger)
+    adopt_state(session, ledger)
     growth = record.growth_bytes()
     on_host = None if growth is None else before + growth
     return Account(
         ledger=ledger,
         row={"started_ns": started, "seconds": None, **peaks, "loss": float(result.loss)},
-        flops=flops.count,
+        work=work,
         second_peak_bytes=on_host
         if session.device.type == "cpu"
         else peaks["allocated_peak_bytes"],
@@ -86,7 +86,7 @@ def profiled_peak(session: Session, draw: Draw) -> int | None:
     return None if growth is None else before + growth
 
 
-def _adopt(session: Session, draw: Draw, ledger: Ledger) -> None:
+def adopt_session(session: Session, draw: Draw, ledger: Ledger) -> None:
     """Name to the ledger all that the step finds there."""
     ledger.adopt_module(session.student, "parameters", prefix="student")
     if session.teacher is not None:
@@ -96,17 +96,21 @@ def _adopt(session: Session, draw: Draw, ledger: Ledger) -> None:
         ledger.adopt([session.embeddings], "teacher", name)
     ledger.adopt(session.data.tensors(), "inputs", "data")
     ledger.adopt(draw.tensors(), "inputs")
-    _adopt_state(session, ledger)
+    adopt_state(session, ledger)
     ledger.adopt_gradients(session.student)
 
 
-def _adopt_state(session: Session, ledger: Ledger) -> None:
+def adopt_state(session: Session, ledger: Ledger) -> None:
+    """Name the optimizer's state to the ledger."""
     ledger.adopt(_optimizer_state(session), "optimizer_state", "optimizer")
 
 
 def _optimizer_state(session: Session) -> Iterator[torch.Tensor]:
     for state in session.optimizer.state.values():
         yield from (v for v in state.values() if isinstance(v, torch.Tensor))
+    if session.scaler is not None:  # no state_dict of it has its tensors as they are
+        own = (session.scaler._scale, session.scaler._growth_tracker)
+        yield from (v for v in own if v is not None)
 
 
 def _held_bytes(session: Session, draw: Draw) -> int:

@@ -66,8 +66,8 @@ def load_data(cell: Cell, *, device: torch.device) -> DataSet:
     data = cell.data
     if data.source == "synthetic":
         held = min(data.train_images, _SYNTHETIC_BATCHES * cell.training.batch_size)
-        made = _synthetic(data, held)
-        return DataSet(*(_on(device, made), _on(device, made)), train_count=data.train_images)
+        made = _on(device, _synthetic(data, held))
+        return DataSet(made, made, train_count=data.train_images)
     if data.source == "digits":
         return _kept(*_digits(data), device)
     sources = open_sources(data)

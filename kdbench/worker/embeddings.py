@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from kdbench.cell import Cell
 from kdbench.errors import InputError
 from kdbench.worker.augment import prepare
-from kdbench.worker.data import DataSet, free_bytes
+from kdbench.worker.data import DataSet
 
 
 class Part(NamedTuple):
@@ -47,6 +47,17 @@ class Plan:
     finish: Callable[[int], None]
 
 
+def make_plan(cell: Cell, data: DataSet, *, device: torch.device, seed: int) -> Plan:
+    """Plan what the cell's method has computed before its first step.
+
+    Raises:
+        InputError: a class has no training image.
+    """
+    if cell.declared.teacher == "class-embeddings":
+        return plan_class_embeddings(cell, data, device=device, seed=seed)
+    return plan_image_embeddings(cell, data, device=device)
+
+
 def plan_class_embeddings(cell: Cell, data: DataSet, *, device: torch.device, seed: int) -> Plan:
     """Plan the mean embedding of each class over `images_per_class` of its training images.
 
@@ -72,7 +83,10 @@ def plan_class_embeddings(cell: Cell, data: DataSet, *, device: torch.device, se
         result.index_add_(0, part.places, embedded)
 
     def finish(added: int) -> None:
-        counts = torch.bincount(labels[: added * size], minlength=classes)
+        taken = labels[: added * size]
+        counts = torch.zeros(classes, device=device).index_add_(
+            0, taken, torch.ones(len(taken), device=device)
+        )
         result.div_(counts.clamp(min=1)[:, None])
         _randomise(result, counts == 0, seed)
 
@@ -80,14 +94,9 @@ def plan_class_embeddings(cell: Cell, data: DataSet, *, device: torch.device, se
 
 
 def plan_image_embeddings(cell: Cell, data: DataSet, *, device: torch.device) -> Plan:
-    """Plan the embedding of each training image, and of its mirror image where training flips.
-
-    Raises:
-        InputError: the device's free memory does not hold them.
-    """
+    """Plan the embedding of each training image, and of its mirror image where training flips."""
     size, flips = cell.training.precompute_batch_size, 2 if cell.data.flip else 1
     shape = (data.train_count, flips, cell.required_teacher.width)
-    _check_room(shape, device)
     result = torch.zeros(shape, device=device)
     images = torch.arange(data.train_count)
     parts = tuple(
@@ -172,14 +181,3 @@ def _randomise(result: Tensor, unreached: Tensor, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)
         drawn = torch.randn((count, result.shape[-1]), generator=generator)
         result[unreached] = drawn.to(result.device)
-
-
-def _check_room(shape: tuple[int, int, int], device: torch.device) -> None:
-    needed, free = 4 * shape[0] * shape[1] * shape[2], free_bytes(device)
-    if needed > free:
-        raise InputError(
-            f"the embeddings of {shape[0]:,} images need {needed:,} bytes, found {free:,} free on "
-            f"{device}",
-            key="axes.method",
-            hint="teacher-kd keeps none, embed-kd one per class",
-        )

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import weakref
-from collections import defaultdict
 from collections.abc import Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from kdbench.worker.tally import Block, Change, Event, Share, changes_of, peak_of, shares_of
 
 # What comes before the step's first part; what is adopted then is live all the time until it goes.
 START = "start"
@@ -27,52 +27,6 @@ _BORN = {
     "backward": "workspace",
     "optimizer": "workspace",
 }
-
-
-@dataclass
-class Block:
-    """One storage while it lives."""
-
-    size: int
-    category: str
-    module: str | None
-
-
-class Event(NamedTuple):
-    """A storage that came, went or was resized: its bytes, gained or lost."""
-
-    block: Block
-    change: int
-    #: the part of the step that it happened in
-    part: str
-
-
-class Change(NamedTuple):
-    """An event, told for itself."""
-
-    part: str
-    category: str
-    #: bytes gained or lost
-    size: int
-
-
-@dataclass(frozen=True)
-class Share:
-    """Live bytes at the peak that share a category and a module."""
-
-    category: str
-    module: str | None
-    size: int
-    blocks: int
-
-    def row(self) -> dict[str, Any]:
-        """Return the columns of `memory`."""
-        return {
-            "category": self.category,
-            "module": self.module,
-            "bytes": self.size,
-            "blocks": self.blocks,
-        }
 
 
 class Ledger(TorchDispatchMode):
@@ -154,37 +108,22 @@ class Ledger(TorchDispatchMode):
                 self._see(leaf)
         return result
 
+    @property
+    def events(self) -> list[Event]:
+        """What came and went so far, in order."""
+        return self._events
+
     def changes(self) -> list[Change]:
         """Every event in order, each storage under the category that it had in the end."""
-        return [Change(part, block.category, size) for block, size, part in self._events]
+        return changes_of(self._events)
 
     def peak_bytes(self) -> int:
         """Most bytes that were live at once."""
-        return self._peak()[1]
+        return peak_of(self._events)[1]
 
     def shares(self) -> list[Share]:
         """Split the live bytes at the peak by category and module, largest first."""
-        end, _ = self._peak()
-        held: dict[int, tuple[Block, int]] = {}
-        for block, change, _ in self._events[:end]:
-            held[id(block)] = (block, held.get(id(block), (block, 0))[1] + change)
-        totals: dict[tuple[str, str | None], list[int]] = defaultdict(lambda: [0, 0])
-        for block, size in held.values():
-            if size:
-                total = totals[block.category, block.module]
-                total[0] += size
-                total[1] += 1
-        shares = [Share(*key, *total) for key, total in totals.items()]
-        return sorted(shares, key=lambda s: (-s.size, s.category, s.module or ""))
-
-    def _peak(self) -> tuple[int, int]:
-        """How many events lead to the peak, and the bytes live then."""
-        live = highest = end = 0
-        for count, event in enumerate(self._events, start=1):
-            live += event.change
-            if live > highest:
-                highest, end = live, count
-        return end, highest
+        return shares_of(self._events[: peak_of(self._events)[0]])
 
     def _see(self, tensor: Tensor) -> Block | None:
         if tensor.device.type != self._device:

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from kdbench.cell import CellRun
 from kdbench.worker.account import account_step, profiled_peak
 from kdbench.worker.augment import Draw
-from kdbench.worker.data import load_data
+from kdbench.worker.data import DataSet, load_data
 from kdbench.worker.events import Events
-from kdbench.worker.precision import check_precision, set_precision
 from kdbench.worker.precompute import precompute
 from kdbench.worker.probes import Probes
 from kdbench.worker.profile import profile
 from kdbench.worker.rates import measure_rates
 from kdbench.worker.resume import Checkpoints
+from kdbench.worker.setup import set_up
 from kdbench.worker.timeline import timeline
 from kdbench.worker.train import emit_step, train
-from kdbench.worker.training import Session, build_session, parameter_bytes
+from kdbench.worker.training import Session, parameter_bytes
 
 
 def measure_cell(
@@ -61,6 +63,54 @@ def measure_cell(
             measure_rates(run.cell.training.precision, device, events)
 
 
+class _Loaded:
+    """A training's supplies as they are measured: loaded from where the matrix file says."""
+
+    def __init__(
+        self,
+        run: CellRun,
+        device: torch.device,
+        probes: Probes,
+        events: Events,
+        cache: Path,
+        machine: Mapping[str, Any],
+    ) -> None:
+        self._run, self._device, self._probes = run, device, probes
+        self._events, self._cache, self._machine = events, cache, machine
+
+    def phase(self, name: str) -> AbstractContextManager[dict[str, Any]]:
+        return self._events.phase(name, self._probes)
+
+    def data(self) -> DataSet:
+        data = load_data(self._run.cell, device=self._device)
+        self._events.emit("result", data_storage=data.storage)
+        return data
+
+    def teacher(self, data: DataSet) -> nn.Module:
+        # transformers takes seconds to import; a student alone does without
+        from kdbench.worker.teacher import load_teacher  # noqa: PLC0415
+
+        teacher = load_teacher(
+            self._run.cell, device=self._device, cache=self._cache, class_names=data.class_names
+        )
+        self._events.emit("result", teacher_revision=teacher.revision)
+        return teacher
+
+    def embeddings(self, data: DataSet, teacher: nn.Module) -> Tensor:
+        return precompute(
+            self._run,
+            data,
+            teacher,
+            probes=self._probes,
+            events=self._events,
+            cache=self._cache,
+            machine=self._machine,
+        )
+
+    def release(self) -> None:
+        _release(self._device)
+
+
 def _set_up(
     run: CellRun,
     device: torch.device,
@@ -69,41 +119,9 @@ def _set_up(
     cache: Path,
     machine: Mapping[str, Any],
 ) -> Session:
-    cell, teacher, embeddings = run.cell, None, None
-    with events.phase("setup", probes):
-        # before the teacher's work, which can take long...
-        check_precision(cell.training.precision, device)
-        # ...and is done in fp32, whatever the session computes in: cells share its result
-        set_precision("fp32", device)
-        data = load_data(cell, device=device)
-        if cell.teacher is not None:
-            # transformers takes seconds to import; a student alone does without
-            from kdbench.worker.teacher import load_teacher  # noqa: PLC0415
-
-            teacher = load_teacher(cell, device=device, cache=cache, class_names=data.class_names)
-    events.emit(
-        "result",
-        data_storage=data.storage,
-        teacher_revision=None if teacher is None else teacher.revision,
-    )
-    if cell.declared.precomputes and teacher is not None:
-        embeddings = precompute(
-            run, data, teacher, probes=probes, events=events, cache=cache, machine=machine
-        )
-        # The teacher has done its work: nothing of it stays for the training.
-        teacher = None
-        _release(device)
-    with events.phase("setup", probes):
-        session = build_session(
-            cell,
-            device=device,
-            seed=run.seed,
-            data=data,
-            teacher=teacher,
-            embeddings=embeddings,
-            probes=probes,
-        )
-    if cell.training.compile:
+    loaded = _Loaded(run, device, probes, events, cache, machine)
+    session = set_up(run, loaded, device=device, probes=probes)
+    if run.cell.training.compile:
         with events.phase("compile", probes):
             session.compile()
     events.emit(
@@ -131,13 +149,15 @@ def _account(session: Session, events: Events, draw: Draw) -> None:
         emit_step(events, account.row, "account", 0)
         phase["units"] = 1
     for share in account.ledger.shares():
-        events.emit("memory", **share.row())
+        events.emit("memory", stage="steady", **share.row())
     events.emit("timeline", **timeline(account.ledger.changes()))
     events.emit(
         "result",
         ledger_peak_bytes=account.ledger.peak_bytes(),
         second_peak_bytes=account.second_peak_bytes,
-        flops_step=account.flops,
+        flops_step=account.work.flops,
+        operations_step=account.work.operations,
+        bytes_moved_step=account.work.bytes_moved,
     )
 
 

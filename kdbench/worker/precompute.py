@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from kdbench.cell import Budget, Cell, CellRun, digest
+from kdbench.errors import InputError
 from kdbench.fingerprint import worker_digest
-from kdbench.worker.data import DataSet
+from kdbench.worker.data import DataSet, free_bytes
 from kdbench.worker.embedding_cache import (
     Cost,
     DamagedError,
@@ -23,7 +24,7 @@ from kdbench.worker.embedding_cache import (
     tensor_digest,
     write_embeddings,
 )
-from kdbench.worker.embeddings import Plan, embed, plan_class_embeddings, plan_image_embeddings
+from kdbench.worker.embeddings import Plan, embed, make_plan
 from kdbench.worker.events import Events
 from kdbench.worker.images import Images
 from kdbench.worker.ledger import Ledger
@@ -106,7 +107,9 @@ def precompute(
     # A profile has no use for the recipe: it would digest a gigabyte of weights for nothing.
     recipe = recipe_of(run, data, teacher, machine) if run.mode == "train" else None
     with events.phase("precompute", probes) as phase:
-        plan = _plan(run.cell, data, torch.device(run.device), run.seed)
+        device = torch.device(run.device)
+        _check_room(run.cell, data, device)
+        plan = make_plan(run.cell, data, device=device, seed=run.seed)
         done = None if recipe is None else _read(cache, recipe, plan, events)
         if done is None:
             done = compute(
@@ -210,10 +213,20 @@ def recipe_of(run: CellRun, data: DataSet, teacher: nn.Module, machine: Recipe) 
     }
 
 
-def _plan(cell: Cell, data: DataSet, device: torch.device, seed: int) -> Plan:
-    if cell.declared.teacher == "class-embeddings":
-        return plan_class_embeddings(cell, data, device=device, seed=seed)
-    return plan_image_embeddings(cell, data, device=device)
+def _check_room(cell: Cell, data: DataSet, device: torch.device) -> None:
+    """Refuse embeddings of images that the device's free memory does not hold."""
+    if cell.declared.teacher != "image-embeddings":
+        return
+    flips = 2 if cell.data.flip else 1
+    needed = 4 * data.train_count * flips * cell.required_teacher.width
+    free = free_bytes(device)
+    if needed > free:
+        raise InputError(
+            f"the embeddings of {data.train_count:,} images need {needed:,} bytes, found {free:,} "
+            f"free on {device}",
+            key="axes.method",
+            hint="teacher-kd keeps none, embed-kd one per class",
+        )
 
 
 def _spent(budget: Budget, batches: int, seconds: float) -> bool:

@@ -34,6 +34,12 @@ class Teacher(nn.Module):
         self.revision = revision
         self.eval().requires_grad_(requires_grad=False)
 
+    @classmethod
+    def of(cls, model: Any, cell: Cell, *, revision: str | None = None) -> Teacher:  # noqa: ANN401
+        """Take what the cell's method needs of a model: all of it, or a classifier's two parts."""
+        parts = (model.vit, model.classifier) if cell.declared.classifier else (model,)
+        return cls(*parts, revision=revision)
+
     def forward(self, images: Tensor) -> Tensor:
         """Map normalised images [n, 3, side, side] to embeddings, or to class scores with a head.
 
@@ -90,8 +96,18 @@ def load_teacher(
         if fitted is None:
             raise InputError("no fitted teacher in the cache", where=fitted_path(cell, cache))
         model = fitted if classes is not None else fitted.vit
-    parts = (model,) if classes is None else (model.vit, model.classifier)
-    return Teacher(*parts, revision=revision).to(device)
+    return Teacher.of(model, cell, revision=revision).to(device)
+
+
+def teacher_shape(cell: Cell) -> Any:  # noqa: ANN401 - transformers has no type stubs
+    """Build the model of the cell's teacher without storage: a `ViTModel`, or with a classifier.
+
+    A pretrained checkpoint's own model may have no pooler; of that, the checkpoint alone tells.
+    """
+    shape = cell.required_teacher
+    if shape.weights == "fitted" and not cell.declared.classifier:
+        return _without_storage(shape, cell.data.classes).vit
+    return _without_storage(shape, cell.data.classes if cell.declared.classifier else None)
 
 
 def random_vit(

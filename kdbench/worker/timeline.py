@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import takewhile
 
-from kdbench.worker.ledger import START, Change
+from kdbench.worker.ledger import START
+from kdbench.worker.tally import Change
 
 # The columns of `timeline` that a step fills, each as a list: thousands of rows in one event.
 Columns = dict[str, list[str] | list[int]]

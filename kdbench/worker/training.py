@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from kdbench.cell import Cell
+from kdbench.cell import Cell, OptimizerKernels
 from kdbench.worker.augment import Draw, epoch_draws, make_batch
 from kdbench.worker.clock import StepClock, step_clock
 from kdbench.worker.compiled import compile_lazily, compile_now, eagerly
@@ -20,6 +20,14 @@ from kdbench.worker.oracle import storage_bytes
 from kdbench.worker.precision import autocast, make_scaler, set_precision
 from kdbench.worker.probes import Probes
 from kdbench.worker.student import Student
+
+# How torch is told of an optimizer's kernels; told nothing, it chooses by the device.
+_KERNELS: dict[OptimizerKernels, dict[str, Any]] = {
+    "auto": {},
+    "single": {"foreach": False, "fused": False},
+    "foreach": {"foreach": True},
+    "fused": {"fused": True},
+}
 
 
 def no_mark(_part: str) -> None:
@@ -152,22 +160,23 @@ def build_session(
     training, declared = cell.training, cell.declared
     set_precision(training.precision, device)
     torch.manual_seed(seed)
-    student = (
-        Student(
-            cell.student,
-            image_size=cell.image_size,
-            classes=cell.data.classes,
-            teacher_width=cell.required_teacher.width if declared.projects else None,
-            attention=training.attention,
-            checkpointing=training.checkpointing,
-        )
-        .to(device)
-        .train()
-    )
+    student = Student(
+        cell.student,
+        image_size=cell.image_size,
+        classes=cell.data.classes,
+        teacher_width=cell.required_teacher.width if declared.projects else None,
+        attention=training.attention,
+        checkpointing=training.checkpointing,
+    ).train()
+    if device.type != "cpu":  # where it is already; a prediction's tensors cannot be moved
+        student = student.to(device)
     if training.compile:
         compile_lazily(student)
     optimizer = torch.optim.AdamW(
-        student.parameters(), training.learning_rate, weight_decay=training.weight_decay
+        student.parameters(),
+        training.learning_rate,
+        weight_decay=training.weight_decay,
+        **_KERNELS[training.optimizer_kernels],
     )
     parts = Parts(
         student=student,

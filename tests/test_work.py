@@ -6,14 +6,14 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from kdbench.worker.account import account_step
-from kdbench.worker.flops import FlopCounter
+from kdbench.worker.work import WorkCounter
 from tests.models import tiny_session
 
 
 def counted(folder, method, *settings):
     session = tiny_session(folder, method, *settings)
     session.timed_step(next(session.draws(0)))
-    return session, account_step(session, next(session.draws(1))).flops
+    return session, account_step(session, next(session.draws(1))).work.flops
 
 
 def of_blocks(session, *, passes):
@@ -44,18 +44,18 @@ def of_ends(session, *, projects):
 
 def test_a_linear_layer():
     layer, images = nn.Linear(8, 3), torch.ones(5, 8)
-    with FlopCounter() as counter:
+    with WorkCounter() as counter:
         result = layer(images)
-    assert counter.count == 2 * 5 * 8 * 3
+    assert counter.flops == 2 * 5 * 8 * 3
     with counter:
         result.sum().backward()
-    assert counter.count == 2 * (2 * 5 * 8 * 3), "the weights' gradient, and none of the images"
+    assert counter.flops == 2 * (2 * 5 * 8 * 3), "the weights' gradient, and none of the images"
 
 
 def test_element_wise_work_is_not_counted():
-    with FlopCounter() as counter:
+    with WorkCounter() as counter:
         (torch.ones(50, 50).exp() + 1).softmax(-1).sum()
-    assert counter.count == 0
+    assert counter.flops == 0
 
 
 @pytest.mark.parametrize(("method", "projects"), [("student-only", False), ("embed-kd", True)])

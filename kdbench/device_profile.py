@@ -1,0 +1,125 @@
+"""Device profiles: what a prediction takes for granted of the device it is for.
+
+They are data, in `kdbench/profiles/*.toml` or in a file of the user's own. Each entry says what it
+rests on, since a prediction is no better than these.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from kdbench.cell import Frozen, Name, digest
+from kdbench.document import read_document
+from kdbench.errors import InputError, did_you_mean, quoted
+from kdbench.units import parse_size
+from kdbench.validation import validated
+
+#: the profile whose predictions are exact: nothing of it is assumed
+DEFAULT = "cpu"
+
+_GRADES = ("measured", "source", "assumed")
+Bytes = Annotated[int, Field(ge=0, le=2**50)]
+Kernel = Literal["math", "flash", "efficient"]
+
+
+class Profile(Frozen):
+    """One device, as far as it decides what a step allocates.
+
+    Raises:
+        ValueError: an entry has no basis, or a basis no entry.
+    """
+
+    name: Name
+    #: the device as people know it
+    title: str
+    device: Literal["cpu", "cuda"]
+    #: memory that a process can have, as the driver tells it to torch; None: not known
+    capacity_bytes: Bytes | None = None
+    #: of that, what a process holds beside torch's allocator: CUDA's context and loaded kernels
+    context_bytes: Bytes = 0
+    #: what cuBLAS takes from the allocator, once for each thread that multiplies, and keeps
+    cublas_workspace_bytes: Bytes = 0
+    #: what `optimizer_kernels = "auto"` comes to
+    optimizer_kernels: Literal["single", "foreach", "fused"] = "single"
+    #: what `attention = "sdpa"` comes to in float32, and under autocast
+    attention_float32: Kernel = "math"
+    attention_half: Kernel = "math"
+    #: by entry: "measured: ...", "source: ..." or "assumed: ..."
+    basis: dict[str, str] = Field(default_factory=dict)
+    #: what of this profile's predictions was held against a real device; "": nothing
+    verified: str = ""
+
+    @model_validator(mode="after")
+    def _founded(self) -> Profile:
+        entries = self.model_fields_set - {"name", "title", "device", "basis", "verified"}
+        for name in sorted(entries - self.basis.keys()):
+            raise ValueError(f"basis: expected what {name!r} rests on, found nothing")
+        for name, words in sorted(self.basis.items()):
+            if name not in entries:
+                raise ValueError(f"basis: there is no entry {name!r}")
+            if words.partition(":")[0] not in _GRADES:
+                raise ValueError(
+                    f"basis.{name}: expected words after one of {quoted(_GRADES)} and a colon, "
+                    f"found {words!r}"
+                )
+        return self
+
+    @property
+    def digest(self) -> str:
+        """Hash of all that it says (16 hex digits)."""
+        return digest(self.model_dump(exclude={"basis", "title", "verified"}))
+
+
+def known_profiles() -> tuple[str, ...]:
+    """List the profiles that come with kdbench, by name."""
+    files = resources.files("kdbench").joinpath("profiles").iterdir()
+    return tuple(sorted(f.name.removesuffix(".toml") for f in files if f.name.endswith(".toml")))
+
+
+def load_profile(wanted: str) -> Profile:
+    """Load a profile of kdbench's own by name, or one of the user's by its path (`*.toml`).
+
+    Raises:
+        InputError: there is none, or it is not a profile.
+    """
+    if wanted.endswith(".toml"):
+        path = Path(wanted)
+        document = {"name": path.stem, **read_document(path)}
+        return validated(Profile, document, where=path)
+    known = known_profiles()
+    if wanted not in known:
+        hint = (
+            did_you_mean(wanted, known) or f"there are {quoted(known)}, or a path to a .toml file"
+        )
+        raise InputError(f"no device profile {wanted!r}", where="--profile", hint=hint)
+    text = resources.files("kdbench").joinpath("profiles", f"{wanted}.toml").read_text()
+    return validated(Profile, {"name": wanted, **tomllib.loads(text)}, where=f"profile {wanted}")
+
+
+def capacity_of(text: str, profile: Profile) -> int:
+    """Read an amount of memory, such as `24GiB`; `card` is all that the profile's device has.
+
+    Raises:
+        InputError: it is none, or the profile does not tell.
+    """
+    if text == "card":
+        if profile.capacity_bytes is None:
+            raise InputError(
+                f"the profile {profile.name!r} does not say how much memory it has",
+                where="--fits",
+                hint="name an amount, such as 24GiB",
+            )
+        return profile.capacity_bytes
+    try:
+        return parse_size(text)
+    except ValueError:
+        raise InputError(
+            f"expected an amount of memory, found {text!r}",
+            where="--fits",
+            hint="such as 24GiB, 80GB, or card for all that the profile's device has",
+        ) from None

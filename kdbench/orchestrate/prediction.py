@@ -1,0 +1,231 @@
+"""Asks `kdbench.predict`, in a child process, what cells need; makes rows of its answers."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from kdbench.cell import CellRun
+from kdbench.device_profile import Profile
+from kdbench.environment import git_revision, package_version
+from kdbench.errors import InputError, WorkerError
+from kdbench.fingerprint import predict_digest, worker_digest
+from kdbench.matrix import Matrix
+from kdbench.orchestrate.launcher import worker_environment
+from kdbench.orchestrate.summary import Rows
+from kdbench.schema import SCHEMA_VERSION, TABLES
+from kdbench.store import Store
+
+_GRACE_SECONDS = 3.0
+
+Tell = Callable[[CellRun, dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a cell is predicted to need.
+
+    Attributes:
+        run_key: of its rows.
+        rows: by table, as a measured run's; `cells` has one.
+        fit: whether so much memory suffices (`kdbench.predict.fits.Fit`); None: it was not asked.
+    """
+
+    run_key: str
+    rows: Rows
+    fit: dict[str, Any] | None
+
+    @property
+    def cell(self) -> dict[str, Any]:
+        """The row of `cells`."""
+        return self.rows["cells"][0]
+
+
+def predict_matrix(
+    matrix: Matrix,
+    *,
+    profile: Profile,
+    fits_bytes: int | None = None,
+    tell: Callable[[Prediction], None] = lambda _: None,
+) -> list[Prediction]:
+    """Predict each cell of a matrix once, whatever its seeds and repeats.
+
+    Args:
+        matrix: whose cells.
+        profile: the device that they are predicted for.
+        fits_bytes: ask as well whether the cells fit into so many bytes, and with which batch.
+        tell: told each prediction as soon as it is made.
+
+    Raises:
+        InputError: `fits_bytes` is less than the device keeps for itself.
+        WorkerError: the process that predicts died.
+    """
+    if fits_bytes is not None and fits_bytes <= profile.context_bytes:
+        raise InputError(
+            f"expected more than the {profile.context_bytes:,} bytes that a process holds on "
+            f"{profile.title} before it allocates anything, found {fits_bytes:,}",
+            where="--fits",
+        )
+    device = "cpu" if profile.device == "cpu" else "cuda"
+    first = {run.cell.label: run for run in reversed(matrix.runs(device))}
+    runs = [
+        run.model_copy(
+            update={
+                "source": "predicted",
+                "profile": profile.name,
+                "seed": matrix.seeds[0],
+                "repeat": 0,
+                "threads": None,
+                "launch": "spawn",
+            }
+        )
+        for run in (first[label] for label in dict.fromkeys(r.cell.label for r in matrix.runs()))
+    ]
+    environment = _environment(profile)
+    made = []
+    for run, answer, seconds in _answers(runs, profile, fits_bytes):
+        prediction = _prediction(run, answer, seconds, environment)
+        made.append(prediction)
+        tell(prediction)
+    return made
+
+
+def store_predictions(predictions: Sequence[Prediction], matrix: Matrix, out: Path) -> Path:
+    """Keep predictions in the matrix's results, in the place of earlier ones of the same.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InputError: it cannot be written to, or a run is writing there.
+    """
+    store = Store(out / matrix.name)
+    store.prepare()
+    with store.writing():
+        for prediction in predictions:
+            store.supersede(prediction.run_key)
+            store.commit(prediction.run_key, prediction.rows)
+    return store.root
+
+
+def _answers(
+    runs: Sequence[CellRun], profile: Profile, fits_bytes: int | None
+) -> Iterator[tuple[CellRun, dict[str, Any], float]]:
+    """Start the process that predicts; yield its answers with the seconds that each took."""
+    job = {
+        "runs": [run.model_dump(mode="json") for run in runs],
+        "profile": profile.model_dump(mode="json", exclude_unset=True),
+        "fits_bytes": fits_bytes,
+        "parent": os.getpid(),
+    }
+    with tempfile.TemporaryDirectory(prefix="kdbench-") as folder:
+        path, errors = Path(folder) / "job.json", Path(folder) / "errors"
+        path.write_text(json.dumps(job))
+        with errors.open("wb") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "kdbench.predict", str(path)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=output,
+                text=True,
+                env=worker_environment(os.environ, network=False),
+                start_new_session=True,
+            )
+        try:
+            since = monotonic()
+            for run in runs:
+                line = process.stdout.readline() if process.stdout else ""
+                if not line.endswith("\n"):
+                    raise WorkerError(
+                        f"the process that predicts ended at {run.cell.label!r}: "
+                        f"{_last_words(process, errors)}"
+                    )
+                now = monotonic()
+                yield run, json.loads(line), now - since
+                since = now
+        finally:
+            _end(process)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    with suppress(subprocess.TimeoutExpired):
+        process.terminate()
+        process.wait(_GRACE_SECONDS)
+    if process.poll() is None:
+        process.kill()
+        process.wait()
+    if process.stdout is not None:
+        process.stdout.close()
+
+
+def _last_words(process: subprocess.Popen[str], errors: Path) -> str:
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(_GRACE_SECONDS)
+    lines = errors.read_text(errors="replace").strip().splitlines()
+    code = process.poll()
+    return lines[-1][:500] if lines else f"exit code {code}, it said nothing"
+
+
+def _environment(profile: Profile) -> dict[str, Any]:
+    packages = ("torch", "transformers", "nvidia-ml-py", "numpy")
+    return {
+        "torch_version": package_version("torch"),
+        "packages": {name: package_version(name) for name in packages},
+        "git_revision": git_revision(),
+        "profile": profile.model_dump(mode="json"),
+        "profile_digest": profile.digest,
+    }
+
+
+def _prediction(
+    run: CellRun, answer: dict[str, Any], seconds: float, environment: dict[str, Any]
+) -> Prediction:
+    error = answer.get("error")
+    key = run.run_key(
+        worker_digest=worker_digest() + predict_digest(),
+        environment={
+            "torch_version": environment["torch_version"],
+            "profile": environment["profile_digest"],
+        },
+    )
+    cell = {
+        **run.plan_row(),
+        **answer.get("columns", {}),
+        "run_key": key,
+        "status": "ok" if error is None else "failed",
+        "error": error,
+        "steps_measured": 0,
+        "wall_seconds": seconds,
+        "started_at": datetime.now(UTC),
+        "schema_version": SCHEMA_VERSION,
+        "torch_version": environment["torch_version"],
+        "git_revision": environment["git_revision"],
+        "environment": json.dumps(environment, sort_keys=True),
+    }
+    timeline = answer.get("timeline", {})
+    columns = [timeline[name] for name in timeline]
+    rows: Rows = {
+        "cells": [cell],
+        "memory": answer.get("memory", []),
+        "phases": answer.get("phases", []),
+        "timeline": [dict(zip(timeline, row, strict=True)) for row in zip(*columns, strict=True)],
+    }
+    known = {table: [column.name for column in TABLES[table]] for table in rows}
+    return Prediction(
+        run_key=key,
+        rows={
+            table: [{name: row.get(name) for name in known[table]} for row in found]
+            for table, found in rows.items()
+        },
+        fit=answer.get("fit"),
+    )

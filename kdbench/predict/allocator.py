@@ -1,0 +1,164 @@
+"""A model of torch's CUDA caching allocator, as far as it decides how much memory is held.
+
+The rules are those of c10/cuda/CUDACachingAllocator.cpp with its default settings: one stream, no
+expandable segments, no largest size to split, no rounding to powers of two.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from dataclasses import dataclass, field
+
+MIB = 1 << 20
+#: every block is a multiple of this
+ROUNDING = 512
+#: the largest block that comes from the pool of small ones
+SMALL = MIB
+SMALL_SEGMENT = 2 * MIB
+LARGE_SEGMENT = 20 * MIB
+#: from here on a segment is made to measure, in multiples of `MEASURE`
+MADE_TO_MEASURE = 10 * MIB
+MEASURE = 2 * MIB
+
+
+class OutOfMemoryError(Exception):
+    """The device has no room for another segment.
+
+    Args:
+        wanted: bytes of the block that was asked for.
+        free: bytes of the device that no segment has.
+    """
+
+    def __init__(self, wanted: int, free: int) -> None:
+        super().__init__(f"asked for {wanted:,} bytes, {free:,} free")
+        self.wanted, self.free = wanted, free
+
+
+@dataclass(eq=False)
+class Block:
+    """A stretch of a segment: held by somebody, or free."""
+
+    address: int
+    size: int
+    small: bool
+    held: bool = False
+    before: Block | None = field(default=None, repr=False)
+    after: Block | None = field(default=None, repr=False)
+
+
+def rounded(size: int) -> int:
+    """Round a request up to what a block of it has."""
+    return max(ROUNDING, -(-size // ROUNDING) * ROUNDING)
+
+
+def segment_size(size: int) -> int:
+    """Bytes that are asked of the device where no free block can hold so many."""
+    if size <= SMALL:
+        return SMALL_SEGMENT
+    if size < MADE_TO_MEASURE:
+        return LARGE_SEGMENT
+    return -(-size // MEASURE) * MEASURE
+
+
+class CachingAllocator:
+    """Hands out blocks, best fit first, and keeps what it is given back.
+
+    Args:
+        capacity: bytes that the device has for it; None: more than will ever be asked for.
+
+    Attributes:
+        allocated: bytes of the blocks that are held, as `torch.cuda.memory_allocated` counts.
+        reserved: bytes of all segments, as `torch.cuda.memory_reserved` counts.
+    """
+
+    def __init__(self, capacity: int | None = None) -> None:
+        self._capacity = capacity
+        # by pool (small: True), sorted by size and then address, as the allocator's own sets are
+        self._free: dict[bool, list[tuple[int, int]]] = {True: [], False: []}
+        self._at: dict[int, Block] = {}
+        self._next_address = 0
+        self.allocated = 0
+        self.reserved = 0
+
+    def allocate(self, size: int) -> Block:
+        """Take a block of at least `size` bytes, which must not be 0.
+
+        Raises:
+            OutOfMemoryError: there is no room, even with all that was cached given back.
+        """
+        wanted = rounded(size)
+        small = wanted <= SMALL
+        block = self._best_fit(wanted, small) or self._new_segment(wanted, small)
+        if block.size - wanted >= ROUNDING if small else block.size - wanted > SMALL:
+            self._split(block, wanted)
+        block.held = True
+        self.allocated += block.size
+        return block
+
+    def release(self, block: Block) -> None:
+        """Give a block back; it joins the free blocks beside it."""
+        block.held = False
+        self.allocated -= block.size
+        for other in (block.before, block.after):
+            if other is not None and not other.held:
+                self._forget(other)
+                self._join(block, other)
+        self._remember(block)
+
+    def empty_cache(self) -> None:
+        """Give the segments back in which nothing is held."""
+        for pool in self._free.values():
+            for _, address in list(pool):
+                block = self._at[address]
+                if block.before is None and block.after is None:
+                    self._forget(block)
+                    self.reserved -= block.size
+
+    def _best_fit(self, wanted: int, small: bool) -> Block | None:
+        pool = self._free[small]
+        place = bisect_left(pool, (wanted, -1))
+        if place == len(pool):
+            return None
+        block = self._at[pool[place][1]]
+        self._forget(block)
+        return block
+
+    def _new_segment(self, wanted: int, small: bool) -> Block:
+        size = segment_size(wanted)
+        if self._capacity is not None and self.reserved + size > self._capacity:
+            self.empty_cache()
+            if self.reserved + size > self._capacity:
+                raise OutOfMemoryError(wanted, self._capacity - self.reserved)
+        block = Block(self._next_address, size, small)
+        self._next_address += size
+        self.reserved += size
+        return block
+
+    def _split(self, block: Block, size: int) -> None:
+        rest = Block(block.address + size, block.size - size, block.small)
+        rest.before, rest.after = block, block.after
+        if block.after is not None:
+            block.after.before = rest
+        block.after, block.size = rest, size
+        self._remember(rest)
+
+    def _join(self, block: Block, other: Block) -> None:
+        """Make one of two neighbours that are both free; it lives on as `block`."""
+        block.size += other.size
+        if other is block.before:
+            block.address, block.before = other.address, other.before
+            if block.before is not None:
+                block.before.after = block
+        else:
+            block.after = other.after
+            if block.after is not None:
+                block.after.before = block
+
+    def _remember(self, block: Block) -> None:
+        insort(self._free[block.small], (block.size, block.address))
+        self._at[block.address] = block
+
+    def _forget(self, block: Block) -> None:
+        pool = self._free[block.small]
+        del pool[bisect_left(pool, (block.size, block.address))]
+        del self._at[block.address]

@@ -1,0 +1,178 @@
+"""What a training allocates, from its set-up through its first steps, without allocating it.
+
+The very set-up, methods and loop that are measured run on tensors without storage
+(`FakeTensorMode`), under the ledger that also accounts for a measured step.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch._subclasses import FakeTensorMode
+
+from kdbench.cell import CellRun
+from kdbench.device_profile import Profile
+from kdbench.predict.kernels import NoValues, card_kernels
+from kdbench.predict.stand_ins import HOST, StandIns, first_draw
+from kdbench.worker.account import adopt_session, adopt_state
+from kdbench.worker.ledger import Ledger
+from kdbench.worker.methods import Mark
+from kdbench.worker.probes import Probes
+from kdbench.worker.setup import set_up
+from kdbench.worker.tally import Event
+from kdbench.worker.training import Session, parameter_bytes
+from kdbench.worker.work import WorkCounter
+
+Stage = Literal["setup", "precompute", "first", "second", "steady"]
+
+# The first finds no gradients and no optimizer state, the second is the first that does; the third
+# finds memory as every later one does.
+_STEPS: tuple[Stage, ...] = ("first", "second", "steady")
+
+# What the optimizer counts its steps in lies on the host, unless its kernel is a fused one.
+ON_HOST = "host"
+
+
+@dataclass(frozen=True)
+class Trace:
+    """All allocations and frees of a training, from before its set-up on.
+
+    Attributes:
+        events: in order; the categories are those that each block had in the end.
+        stages: for each stage in turn, its name and the number of events before it.
+        releases: after so many events the cache of the allocator is emptied.
+        work: what the steady step does.
+        parameter_bytes: as a measured run counts them.
+        student_parameters: their number.
+        precompute_kept_bytes: what the precompute leaves for the training; None: there is none.
+        precompute_ledger_bytes: its peak as a CPU's ledger tells it; None: there is none.
+    """
+
+    events: list[Event]
+    stages: list[tuple[Stage, int]]
+    releases: tuple[int, ...]
+    work: WorkCounter
+    parameter_bytes: int
+    student_parameters: int
+    precompute_kept_bytes: int | None
+    precompute_ledger_bytes: int | None
+
+    def windows(self) -> Iterator[tuple[Stage, int, int]]:
+        """Yield each stage with the events that are in it: from, up to."""
+        ends = [start for _, start in self.stages[1:]] + [len(self.events)]
+        for (stage, start), end in zip(self.stages, ends, strict=True):
+            yield stage, start, end
+
+
+def trace(run: CellRun, profile: Profile) -> Trace:
+    """Trace a training of a cell.
+
+    Args:
+        run: whose; its device is not looked at.
+        profile: the device that it is for.
+
+    Raises:
+        InputError: the cell cannot be run on such a device.
+    """
+    run = _on_device(run, profile)
+    ledger, work = Ledger(HOST), WorkCounter()
+    ledger.mark("setup")
+    stages: list[tuple[Stage, int]] = []
+    releases: list[int] = []
+
+    def mark(phase: str) -> None:
+        if phase == "release":
+            releases.append(len(ledger.events))
+        else:
+            stages.append(("precompute" if phase == "precompute" else "setup", len(ledger.events)))
+
+    room = None
+    if profile.capacity_bytes is not None:
+        room = profile.capacity_bytes - profile.context_bytes
+    with _collected(), ExitStack() as stack:
+        # innermost first: what is entered last sees an operation first
+        stack.enter_context(FakeTensorMode())
+        stack.enter_context(ledger)
+        stack.enter_context(NoValues())  # type: ignore[no-untyped-call]
+        if profile.device == "cuda":
+            stack.enter_context(card_kernels(profile))
+        supplies = StandIns(run, ledger, room=room, mark=mark)
+        session = set_up(run, supplies, device=HOST, probes=Probes(HOST))
+        _never_overflowing(session)
+        # one epoch may have no more than one, and each is like the others
+        draw = first_draw(session)
+        adopt_session(session, draw, ledger)
+        for stage in _STEPS:
+            stages.append((stage, len(ledger.events)))
+            with ExitStack() as counted:
+                if stage == "steady":
+                    counted.enter_context(work)
+                # held until what the step itself allocates and frees is told
+                kept = session.step(draw, _naming(session, ledger))
+            adopt_state(session, ledger)
+            ended = len(ledger.events)
+            del kept
+    _name_host_state(session, ledger, profile)
+    made = supplies.precomputed
+    return Trace(
+        events=ledger.events[:ended],
+        stages=stages,
+        releases=tuple(releases),
+        work=work,
+        parameter_bytes=parameter_bytes(session.student, session.teacher),
+        student_parameters=sum(p.numel() for p in session.student.parameters()),
+        precompute_kept_bytes=None if made is None else made.embeddings.untyped_storage().nbytes(),
+        precompute_ledger_bytes=None if made is None else made.peak_bytes,
+    )
+
+
+def _on_device(run: CellRun, profile: Profile) -> CellRun:
+    """Have the run say what its device makes of it."""
+    training = run.cell.training
+    if profile.device == "cuda" and training.precision == "tf32":
+        # another arithmetic on the same float32: it allocates the same
+        training = training.model_copy(update={"precision": "fp32"})
+    if training.optimizer_kernels == "auto":
+        training = training.model_copy(update={"optimizer_kernels": profile.optimizer_kernels})
+    return run.model_copy(
+        update={"cell": run.cell.model_copy(update={"training": training}), "device": "cpu"}
+    )
+
+
+def _never_overflowing(session: Session) -> None:
+    if session.scaler is not None:
+        # No value tells whether the scaled gradients overflowed: they did not, as in most steps.
+        session.scaler._maybe_opt_step = lambda optimizer, _, *a, **k: optimizer.step(*a, **k)  # type: ignore[method-assign]
+
+
+def _naming(session: Session, ledger: Ledger) -> Mark:
+    def mark(part: str) -> None:
+        if part == "optimizer":  # before the optimizer's own temporaries
+            ledger.adopt_gradients(session.student)
+        ledger.mark(part)
+
+    return mark
+
+
+def _name_host_state(session: Session, ledger: Ledger, profile: Profile) -> None:
+    """Tell apart what a card's training keeps on the host: the optimizer's counts of steps."""
+    if profile.device == "cpu" or session.cell.training.optimizer_kernels == "fused":
+        return
+    counts = [s["step"] for s in session.optimizer.state.values() if "step" in s]
+    ledger.adopt([c for c in counts if isinstance(c, torch.Tensor)], ON_HOST)
+
+
+@contextmanager
+def _collected() -> Iterator[None]:
+    """Free by reference counts alone within: when a collection comes is not to be predicted."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
