@@ -38,6 +38,8 @@ def compare(before: Snapshot, now: Observed, tolerances: Tolerances, *, baseline
     notes = [*found.notes, *now.notes]
     if tolerances.switched_off:
         notes.append(f"not compared, by [tolerances]: {', '.join(tolerances.switched_off)}")
+    if any(finding.outcome == "improved" for finding in findings):
+        notes.append("less than the baseline allows: --update tightens the baseline")
     return Report(
         title=f"{now.snapshot.about.title}, against {baseline}",
         matrix=now.snapshot.about.matrix,

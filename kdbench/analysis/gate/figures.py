@@ -109,7 +109,7 @@ def _size(
     elif _close(before, after, tolerance):
         outcome, parts = "held", ()
     elif after < before:
-        outcome, message = "improved", "--update tightens the baseline"
+        outcome = "improved"
     else:
         outcome = "regressed"
         if gauge.stage is not None and not any(part.change > 0 for part in parts):
