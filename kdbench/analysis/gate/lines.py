@@ -77,7 +77,7 @@ class LineReader:
         kind, *words = self._words(line)
         if kind.text not in _KINDS or not kind.bare:
             expected = quoted(_KINDS)
-            hint = did_you_mean(kind.text, _KINDS)
+            hint = did_you_mean(kind.text[:40], _KINDS)
             raise self._wrong(f"expected one of {expected}, found {kind.text[:40]!r}", hint)
         if len(words) < _KINDS[kind.text]:
             expected = f"at least {_KINDS[kind.text]} words"
@@ -186,7 +186,7 @@ class LineReader:
     def _once(self, name: object, known: Any) -> None:  # noqa: ANN401
         if name in known:
             shown = " ".join(str(part) for part in name) if isinstance(name, tuple) else str(name)
-            raise self._wrong(f"{shown!r} is there twice")
+            raise self._wrong(f"{shown[:80]!r} is there twice")
 
     def _wrong(self, problem: str, hint: str | None = None) -> InputError:
         return InputError(problem, where=f"{self._path}: line {self._number}", hint=hint)
