@@ -1,13 +1,17 @@
 """Whether a step became slower: a verdict from two sets of processes, as pure functions.
 
 A process is the unit, whatever number of steps it timed: one constant step differs more between
-processes than within one. The rule, for `tolerance` t and alarm level a:
+processes than within one. Its value is best its fastest step: others' use of a machine only ever
+adds time, and takes the fastest of many steps along least (Chen and Revels 2016, "Robust
+benchmarking in noisy environments", arXiv 1608.04295; `benchmarks/power.py` measured it here).
+The rule, for `tolerance` t and alarm level a:
 
 - regressed: the ratio is over 1 + t, *and* an exact test says with p <= a that there is a slow-down
   at all;
 - improved: the same of the inverse ratio;
 - held: the ratio's 95 % interval ends below 1 + t, so a slow-down beyond it is excluded;
-- cannot-tell: anything else, and fewer than five processes a side.
+- cannot-tell: anything else, fewer than five processes a side, and a change that may be the
+  machine's: others kept it busier on one side, in the direction that would explain the verdict.
 
 The ratio is the median of all ratios of a value after to a value before (Hodges and Lehmann 1963,
 "Estimates of location based on rank tests", Annals of Mathematical Statistics 34; of logarithms, so
@@ -15,9 +19,9 @@ that it is a ratio and swapping the sides inverts it). Up to 29 % of the process
 spell of the machine without taking it along. The test is Mann and Whitney's, in its exact
 distribution: where there was no change, it alarms no more often than `a`, whatever the times'
 distribution, two modes and long tails included, as long as processes are exchangeable, so if the
-machine itself did not change between the sides. The interval is the same test's, inverted
-(Hollander, Wolfe and Chicken, Nonparametric Statistical Methods, 3rd ed., sections 4.1 to 4.3), and
-so agrees with it.
+machine itself did not change between the sides; which is why others' load on it, where it is known,
+is put to the same test. The interval is the test inverted (Hollander, Wolfe and Chicken,
+Nonparametric Statistical Methods, 3rd ed., sections 4.1 to 4.3), and so agrees with it.
 
 The test asks for *some* slow-down and the ratio for one that matters. To ask the test for one
 beyond the tolerance would take four times as many processes to find twice the tolerance.
@@ -28,7 +32,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import accumulate
 from statistics import NormalDist
@@ -40,6 +44,8 @@ Outcome = Literal["held", "regressed", "improved", "cannot-tell"]
 
 # Chance of an alarm where nothing changed, at most.
 ALARM = 0.01
+# Others' load is called unlike with this chance, where it is not.
+_UNLIKE = 0.05
 # Each end of the 95 % interval is wrong with this chance.
 _END = 0.025
 # The exact distribution is worked out up to so many pairs: 100 processes a side take 0.1 s, and
@@ -77,8 +83,9 @@ def judge(
     *,
     tolerance: float = 0.05,
     alarm: float = ALARM,
+    loads: tuple[Sequence[float], Sequence[float]] | None = None,
 ) -> Verdict:
-    """Judge a change from one positive value per process, such as its median step's seconds.
+    """Judge a change from one positive value per process, such as its fastest step's seconds.
 
     Args:
         before: values of the processes that are the baseline.
@@ -86,6 +93,8 @@ def judge(
         tolerance: the relative slow-down that does not matter, such as 0.05.
         alarm: chance of "regressed" where nothing changed, at most, and of "improved" too. Who
             judges several cells may divide it by their number.
+        loads: what others used of the machine during the processes before and after, such as the
+            column `cpu_elsewhere`, where it is known.
 
     Raises:
         ValueError: a time or the alarm level is not a positive number, or the tolerance negative.
@@ -101,7 +110,8 @@ def judge(
         more = FEWEST_PROCESSES - fewest
         reason = f"{_sides(before, after)} are too few: {more} more, at least"
         return Verdict("cannot-tell", ratio, None, None, more, reason)
-    return _of_enough(ratios, (len(before), len(after)), 1 + tolerance, alarm)
+    verdict = _of_enough(ratios, (len(before), len(after)), 1 + tolerance, alarm)
+    return verdict if loads is None else _in_doubt(verdict, *loads)
 
 
 def _of_enough(ratios: list[float], sides: tuple[int, int], most: float, alarm: float) -> Verdict:
@@ -126,6 +136,20 @@ def _of_enough(ratios: list[float], sides: tuple[int, int], most: float, alarm: 
             f", {close}" if more is None else f": about {more} more processes a side would tell"
         )
     return Verdict(outcome, ratio, interval, min(slower, faster), more, found)
+
+
+def _in_doubt(verdict: Verdict, before: Sequence[float], after: Sequence[float]) -> Verdict:
+    """Take back a verdict that the machine's load may have made."""
+    if verdict.outcome == "cannot-tell":
+        return verdict
+    # busier after, times are longer; busier before, a slow-down may be hidden
+    when = "after" if verdict.outcome == "regressed" else "before"
+    quiet, busy = (before, after) if when == "after" else (after, before)
+    p = _chance((len(before), len(after)), sum(b <= q for q in quiet for b in busy))
+    if p > _UNLIKE:
+        return verdict
+    reason = f"{verdict.reason}, but others kept the machine busier {when} (p = {p:.2g})"
+    return replace(verdict, outcome="cannot-tell", reason=reason)
 
 
 def _ratio(ratios: list[float]) -> float:

@@ -89,6 +89,41 @@ def test_an_alarm_level_that_so_few_cannot_reach_asks_for_more():
         assert found.outcome == outcome
 
 
+BUSY, IDLE = [0.9, 1.1, 1.3, 1.0, 1.2, 1.4, 1.0, 0.8], [0.0, 0.1, 0.0, 0.0, 0.2, 0.0, 0.1, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("factor", "before", "after", "outcome"),
+    [
+        (1.1, IDLE, IDLE, "regressed"),
+        (1.1, IDLE, BUSY, "cannot-tell"),
+        (1.1, BUSY, IDLE, "regressed"),
+        (1.0, IDLE, BUSY, "held"),
+        (1.0, BUSY, IDLE, "cannot-tell"),
+        (0.9, BUSY, IDLE, "cannot-tell"),
+        (0.9, IDLE, BUSY, "improved"),
+        (1.1, [], BUSY, "regressed"),
+    ],
+)
+def test_a_verdict_that_the_machines_load_may_explain_is_taken_back(factor, before, after, outcome):
+    plain = judge(STEADY, times_of(factor))
+    found = judge(STEADY, times_of(factor), loads=(before, after))
+    assert found.outcome == outcome
+    if outcome == "cannot-tell":
+        when = "after" if factor > 1 else "before"
+        assert f"{plain.reason}, but others kept the machine busier {when} (p = " in found.reason
+        assert (found.ratio, found.interval, found.p) == (plain.ratio, plain.interval, plain.p)
+    else:
+        assert found == plain
+
+
+@given(before=sides, after=sides, loads=st.tuples(sides, sides))
+@settings(deadline=None)
+def test_a_load_only_ever_takes_back(before, after, loads):
+    found = judge(before, after, loads=loads)
+    assert found.outcome in (judge(before, after).outcome, "cannot-tell")
+
+
 @pytest.mark.parametrize("wrong", [0.0, -1.0, math.nan, math.inf])
 def test_what_is_no_time_is_refused(wrong):
     with pytest.raises(ValueError, match="positive"):
