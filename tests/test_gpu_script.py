@@ -34,6 +34,7 @@ def test_rehearsal(tiny, tmp_path):
     with tarfile.open(archive) as packed:
         names = packed.getnames()
         files = [name for name in names if name.startswith("cpu/histories/")]
+        predicted = json.loads(packed.extractfile("cpu/predicted.json").read())
         told = [json.loads(gzip.decompress(packed.extractfile(name).read())) for name in files]
     for name in ("doctor.txt", "run.txt", "show.txt", "plot.txt", "tiny/figures/fig4.png"):
         assert f"cpu/{name}" in names
@@ -41,6 +42,8 @@ def test_rehearsal(tiny, tmp_path):
     for cell in told:
         assert 0 <= cell["second_peak_bytes"] - cell["ledger_peak_bytes"] <= 4096
         assert cell["steps"] is None, "no card, no history"
+    assert {row["metric"] for row in predicted} == {"allocated_peak_bytes", "precompute_peak_bytes"}
+    assert {row["difference"] for row in predicted} == {0}, "on a CPU, to the byte"
     assert sum(name.startswith("cpu/tiny/cells/") for name in names) == 3  # two runs, one empty
 
 
@@ -66,6 +69,6 @@ def test_what_fails_is_told_and_packed(tmp_path):
         check=False,
     )
     assert done.returncode == 1
-    assert "failed: allocations, run, show, plot" in done.stdout
+    assert "failed: allocations, run, show, plot, predict, predicted" in done.stdout
     with tarfile.open(archive) as packed:
         assert "cpu/run.txt" in packed.getnames()

@@ -1,9 +1,9 @@
 """Gather the evidence that needs a GPU, and pack it: `python -m tests.gpu [--archive FILE]`.
 
-It runs the checks of this folder, holds the ledger against the allocator's own history of each
-cell, then runs Figure 4 in full, and writes results, figures, the
-doctor's report and the output of all of it to results/reference/<card>/. What fails is in the
-archive too, and in the exit code: nothing is left out silently.
+It runs the checks of this folder, holds the ledger and the model of the allocator against the
+allocator's own history of each cell, then runs Figure 4 in full and predicts it, and writes results,
+figures, the doctor's report and the output of all of it to results/reference/<card>/. What fails
+is in the archive too, and in the exit code: nothing is left out silently.
 """
 
 import argparse
@@ -15,6 +15,15 @@ import tarfile
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[2]
+# by words of the card's name; the first that fits
+PROFILES = {
+    "h200": "h200",
+    "h100": "h100",
+    "a100-40gb": "a100-40gb",
+    "a100": "a100",
+    "4090": "rtx4090",
+    "t4": "t4",
+}
 CHECKS = Path(__file__).with_name("gpu_checks.py")
 
 
@@ -36,16 +45,25 @@ def main():
     ]
     histories = [sys.executable, "-m", "tests.gpu.histories", "--matrix", str(options.matrix)]
     histories += ["--device", options.device, "--out", str(folder / "histories")]
+    profile = profile_of(name)
+    predict = [*kdbench, "predict", "--matrix", str(options.matrix), "--profile", profile]
+    predict += ["--out", str(folder / "predicted")]
+    sides = ["--measured", str(folder), "--predicted", str(folder / "predicted")]
+    sides += ["--out", str(folder / "predicted.json")]
     if options.preset:
+        predict += ["--preset", options.preset]
         run += ["--preset", options.preset]
         histories += ["--preset", options.preset]
     steps = {
         "doctor": [*kdbench, "doctor"],
         "checks": [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(CHECKS)],
         "allocations": histories,
+        "replays": [sys.executable, "-m", "tests.gpu.replays", str(folder / "histories")],
         "run": run,
         "show": [*kdbench, "show", str(folder)],
         "plot": [*kdbench, "plot", str(folder), "--format", "png,svg"],
+        "predict": predict,
+        "predicted": [sys.executable, "-m", "tests.gpu.predictions", *sides],
     }
     if options.device == "cpu":  # a rehearsal of this script, without what needs a card
         del steps["checks"]
@@ -72,6 +90,17 @@ def card_name(device):
     import torch  # noqa: PLC0415 - a rehearsal on the CPU does without
 
     return torch.cuda.get_device_name(device)
+
+
+def profile_of(name):
+    """The device profile of a card by its name; the nearest, and said so, where it has none."""
+    if name == "cpu":
+        return "cpu"
+    for part, profile in PROFILES.items():
+        if all(word in name.split("-") for word in part.split("-")):
+            return profile
+    print(f"no device profile for {name}: predicted as for an A100", flush=True)
+    return "a100"
 
 
 def logged(command, stem):

@@ -1,0 +1,67 @@
+"""Hold predictions against what a card's allocator told: `python -m tests.gpu.predictions`.
+
+`--measured RESULTS --predicted RESULTS --out FILE.json`: the rows of each cell, its peaks side by
+side, and whether they are within 1 % or 8 MiB of each other. The exit code is 1 where they are not.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+_SHARE, _BYTES = 0.01, 8 << 20
+_PEAKS = ("allocated_peak_bytes", "reserved_peak_bytes", "precompute_peak_bytes")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--measured", type=Path, required=True, help="a results folder")
+    parser.add_argument("--predicted", type=Path, required=True, help="a results folder")
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    told = compared(cells_of(options.measured), cells_of(options.predicted))
+    options.out.write_text(json.dumps(told, indent=2) + "\n")
+    for row in told:
+        mark = "within" if row["within"] else "BEYOND"
+        print(
+            f"{row['label']}: {row['metric']}: predicted {row['predicted']:,}, measured "
+            f"{row['measured']:,}: {row['difference']:+,} bytes ({row['share']:+.2%}), {mark}"
+        )
+    return 0 if told and all(row["within"] for row in told) else 1
+
+
+def cells_of(folder):
+    """The finished cells of the one matrix in a results folder, by label."""
+    (found,) = [path for path in sorted(folder.glob("*/cells")) if path.is_dir()]
+    cells = pd.read_parquet(found)
+    return cells[cells["status"] == "ok"].groupby("label").first()
+
+
+def compared(measured, predicted):
+    """A row for each cell and peak that both have."""
+    rows = []
+    for label in sorted(set(measured.index) & set(predicted.index)):
+        for metric in _PEAKS:
+            pair = [side.at[label, metric] for side in (predicted, measured)]
+            if any(pd.isna(value) for value in pair):
+                continue
+            before, after = map(int, pair)
+            apart = before - after
+            rows.append(
+                {
+                    "label": label,
+                    "metric": metric,
+                    "predicted": before,
+                    "measured": after,
+                    "difference": apart,
+                    "share": apart / after,
+                    "within": abs(apart) <= max(_SHARE * after, _BYTES),
+                }
+            )
+    return rows
+
+
+if __name__ == "__main__":
+    sys.exit(main())
