@@ -8,6 +8,7 @@ from kdbench import gate
 from kdbench.gauges import GAUGES, Tolerances
 from kdbench.matrix import load_matrix
 from kdbench.schema import SCHEMA_VERSION
+from kdbench.units import parse_size
 from tests.conftest import TINY
 from tests.gated import EMBED, MB, TEACHER
 from tests.test_imports import HEAVY, imported_by
@@ -360,6 +361,28 @@ def test_a_tolerance_that_none_can_have_is_told(kdbench, tiny, assignment, expec
     assert done.code == 2
     assert f"tolerances.{assignment.partition('=')[0]}: " in done.err
     assert expected in done.err
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("512 B", 512),
+        ("24GiB", 24 * 2**30),
+        (" 1.5 MB ", 1_500_000),
+        ("0.1 KiB", 102),
+        ("1 TB", 10**12),
+    ],
+)
+def test_sizes_are_read(text, expected):
+    assert parse_size(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["", "5", "MiB", "1 mb", "-1 B", "1e3 B", "nan B", "1_0 B", "1 B B"]
+)
+def test_what_is_no_size_is_told(text):
+    with pytest.raises(ValueError, match="expected a size such as '24 GiB'"):
+        parse_size(text)
 
 
 def test_tolerances_are_no_part_of_what_is_computed(kdbench, tiny):
