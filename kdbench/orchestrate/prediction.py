@@ -6,14 +6,15 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from time import monotonic
-from typing import Any
+from queue import SimpleQueue
+from tempfile import TemporaryDirectory
+from threading import Thread
+from typing import Any, Self
 
 from kdbench.cell import CellRun
 from kdbench.device_profile import Profile
@@ -26,9 +27,8 @@ from kdbench.orchestrate.summary import Rows
 from kdbench.schema import SCHEMA_VERSION, TABLES
 from kdbench.store import Store
 
-_GRACE_SECONDS = 3.0
-
-Tell = Callable[[CellRun, dict[str, Any]], None]
+# A process that predicts takes some hundreds of megabytes, most of it torch.
+_MOST_PROCESSES = 4
 
 
 @dataclass(frozen=True)
@@ -121,59 +121,84 @@ def store_predictions(predictions: Sequence[Prediction], matrix: Matrix, out: Pa
 def _answers(
     runs: Sequence[CellRun], profile: Profile, fits_bytes: int | None
 ) -> Iterator[tuple[CellRun, dict[str, Any], float]]:
-    """Start the process that predicts; yield its answers with the seconds that each took."""
-    job = {
-        "runs": [run.model_dump(mode="json") for run in runs],
-        "profile": profile.model_dump(mode="json", exclude_unset=True),
-        "fits_bytes": fits_bytes,
-        "parent": os.getpid(),
-    }
-    with tempfile.TemporaryDirectory(prefix="kdbench-") as folder:
-        path, errors = Path(folder) / "job.json", Path(folder) / "errors"
+    """Have child processes predict; yield their answers in order, with the seconds of each."""
+    # each imports torch first: one for a single cell would gain nothing
+    count = max(1, min(_MOST_PROCESSES, _processors(), (len(runs) + 1) // 2))
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(TemporaryDirectory(prefix="kdbench-")))
+        children = [
+            stack.enter_context(_Child(folder / str(n), runs[n::count], profile, fits_bytes))
+            for n in range(count)
+        ]
+        for number, run in enumerate(runs):
+            yield run, *children[number % count].answer(run)
+
+
+class _Child:
+    """A process that predicts; its answers are read as they come, so that it never waits."""
+
+    def __init__(
+        self, folder: Path, runs: Sequence[CellRun], profile: Profile, fits_bytes: int | None
+    ) -> None:
+        folder.mkdir()
+        job = {
+            "runs": [run.model_dump(mode="json") for run in runs],
+            "profile": profile.model_dump(mode="json", exclude_unset=True),
+            "fits_bytes": fits_bytes,
+            "parent": os.getpid(),
+        }
+        path, self._errors = folder / "job.json", folder / "errors"
         path.write_text(json.dumps(job))
-        with errors.open("wb") as output:
-            process = subprocess.Popen(
+        with self._errors.open("wb") as errors:
+            self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "kdbench.predict", str(path)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
-                stderr=output,
+                stderr=errors,
                 text=True,
                 env=worker_environment(os.environ, network=False),
                 start_new_session=True,
             )
-        try:
-            since = monotonic()
-            for run in runs:
-                line = process.stdout.readline() if process.stdout else ""
-                if not line.endswith("\n"):
-                    raise WorkerError(
-                        f"the process that predicts ended at {run.cell.label!r}: "
-                        f"{_last_words(process, errors)}"
-                    )
-                now = monotonic()
-                yield run, json.loads(line), now - since
-                since = now
-        finally:
-            _end(process)
+        self._lines: SimpleQueue[str] = SimpleQueue()
+        self._reader = Thread(target=self._read, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._reader.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End it, whether or not it is done."""
+        self._process.kill()
+        self._process.wait()
+        self._reader.join()
+
+    def answer(self, run: CellRun) -> tuple[dict[str, Any], float]:
+        """Wait for its next answer, and the seconds that it took.
+
+        Raises:
+            WorkerError: it died.
+        """
+        line = self._lines.get()
+        if not line.endswith("\n"):
+            code = self._process.wait()
+            said = self._errors.read_text(errors="replace").strip().splitlines()
+            raise WorkerError(
+                f"the process that predicts ended at {run.cell.label!r}: "
+                + (said[-1][:500] if said else f"exit code {code}, it said nothing")
+            )
+        answer = json.loads(line)
+        return answer, answer.pop("seconds")
+
+    def _read(self) -> None:
+        if self._process.stdout is not None:
+            with self._process.stdout as lines:
+                for line in lines:
+                    self._lines.put(line)
+        self._lines.put("")
 
 
-def _end(process: subprocess.Popen[str]) -> None:
-    with suppress(subprocess.TimeoutExpired):
-        process.terminate()
-        process.wait(_GRACE_SECONDS)
-    if process.poll() is None:
-        process.kill()
-        process.wait()
-    if process.stdout is not None:
-        process.stdout.close()
-
-
-def _last_words(process: subprocess.Popen[str], errors: Path) -> str:
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(_GRACE_SECONDS)
-    lines = errors.read_text(errors="replace").strip().splitlines()
-    code = process.poll()
-    return lines[-1][:500] if lines else f"exit code {code}, it said nothing"
+def _processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _environment(profile: Profile) -> dict[str, Any]:

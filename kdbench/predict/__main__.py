@@ -7,6 +7,7 @@ import os
 import sys
 import traceback
 from pathlib import Path
+from time import monotonic
 from typing import Any, TextIO
 
 from kdbench.cell import CellRun
@@ -32,6 +33,7 @@ def _answer(out: TextIO, run: CellRun, profile: Profile, fits_bytes: int | None)
     from kdbench.predict.predict import predict  # noqa: PLC0415 - torch, once the parent is known
 
     answer: dict[str, Any]
+    started = monotonic()
     try:
         made = predict(run, profile)
         answer = {
@@ -50,6 +52,7 @@ def _answer(out: TextIO, run: CellRun, profile: Profile, fits_bytes: int | None)
         traceback.print_exc()
         first = (str(error).splitlines() or [""])[0]
         answer = {"error": f"cannot be traced: {type(error).__name__}: {first}"}
+    answer["seconds"] = monotonic() - started
     out.write(json.dumps(answer) + "\n")
 
 
