@@ -13,6 +13,7 @@ from kdbench.analysis.compare.show import markdown, render
 from kdbench.analysis.compare.sides import load_sides
 from kdbench.analysis.metrics import find_metrics
 from kdbench.stats import median, median_interval, ratio_interval
+from kdbench.store import Store
 from tests.analysis_fixtures import (
     CPU,
     GPU,
@@ -105,8 +106,8 @@ def test_the_usual_metrics_are_those_that_are_there(sides):
 
 
 def test_bytes_differ_to_the_byte_and_need_no_repeats(sides):
-    rows = [cell_row(allocated_peak_bytes=2_000_000_000)]
-    found = sides(rows, [cell_row(allocated_peak_bytes=2_000_000_512, **NEW)])
+    rows = [cell_row(repeat=n, allocated_peak_bytes=2_000_000_000) for n in range(6)]
+    found = sides(rows, [{**row, "allocated_peak_bytes": 2_000_000_512, **NEW} for row in rows])
     row = figures(found, TEACHER, "allocated")
     assert (row["difference"], row["exact"]) == (512, True)
     assert pd.isna(row["ratio_low"])
@@ -257,6 +258,14 @@ def test_an_environment_that_no_side_has_is_an_error(sides, kdbench):
     assert kdbench("compare", "a", "b", "--environment", "9.9").code == 2
 
 
+def test_picking_an_environment_leaves_predictions(sides):
+    rows = [cell_row(), cell_row(**PREDICTED), cell_row(**NEW)]
+    later = [{**row, "allocated_peak_bytes": 7} for row in rows]
+    found = sides(rows, later, environment="2.11")
+    assert [sheet.places[0].source for sheet in found.sheets] == ["measured", "predicted"]
+    assert not found.only_before
+
+
 def test_changed_settings_are_named(sides):
     found = sides(paper_rows(), paper_rows(batch_size=32, precision="bf16"))
     row = figures(found, TEACHER, "allocated")
@@ -325,6 +334,21 @@ def test_intervals_over_forked_processes_are_not_trusted(sides):
     assert warning in printed(sides(forked, [{**row, **NEW} for row in forked]))
     plain = compare(*load_sides("a", "b", only=["repeat=1"]))
     assert warning not in printed(plain), "there is none"
+
+
+def test_cells_that_share_a_label_keep_to_themselves(sides):
+    def rows(**changes):
+        ways = [(size, launch) for size in (8, 16) for launch in ("spawn", "fork")]
+        return [
+            cell_row(batch_size=size, launch=launch, allocated_peak_bytes=n + 1, **changes)
+            for n, (size, launch) in enumerate(ways)
+        ]
+
+    found = sides(rows(), rows(**NEW), metrics=["allocated"])
+    (sheet,) = found.sheets
+    assert [one.ratio for pair in sheet.pairs for one in pair.compared] == [1.0] * 4
+    assert len({pair.name for pair in sheet.pairs}) == 4
+    assert all(pair.name.startswith(f"{TEACHER} (batch_size=") for pair in sheet.pairs)
 
 
 def test_labels_of_one_side_are_listed(sides):
@@ -407,13 +431,18 @@ def test_a_side_with_several_profiles_needs_a_choice(sides, kdbench):
     assert kdbench("compare", "a", "b", "--before", "profile=t4").code == 0
 
 
-def test_what_two_machines_predict_counts_once(sides):
-    elsewhere = {"cpu_model": "AMD EPYC", "started_at": STARTED.replace(year=2027)}
-    found = sides(
-        [cell_row(**PREDICTED), cell_row(**PREDICTED, **elsewhere, allocated_peak_bytes=5)],
-        [cell_row(**PREDICTED)],
-        metrics=["allocated"],
-    )
+@pytest.mark.parametrize("later", [CPU["cpu_model"], "AMD EPYC"])
+def test_what_two_machines_predict_counts_once(sides, later):
+    rows = [
+        cell_row(
+            **PREDICTED,
+            cpu_model=machine,
+            started_at=STARTED.replace(year=2027 if machine == later else 2026),
+            allocated_peak_bytes=5 if machine == later else 6,
+        )
+        for machine in (CPU["cpu_model"], "AMD EPYC")
+    ]
+    found = sides(rows, [cell_row(**PREDICTED)], metrics=["allocated"])
     assert summary(found)["before"].tolist() == [5]
     assert summary(found)["environment_differs"].isna().all()
 
@@ -507,16 +536,35 @@ def test_a_folder_that_was_gone_on_with_shares_runs(sides):
     assert f"the same runs are on both sides, wholly or in part: {TEACHER}" in printed(found)
 
 
+def test_a_run_made_again_is_another_run(tmp_path, kdbench):
+    """Its run_key is the same: it says what is run, and not when."""
+    for name, hour in (("a", 3), ("b", 4)):
+        store = Store(tmp_path / name / "fig4")
+        store.prepare()
+        row = cell_row(started_at=STARTED.replace(hour=hour))
+        store.commit("5eed", {"cells": [row]})
+    said = kdbench("compare", "a", "b")
+    assert said.code == 0
+    assert "the same runs" not in said.out
+
+
 def test_software_beside_torch_is_told(sides):
-    known = {"python_version": "3.11.2", "packages": {"transformers": "5.0", "torch": "2.11"}}
-    later = {**known, "packages": {"transformers": "5.1", "torch": "2.13"}}
+    packages = {"transformers": "5.0", "torch": "2.11", "triton": None, "pandas": "3.0"}
+    known = {"python_version": "3.11.2", "packages": packages}
+    later = {**known, "packages": {"transformers": "5.1", "torch": "2.13", "triton": "3.4"}}
     found = sides(
         paper_rows(environment=json.dumps(known)),
         paper_rows(environment=json.dumps(later), git_revision="bb99"),
     )
-    told = "software differs: transformers 5.0 → 5.1, kdbench aa1203a0f00d → bb99"
-    assert told in printed(found, width=200)
+    told = "transformers 5.0 → 5.1, triton none → 3.4, kdbench aa1203a0f00d → bb99"
+    assert f"software differs: {told}\n" in printed(found, width=200), "pandas is not known"
     assert "DIFFERENT" not in printed(found), "times are not known to depend on it"
+
+
+@pytest.mark.parametrize("broken", ["", "no json", "[]", '{"packages": 3}'])
+def test_an_environment_that_is_no_json_is_passed_over(sides, broken):
+    found = sides(paper_rows(environment=broken), paper_rows(**NEW))
+    assert "software differs" not in printed(found)
 
 
 def test_extrapolated_against_measured_is_told(sides):

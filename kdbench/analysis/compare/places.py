@@ -121,8 +121,8 @@ def changed_packages(
         after: the same of the other side.
     """
     first, second = _packages(before), _packages(after)
-    names = {name: name for name in (*first, *second)}
-    return changes(first, second, names)
+    # what one side does not tell need not be another
+    return changes(first, second, {name: name for name in first if name in second})
 
 
 def changes(
@@ -168,12 +168,13 @@ def _packages(rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:
         packages = known.get("packages")
         versions = dict(packages) if isinstance(packages, dict) else {}
         versions = {k: v for k, v in versions.items() if k not in ("torch", "kdbench")}
-        versions["CUDA of torch"] = known.get("torch_cuda")
-        versions["Python"] = known.get("python_version")
-        versions["kdbench"] = row["git_revision"]
+        for key, name in (("torch_cuda", "CUDA of torch"), ("python_version", "Python")):
+            if key in known:
+                versions[name] = known[key]
+        if row["git_revision"] is not None:
+            versions["kdbench"] = row["git_revision"]
         for name, version in versions.items():
-            if version is not None:
-                found.setdefault(str(name), set()).add(str(version))
+            found.setdefault(str(name), set()).add(_told(version))
     return {name: ", ".join(sorted(versions)) for name, versions in found.items()}
 
 
