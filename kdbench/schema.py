@@ -147,6 +147,12 @@ _OUTCOME_COLUMNS = (
         "fewer than 6 steps",
     ),
     _number("step_seconds_ci_high", "its upper end", "fewer than 6 steps"),
+    _number(
+        "step_seconds_fastest",
+        "the fastest timed step of this process, to which others' use of the machine adds least: "
+        "what `kdbench check` compares",
+        _NO_STEP,
+    ),
     _integer("steps_measured", "timed steps behind the median"),
     _integer("warmup_steps", "steps until the series was steady, not timed", "mode is train"),
     _number(

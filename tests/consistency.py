@@ -51,6 +51,7 @@ def _check_steps(cell, own):
         assert pd.isna(cell["step_seconds_median"])
         return
     assert cell["step_seconds_median"] == pytest.approx(median(seconds), rel=1e-12)
+    assert cell["step_seconds_fastest"] == min(seconds)
     if len(timed) >= 6:
         low, high = cell["step_seconds_ci_low"], cell["step_seconds_ci_high"]
         assert min(seconds) <= low <= cell["step_seconds_median"] <= high <= max(seconds)

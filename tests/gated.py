@@ -70,14 +70,23 @@ def measured_row(method="teacher-kd", **changes):
     return cell_row(method, **changes)
 
 
-def stored(root, *, seconds=SPREAD, methods=("teacher-kd", "embed-kd"), memory=50 * MB, **changes):
+def stored(
+    root,
+    *,
+    seconds=SPREAD,
+    methods=("teacher-kd", "embed-kd"),
+    memory=50 * MB,
+    loads=None,
+    **changes,
+):
     """Commit one run for each time, as processes of their own, into a new store."""
     store = Store(root / "fig4")
     store.prepare()
     for method in methods:
         for repeat, value in enumerate(seconds):
-            times = {"repeat": repeat, "step_seconds_median": value, "started_at": STARTED}
+            times = {"repeat": repeat, "step_seconds_fastest": value, "started_at": STARTED}
             row = measured_row(method, **{**times, **changes})
+            row["cpu_elsewhere"] = loads[repeat] if loads else None
             part = {"category": "activations", "module": "student.blocks.0", "blocks": 2}
             tables = {"cells": [row], "memory": [{"stage": "steady", "bytes": memory, **part}]}
             store.commit(digest([method, repeat, str(row)]), tables)

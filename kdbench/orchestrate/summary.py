@@ -213,6 +213,7 @@ def _time_columns(
         "step_seconds_median": middle,
         "step_seconds_ci_low": interval and interval[0],
         "step_seconds_ci_high": interval and interval[1],
+        "step_seconds_fastest": min(seconds, default=None),
         "steps_measured": len(seconds),
         "step_device_seconds_median": _median_of(timed, "device_seconds"),
         **{f"step_{part}_seconds": _median_of(timed, f"{part}_seconds") for part in STEP_PARTS},

@@ -9,7 +9,7 @@ from kdbench.analysis.gate.figures import Pair, find
 from kdbench.analysis.gate.findings import Finding, Report
 from kdbench.analysis.gate.snapshot import Observed, Snapshot
 from kdbench.errors import did_you_mean
-from kdbench.gauges import GAUGE, GAUGES, Gauge, Kind, Source, Tolerance, Tolerances
+from kdbench.gauges import GAUGE, GAUGES, LOAD, Gauge, Kind, Source, Tolerance, Tolerances
 from kdbench.verdict import ALARM
 
 
@@ -112,6 +112,6 @@ def _known(
 
 
 def _unknown(pair: Pair) -> Iterator[Finding]:
-    for name in sorted(name for name in pair.before.metrics if name not in GAUGE):
+    for name in sorted(set(pair.before.metrics) - {LOAD, *GAUGE}):
         message = "a figure that this kdbench does not know; --update drops it"
         yield Finding("not-comparable", pair.label, name, message=message)

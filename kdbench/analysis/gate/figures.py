@@ -8,7 +8,7 @@ from statistics import median
 from kdbench.analysis.gate.findings import Finding, Outcome
 from kdbench.analysis.gate.growth import growth
 from kdbench.analysis.gate.snapshot import Entry
-from kdbench.gauges import Gauge, Kind, Tolerance
+from kdbench.gauges import LOAD, Gauge, Kind, Tolerance
 from kdbench.verdict import judge
 
 
@@ -90,7 +90,8 @@ def _time(
         outcome = "cannot-tell"
         message = 'forks share what makes processes differ; launch = "spawn" can be tested'
     else:
-        verdict = judge(before, after, tolerance=tolerance.fraction, alarm=alarm)
+        loads = (pair.before.metrics.get(LOAD, ()), pair.after.metrics.get(LOAD, ()))
+        verdict = judge(before, after, tolerance=tolerance.fraction, alarm=alarm, loads=loads)
         outcome, message = verdict.outcome, verdict.reason
     return Finding(
         outcome, pair.label, "step_seconds", median(before), median(after), message=message

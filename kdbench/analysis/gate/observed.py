@@ -22,7 +22,7 @@ from kdbench.analysis.gate.snapshot import (
 )
 from kdbench.analysis.results import Results, plain_rows
 from kdbench.errors import InputError, quoted
-from kdbench.gauges import GAUGES, Source
+from kdbench.gauges import GAUGES, LOAD, Source
 from kdbench.schema import SCHEMA_VERSION
 
 Row = Mapping[str, Any]
@@ -156,6 +156,9 @@ def _figures(rows: Sequence[Row], source: Source) -> Iterator[tuple[str, tuple[f
         values = [row[gauge.column] for row in usable if is_number(row.get(gauge.column))]
         if kind == "time":
             values = [float(value) for value in values if value > 0]
+            loads = [float(row[LOAD]) for row in usable if is_number(row.get(LOAD))]
+            if values and loads:
+                yield LOAD, tuple(loads)
         elif kind is not None:
             values = [max(map(_plain, values))] if values else []
         if kind is not None and values:

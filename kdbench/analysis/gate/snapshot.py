@@ -57,7 +57,8 @@ class Entry:
     Attributes:
         settings: its columns of the plan as text, missing ones None.
         metrics: by the name of a gauge; one value if it is exact or advisory, of a time one of
-            each process, in the order of seeds and repeats.
+            each process, in the order of seeds and repeats. Beside it, under `LOAD`, what others
+            used of the machine during each.
         memory: bytes at its peaks.
     """
 
