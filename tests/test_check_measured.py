@@ -151,6 +151,21 @@ def test_contended_processes_are_left_out_of_times(measured):
     assert "in the baseline, and without a value now" in done.out
 
 
+def test_a_change_that_others_load_may_explain_is_none(kdbench, tmp_path):
+    path = tmp_path / "quiet.txt"
+    quiet, busy = [0.1] * 10, [0.1 + n / 10 for n in range(1, 11)]
+    slower = [1.2 * value for value in SPREAD]
+    before = stored(tmp_path / "quiet", loads=quiet)
+    assert kdbench("check", before, "--baseline", path, "--update").code == 0
+    assert " cpu_elsewhere 0.1 0.1 " in path.read_text()
+    expected = {"busy": (busy, 3), "quiet": (quiet, 1), "unknown": (None, 1)}
+    for name, (loads, code) in expected.items():
+        after = stored(tmp_path / f"after-{name}", seconds=slower, loads=loads)
+        done = kdbench("check", after, "--baseline", path)
+        assert done.code == code, name
+        assert ("but others kept the machine busier after" in done.out) == (name == "busy")
+
+
 def test_times_that_neither_side_can_use_are_no_pass(kdbench, tmp_path):
     path = tmp_path / "busy.txt"
     busy = stored(tmp_path / "busy", contended=True)
