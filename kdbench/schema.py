@@ -248,9 +248,9 @@ _OUTCOME_COLUMNS = (
         "allocated_source",
         "cuda-allocator: exact, the highest of the timed steps; ledger: exact "
         "for all that passes through dispatch, one accounting step; profiler: exact, torch's own "
-        "record of the CPU allocator in a compiled student's accounting step; trace: predicted, exact "
-        "bytes of what passes through dispatch; simulation: predicted, that trace replayed through "
-        "a model of the CUDA caching allocator",
+        "record of the CPU allocator in a compiled student's accounting step; trace: predicted, "
+        "exact bytes of what passes through dispatch; simulation: predicted, that trace replayed "
+        "through a model of the CUDA caching allocator",
         _NO_STEP,
     ),
     _integer("reserved_peak_bytes", "peak that the CUDA caching allocator held", _NO_GPU),
