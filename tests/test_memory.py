@@ -38,7 +38,13 @@ def memory_rows():
         ("optimizer_state", "optimizer", 4),
     ]
     return [
-        {"category": category, "module": module, "bytes": size * MB, "blocks": 2}
+        {
+            "stage": "steady",
+            "category": category,
+            "module": module,
+            "bytes": size * MB,
+            "blocks": 2,
+        }
         for category, module, size in shares
     ]
 
@@ -99,7 +105,13 @@ def test_categories_and_modules_with_their_shares(kdbench, tmp_path):
 
 def test_as_a_table(kdbench, tmp_path):
     many = [
-        {"category": "activations", "module": f"m{n:02}", "bytes": n * MB, "blocks": 1}
+        {
+            "stage": "steady",
+            "category": "activations",
+            "module": f"m{n:02}",
+            "bytes": n * MB,
+            "blocks": 1,
+        }
         for n in range(1, 15)
     ]
     committed(tmp_path, [cell_row()], memory=many)

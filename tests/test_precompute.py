@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from kdbench.cell import digest
 from kdbench.errors import InputError
-from kdbench.worker import embeddings as embeddings_module
+from kdbench.worker import precompute as precompute_module
 from kdbench.worker.augment import prepare
 from kdbench.worker.data import load_data
 from kdbench.worker.embedding_cache import (
@@ -20,6 +20,7 @@ from kdbench.worker.embedding_cache import (
     write_embeddings,
 )
 from kdbench.worker.embeddings import plan_class_embeddings, plan_image_embeddings
+from kdbench.worker.events import Events
 from kdbench.worker.precompute import compute, recipe_of
 from kdbench.worker.probes import Probes
 from kdbench.worker.teacher import random_vit
@@ -136,11 +137,18 @@ def test_a_budget_cuts_the_image_embeddings_short(tmp_path):
 
 
 def test_embeddings_that_memory_does_not_hold_are_refused(tmp_path, monkeypatch):
-    cell = tiny_run(tmp_path, "cached-kd", *DIGITS).cell
-    data = load_data(cell, device=CPU)
-    monkeypatch.setattr(embeddings_module, "free_bytes", lambda _: 1000)
+    run = tiny_run(tmp_path, "cached-kd", *DIGITS)
+    monkeypatch.setattr(precompute_module, "free_bytes", lambda _: 1000)
     with pytest.raises(InputError, match=r"need [\d,]+ bytes, found 1,000 free on cpu; teacher-kd"):
-        plan_image_embeddings(cell, data, device=CPU)
+        precompute_module.precompute(
+            run,
+            load_data(run.cell, device=CPU),
+            Pixels(),
+            probes=Probes(CPU),
+            events=Events(tmp_path / "events.jsonl"),
+            cache=tmp_path,
+            machine={},
+        )
 
 
 def test_random_crops_and_kept_embeddings_exclude_each_other(tmp_path):

@@ -1,8 +1,8 @@
 """Gather the evidence that needs a GPU, and pack it: `python -m tests.gpu [--archive FILE]`.
 
 It runs the checks of this folder, holds the ledger and the model of the allocator against the
-allocator's own history of each cell, then runs Figure 4 in full and predicts it, and writes results,
-figures, the doctor's report and the output of all of it to results/reference/<card>/. What fails
+allocator's own history of each cell, then runs Figure 4 in full and predicts it, and writes
+results, figures, the doctor's report and the output of all of it to results/reference/<card>/. What fails
 is in the archive too, and in the exit code: nothing is left out silently.
 """
 
