@@ -62,6 +62,7 @@ def tests(session: nox.Session) -> None:
     if not session.posargs:
         check_style(session)
         session.run("mypy")
+        check_memory(session)
     # Two at a time, a file's tests together: most of them wait for a worker that starts.
     session.run("pytest", "-n", "2", "--dist", "loadfile", *session.posargs)
 
@@ -85,6 +86,20 @@ def types(session: nox.Session) -> None:
     """Check types, strictly."""
     install(session, "types")
     session.run("mypy")
+
+
+@nox.session
+def gate(session: nox.Session) -> None:
+    """Hold the paper's cells against their baselines; `-- --update` writes those anew."""
+    install(session)
+    check_memory(session)
+
+
+def check_memory(session: nox.Session) -> None:
+    for profile in ("cpu", "h100"):
+        baseline = f"benchmarks/baselines/fig4-{profile}.txt"
+        check = ("kdbench", "check", "--matrix", "benchmarks/fig4.toml", "--baseline", baseline)
+        session.run(*check, "--profile", profile, *session.posargs)
 
 
 @nox.session

@@ -2,8 +2,8 @@
 
 It runs the checks of this folder, holds the ledger and the model of the allocator against the
 allocator's own history of each cell, then runs Figure 4 in full and predicts it, and writes
-results, figures, the doctor's report and the output of all of it to results/reference/<card>/. What fails
-is in the archive too, and in the exit code: nothing is left out silently.
+results, figures, the doctor's report and the output of all of it to results/reference/<card>/.
+What fails is in the archive too, and in the exit code: nothing is left out silently.
 """
 
 import argparse
