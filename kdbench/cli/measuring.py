@@ -1,0 +1,141 @@
+"""The commands that look at a machine and measure on it, or predict: each a thin function."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kdbench.cli.options import (
+    MatrixOption,
+    OnlyOption,
+    PresetOption,
+    SetOption,
+    check_format,
+    console,
+    printed,
+)
+
+
+def doctor(
+    results: Annotated[
+        Path | None, typer.Argument(metavar="[RESULTS]", help="A folder to write to.")
+    ] = None,
+) -> None:
+    """Say what this machine offers, and which figures will therefore be missing."""
+    from kdbench.orchestrate.doctor import examine, render
+
+    console().print(render(examine(results)))
+
+
+def cells(
+    matrix: MatrixOption,
+    preset: PresetOption = None,
+    set: SetOption = None,
+    only: OnlyOption = None,
+) -> None:
+    """List a matrix's cells: id, label, and how often each is run."""
+    from collections import Counter
+
+    from kdbench.matrix import load_matrix
+
+    loaded = load_matrix(matrix, preset=preset, assignments=set or (), only=only or ())
+    runs = loaded.runs()
+    counts = Counter((run.cell.cell_id, run.cell.label) for run in runs)
+    width = max(len(label) for _, label in counts)
+    typer.echo(f"{'cell_id':16}  {'label':{width}}  runs")
+    for (cell_id, label), count in counts.items():
+        typer.echo(f"{cell_id}  {label:{width}}  {count:4}")
+    typer.echo(f"{len(counts)} cells, {len(runs)} runs, mode {loaded.mode}", err=True)
+
+
+def predict(
+    matrix: MatrixOption,
+    profile: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME|FILE.toml", help="The device: cpu, h100, ... or a profile of your own."
+        ),
+    ] = "cpu",
+    fits: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE", help="Say which cells fit into so much memory: 24GiB, or card."
+        ),
+    ] = None,
+    preset: PresetOption = None,
+    set: SetOption = None,
+    only: OnlyOption = None,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Results root.")] = Path("results"),
+    format: Annotated[str, typer.Option(metavar="table|csv|json", help="How to print.")] = "table",
+) -> None:
+    """Predict the peak memory of each cell's step, on a device that need not be there."""
+    from kdbench.analysis import predicted
+    from kdbench.device_profile import capacity_of, load_profile
+    from kdbench.matrix import load_matrix
+    from kdbench.orchestrate.prediction import predict_matrix, store_predictions
+
+    check_format(format, ("table", "csv", "json"))
+    device = load_profile(profile)
+    capacity = None if fits is None else capacity_of(fits, device)
+    loaded = load_matrix(matrix, preset=preset, assignments=set or (), only=only or ())
+    made = predict_matrix(loaded, profile=device, fits_bytes=capacity)
+    folder = store_predictions(made, loaded, out)
+    rows, fitting = [p.cell for p in made], [p.fit for p in made]
+    if format == "table":
+        title = f"{loaded.name}, predicted for {device.title} with torch {rows[0]['torch_version']}"
+        console().print(*predicted.render(rows, fitting, title=title, capacity=fits), sep="\n\n")
+        typer.echo(f"kept; see: kdbench show {folder} --only source=predicted --memory", err=True)
+    else:
+        typer.echo(printed(predicted.records(rows, fitting), format), nl=format == "json")
+    raise typer.Exit(1 if any(row["status"] != "ok" for row in rows) else 0)
+
+
+def run(
+    matrix: MatrixOption,
+    preset: PresetOption = None,
+    set: SetOption = None,
+    only: OnlyOption = None,
+    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda:N", help="Where to run.")] = "auto",
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Results root.")] = Path("results"),
+    retry: Annotated[
+        str,
+        typer.Option(
+            metavar="STATUS,...",
+            help="Run cells again that ended so: failed,oom,timeout,killed,...",
+        ),
+    ] = "",
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Run all again; what there is, is set aside.")
+    ] = False,
+) -> None:
+    """Run what is missing of a matrix and keep the results.
+
+    Each cell runs in a process of its own, and its rows are on disk before the next one starts.
+    """
+    from kdbench import api
+    from kdbench.matrix import load_matrix
+    from kdbench.orchestrate.progress import Shown
+
+    loaded = load_matrix(matrix, preset=preset, assignments=set or (), only=only or ())
+    done = api.run(
+        loaded,
+        out=out,
+        device=device,
+        retry=[s for s in retry.split(",") if s],
+        fresh=fresh,
+        progress=Shown(console()),
+    )
+    for label, status in done.failed:
+        typer.echo(f"{status}: {label}", err=True)
+    if done.failed:
+        statuses = ",".join(sorted({status for _, status in done.failed}))
+        typer.echo(
+            f"see: kdbench show {done.folder}; --retry {statuses} runs these again", err=True
+        )
+    if done.tally.interrupted:
+        typer.echo("interrupted; the same command goes on from here", err=True)
+    elif not done.failed:
+        typer.echo(f"done; see: kdbench show {done.folder}; kdbench plot {done.folder}")
+    raise typer.Exit(done.tally.exit_code)

@@ -1,0 +1,88 @@
+"""Options that several commands share, and how they print."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kdbench.errors import InputError, did_you_mean, quoted
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+MatrixOption = Annotated[Path, typer.Option("--matrix", metavar="FILE", help="The matrix file.")]
+PresetOption = Annotated[
+    str | None, typer.Option("--preset", metavar="NAME", help="A preset of the matrix file.")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Set a dotted key of the matrix file to a TOML value. Repeatable.",
+    ),
+]
+OnlyOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--only",
+        metavar="COLUMN=V1,V2",
+        help="Keep the rows with these values in a column of `cells`. Repeatable.",
+    ),
+]
+EnvironmentOption = Annotated[
+    str | None,
+    typer.Option(
+        "--environment",
+        metavar="NAME",
+        help="Results of this environment only (its id, or a part of its name).",
+    ),
+]
+ReferenceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--reference", metavar="LABEL", help="The cell that ratios are taken to; a Teacher-KD one."
+    ),
+]
+ResultsArgument = Annotated[
+    Path, typer.Argument(metavar="RESULTS", help="Results root, or one matrix's folder in it.")
+]
+
+
+def check_format(found: str, known: Sequence[str]) -> None:
+    """Check what `--format` asks for.
+
+    Raises:
+        InputError: there is no such format.
+    """
+    if found not in known:
+        raise InputError(
+            f"expected one of {quoted(known)}, found {found!r}",
+            where="--format",
+            hint=did_you_mean(found, known),
+        )
+
+
+def printed(records: list[dict[str, Any]], format: str) -> str:
+    """Write records as csv or json."""
+    import csv
+    import io
+    import json
+
+    if format == "json":
+        return json.dumps(records, indent=2)
+    file = io.StringIO()
+    writer = csv.DictWriter(file, fieldnames=list(records[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    return file.getvalue()
+
+
+def console() -> Console:
+    """Return the console of the standard output."""
+    from rich.console import Console
+
+    return Console()
