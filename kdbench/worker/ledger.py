@@ -45,6 +45,7 @@ class Ledger(TorchDispatchMode):
         self._names: dict[int, str] = {}
         self._live: dict[int, Block] = {}
         self._events: list[Event] = []
+        self._watches: dict[int, weakref.finalize[Any, Any]] = {}
         self._over = False
         self._hooks = ExitStack()
 
@@ -125,6 +126,13 @@ class Ledger(TorchDispatchMode):
         """Split the live bytes at the peak by category and module, largest first."""
         return shares_of(self._events[: peak_of(self._events)[0]])
 
+    def release(self) -> None:
+        """Let go of storages that outlive the step, which else keep the ledger alive."""
+        for watch in self._watches.values():
+            watch.detach()
+        self._watches.clear()
+        self._live.clear()
+
     def _see(self, tensor: Tensor) -> Block | None:
         if tensor.device.type != self._device:
             return None
@@ -143,7 +151,8 @@ class Ledger(TorchDispatchMode):
             self._events.append(Event(block, size, self._part))
             # torch keeps one Python object per storage as long as the storage lives, so this
             # fires when the memory is given back, and not before.
-            weakref.finalize(storage, self._free, key, block).atexit = False
+            watch = self._watches[key] = weakref.finalize(storage, self._free, key, block)
+            watch.atexit = False
         elif size != block.size and not self._over:  # resized in place
             self._events.append(Event(block, size - block.size, self._part))
             block.size = size
@@ -157,7 +166,7 @@ class Ledger(TorchDispatchMode):
 
     def _free(self, key: int, block: Block) -> None:
         if self._live.get(key) is block:
-            del self._live[key]
+            del self._live[key], self._watches[key]
         if not self._over:
             self._events.append(Event(block, -block.size, self._part))
 

@@ -1,0 +1,150 @@
+"""What steps were recorded to need, in a text file beside the test, and the comparison with it.
+
+The file is a gate's baseline that has steps for cells. The code behind `kdbench check` writes,
+reads and compares it: to the byte, and with what grew told by category and module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from kdbench.analysis.gate.baseline import is_baseline, read_baseline, write_baseline
+from kdbench.analysis.gate.compare import compare
+from kdbench.analysis.gate.findings import Report
+from kdbench.analysis.gate.snapshot import About, Entry, Observed, Snapshot
+from kdbench.analysis.gate.wording import by_cell, told
+from kdbench.errors import InputError
+from kdbench.gauges import Tolerance, Tolerances
+from kdbench.schema import SCHEMA_VERSION
+from kdbench.step_memory import StepMemory, parse_tolerance
+
+_UPDATE = "--kd-memory-update"
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a comparison came to.
+
+    Attributes:
+        failure: why the test fails, in lines; empty: it passes.
+        note: what there is to say although it passes; empty: nothing.
+    """
+
+    failure: str = ""
+    note: str = ""
+
+
+class Record:
+    """The figures of one test file's steps on one kind of device.
+
+    Args:
+        test: the test file; `test_train.py` has `test_train.kd_memory.cpu.txt` beside it.
+        device: where its steps run.
+    """
+
+    def __init__(self, test: Path, device: str) -> None:
+        kind = device.partition(":")[0]
+        self.path = test.with_name(f"{test.stem}.kd_memory.{kind}.txt")
+        self._test = test.name
+
+    def update(self, name: str, used: StepMemory) -> None:
+        """Record a step beside the others in the file.
+
+        Raises:
+            InputError: the file is none of these, and would be lost, or cannot be written.
+        """
+        about = _about(used, self._test)
+        kept = self._kept(about) if self.path.exists() else {}
+        write_baseline(self.path, Snapshot(about, {**kept, name: _entry(used)}))
+
+    def compare(self, name: str, used: StepMemory, tolerance: float | str) -> Told:
+        """Compare a step with what was recorded of it.
+
+        Raises:
+            InputError: the file is missing or damaged, or the tolerance is none.
+        """
+        allowed = _tolerances(parse_tolerance(tolerance))
+        before = self._read()
+        recorded = {key: entry for key, entry in before.entries.items() if key == name}
+        report = compare(
+            Snapshot(before.about, recorded),
+            Observed(Snapshot(_about(used, self._test), {name: _entry(used)})),
+            allowed,
+            baseline=self.path,
+        )
+        lines = _lines(report)
+        if report.exit_code:
+            head = f"{name}: {report.outcome}, against {self.path.name}"
+            meant = f"if this is meant, record it: pytest {_UPDATE}"
+            return Told(failure="\n".join([head, *lines, meant]))
+        if lines:
+            return Told(note=f"{name}: {'; '.join(lines)}; {_UPDATE} tightens {self.path.name}")
+        return Told()
+
+    def _kept(self, about: About) -> Mapping[str, Entry]:
+        """Return what stays when a step is recorded: nothing damaged or of another torch."""
+        try:
+            before = self._read()
+        except InputError:
+            if not is_baseline(self.path):
+                raise
+            return {}
+        return before.entries if before.about == about else {}
+
+    def _read(self) -> Snapshot:
+        try:
+            return read_baseline(self.path)
+        except InputError as error:
+            raise InputError(_in_pytest(str(error))) from None
+
+
+def _about(used: StepMemory, test: str) -> About:
+    return About(
+        matrix=test,
+        source="measured",
+        schema_version=SCHEMA_VERSION,
+        torch_version=used.torch_version,
+        device=used.device.partition(":")[0],
+        gpu_name=used.device_name,
+    )
+
+
+def _entry(used: StepMemory) -> Entry:
+    """Write a step as the gate has a cell."""
+    metrics = {
+        "allocated_peak_bytes": used.peak_bytes,
+        "flops_step": used.flops,
+        "operations_step": used.operations,
+        "bytes_moved_step": used.bytes_moved,
+    }
+    return Entry(
+        settings={},
+        metrics={name: (value,) for name, value in metrics.items()},
+        memory={part: {"steady": size} for part, size in used.held.items()},
+    )
+
+
+def _tolerances(allowed: Tolerance) -> Tolerances:
+    """Allow a fraction of each figure, a size of the peak alone; a step here has no time."""
+    work = Tolerance(fraction=allowed.fraction)
+    return Tolerances(
+        (
+            ("allocated_peak_bytes", allowed),
+            *((name, work) for name in ("flops_step", "operations_step", "bytes_moved_step")),
+            ("step_seconds", Tolerance(off=True)),
+        )
+    )
+
+
+def _lines(report: Report) -> list[str]:
+    """Tell what did not just hold."""
+    return [
+        _in_pytest(line) for label, found in by_cell(report) for line in told(report, label, found)
+    ]
+
+
+def _in_pytest(text: str) -> str:
+    """Name the option as it is called here."""
+    return text.replace("--update", _UPDATE)
