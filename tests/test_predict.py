@@ -13,6 +13,7 @@ import torch.nn.functional as F
 
 from kdbench import load_matrix
 from kdbench.device_profile import known_profiles, load_profile
+from kdbench.orchestrate import prediction
 from kdbench.predict import fits as fits_module
 from kdbench.predict.fits import fit, largest_fitting
 from kdbench.predict.kernels import card_kernels
@@ -412,10 +413,17 @@ def test_what_cannot_be_predicted_is_told_and_the_rest_goes_on(kdbench, tiny, tm
     )
 
 
-def test_predicting_again_replaces(kdbench, tiny, tmp_path):
-    for _ in range(2):
-        assert kdbench("predict", "--matrix", tiny, "--out", tmp_path / "results").code == 0
-    assert len(frame(tmp_path / "results" / "tiny", "cells")) == 2
+def test_predicting_again_replaces(kdbench, tiny, tmp_path, monkeypatch):
+    """Also what another version of kdbench had predicted, but nothing for another device."""
+    results = tmp_path / "results"
+    for digest in ("old", "new"):
+        monkeypatch.setattr(prediction, "predict_digest", lambda digest=digest: digest)
+        assert kdbench("predict", "--matrix", tiny, "--out", results).code == 0
+    kept = frame(results / "tiny", "cells")
+    assert len(kept) == 2
+    kdbench("predict", "--matrix", tiny, "--profile", "t4", "--out", results)
+    assert set(frame(results / "tiny", "cells")["run_key"]) > set(kept["run_key"])
+    assert len(frame(results / "tiny", "cells")) == 4
 
 
 def test_a_process_that_dies_is_an_error_not_a_traceback(kdbench, tiny, tmp_path, monkeypatch):

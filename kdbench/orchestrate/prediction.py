@@ -25,7 +25,7 @@ from kdbench.matrix import Matrix
 from kdbench.orchestrate.launcher import worker_environment
 from kdbench.orchestrate.summary import Rows
 from kdbench.schema import SCHEMA_VERSION, TABLES
-from kdbench.store import Store
+from kdbench.store import Store, read_table
 
 # A process that predicts takes some hundreds of megabytes, most of it torch.
 _MOST_PROCESSES = 4
@@ -101,7 +101,7 @@ def predict_matrix(
 
 
 def store_predictions(predictions: Sequence[Prediction], matrix: Matrix, out: Path) -> Path:
-    """Keep predictions in the matrix's results, in the place of earlier ones of the same.
+    """Keep predictions in the matrix's results, in the place of all earlier ones of these cells.
 
     Returns:
         The folder.
@@ -112,10 +112,22 @@ def store_predictions(predictions: Sequence[Prediction], matrix: Matrix, out: Pa
     store = Store(out / matrix.name)
     store.prepare()
     with store.writing():
+        earlier = _predicted(store.root)
         for prediction in predictions:
-            store.supersede(prediction.run_key)
+            for key in earlier.get((prediction.cell["label"], prediction.cell["profile"]), ()):
+                store.supersede(key)
             store.commit(prediction.run_key, prediction.rows)
     return store.root
+
+
+def _predicted(root: Path) -> dict[tuple[str, str], list[str]]:
+    """Find the predictions in a store: run keys by label and profile, of whatever code."""
+    found: dict[tuple[str, str], list[str]] = {}
+    columns = ["run_key", "label", "source", "profile"]
+    for row in read_table(root, "cells", columns=columns).to_dict("records"):
+        if row["source"] == "predicted":
+            found.setdefault((row["label"], row["profile"]), []).append(row["run_key"])
+    return found
 
 
 def _answers(
