@@ -50,6 +50,7 @@ class CellGroup:
         older: how many earlier runs of the same seed and repeat were left out.
         problems: (status, error) of each run that is not ok, with how often.
         doubts: ("contended", by what) and ("unstable", None) of the finished runs, with how often.
+        caveats: what of its predictions is outside of what was verified, in words.
         estimates: what there are numbers for, by metric name.
         revisions: the revisions of kdbench that measured.
         started: when its first and its last run started.
@@ -68,6 +69,7 @@ class CellGroup:
     older: int
     problems: tuple[tuple[str, str | None, int], ...]
     doubts: tuple[tuple[str, str | None, int], ...]
+    caveats: tuple[str, ...]
     estimates: Mapping[str, Estimate]
     student_parameters: int | None
     revisions: tuple[str, ...]
@@ -146,6 +148,7 @@ def _group(
         problems=tuple(
             (status, error, n) for (status, error), n in sorted(problems.items(), key=str)
         ),
+        caveats=tuple(sorted({row["caveats"] for row in finished} - {None})),
         doubts=tuple((doubt, words, n) for (doubt, words), n in sorted(doubts.items(), key=str)),
         estimates={
             name: estimate

@@ -15,6 +15,8 @@ _SOURCES = {
     "ledger": "ledger: one accounting step, exact for all that passes through dispatch",
     "profiler": "profiler: torch's own record of one accounting step, for a compiled student",
     "cuda-allocator": "cuda-allocator: exact, the highest of the timed steps",
+    "trace": "trace: predicted, exact bytes of what passes through dispatch",
+    "simulation": "simulation: predicted, by a model of the CUDA caching allocator",
     "vmhwm": "vmhwm: the kernel's exact high-water mark",
     "polled": "polled: the highest sample, a lower bound",
     "nvml-polled": "nvml-polled: the highest sample, a lower bound",
@@ -47,7 +49,7 @@ def table_notes(
 def footnotes(
     sheet: Sequence[CellGroup], shown: Iterable[Metric] | None = None, *, trained: bool = False
 ) -> list[str]:
-    """Explain the marks: inferred students, random teachers, extrapolated times.
+    """Explain the marks: inferred students, random teachers, extrapolated times, predictions.
 
     Args:
         sheet: the cells shown.
@@ -72,6 +74,9 @@ def footnotes(
             if trained
             else f"Teacher weights{whose} are random; memory and time do not depend on them"
         )
+    told = dict.fromkeys(c for g in sheet for text in g.caveats for c in text.split("; "))
+    if told:
+        lines.append(f"Predicted: {printable('; '.join(told))}")
     return lines
 
 

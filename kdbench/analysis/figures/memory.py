@@ -144,12 +144,20 @@ def _draw_bars(
         )
 
 
+_PREDICTED = "Bytes at the predicted peak of a steady step, as its device counts them."
+_MEASURED = (
+    "Live bytes at the peak of one un-timed accounting step, as the ledger of all allocations "
+    "tells; of each cell the first run that finished. "
+)
+
+
 def _caption(sheet: Sheet, found: Sequence[Breakdown]) -> list[str]:
     groups = [item.group for item in found]
     lines = [
         provenance(sheet, groups),
-        "Live bytes at the peak of one un-timed accounting step, as the ledger of all allocations "
-        "tells; of each cell the first run that finished. " + " ".join(_unattributed_notes(found)),
+        _PREDICTED
+        if sheet.environment.profile is not None
+        else _MEASURED + " ".join(_unattributed_notes(found)),
     ]
     marks = footnotes(groups, ())
     lines += [". ".join(marks) + "."] if marks else []

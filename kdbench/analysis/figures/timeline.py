@@ -208,15 +208,23 @@ def _fullest(totals: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.unique(np.array([0, *chosen, len(totals) - 1]))
 
 
+def _what(sheet: Sheet) -> str:
+    if sheet.environment.profile is not None:
+        return "Bytes after each predicted allocation and free of a steady step"
+    return (
+        "Live bytes of one un-timed accounting step after each allocation and free that its "
+        "ledger saw"
+    )
+
+
 def _caption(sheet: Sheet, courses: Sequence[Course]) -> list[str]:
     groups = [one.group for one in courses]
     names = dict.fromkeys(name for one in courses for name, _, _ in one.parts)
     lines = [
         provenance(sheet, groups),
-        "Live bytes of one un-timed accounting step after each allocation and free that its "
-        "ledger saw: the horizontal axis counts them, and is no time. Shaded by turns: the parts "
-        f"of the step, in the order {', '.join(printable(name) for name in names)}; a part too "
-        "narrow for its name has none. The mark: the peak. All cells on one scale.",
+        f"{_what(sheet)}: the horizontal axis counts them, and is no time. Shaded by turns: the "
+        f"parts of the step, in the order {', '.join(printable(name) for name in names)}; a part "
+        "too narrow for its name has none. The mark: the peak. All cells on one scale.",
     ]
     marks = footnotes(groups, ())
     return lines + ([". ".join(marks) + "."] if marks else [])
