@@ -35,9 +35,11 @@ from kdbench.worker.training import build_session
 
 HERE = Path(__file__).parent
 CPU = torch.device("cpu")
-# Neighbouring steps are compared one by one: what a machine's slow spells add, they add to both.
+# Neighbouring blocks of steps are compared: what a machine's slow spells add, they add to both. A
+# block is longer than the sampler's period, which takes a sample as soon as it may go on.
 PAIRED_SECONDS = 100.0
-PAIRS = (40, 400)
+BLOCK_SECONDS = 0.5
+FEWEST_PAIRS = 40
 
 
 def report(benchmark, what, values, target, unit=""):
@@ -149,18 +151,27 @@ def test_timed_steps(batch_size, benchmark, tmp_path):
 
     for _ in range(3):
         probed_step()
-    fewest, most = PAIRS
-    pairs = min(most, max(fewest, round(PAIRED_SECONDS / 2 / seconds(probed_step))))
+    step_seconds = seconds(probed_step)
+    length = max(1, round(BLOCK_SECONDS / step_seconds))
+    pairs = max(FEWEST_PAIRS, round(PAIRED_SECONDS / 2 / length / step_seconds))
     ratios, added = [], []
+
+    def block(step):
+        def steps():
+            for _ in range(length):
+                step()
+
+        return steps
+
     with sampled(tmp_path) as sampler:
 
         def probed():
             sampler.send_signal(signal.SIGCONT)
-            return seconds(probed_step)
+            return seconds(block(probed_step))
 
         def by_hand():
             sampler.send_signal(signal.SIGSTOP)
-            return seconds(bare.step)
+            return seconds(block(bare.step))
 
         for pair in range(pairs):
             # each goes first in turn, so that what drifts favours neither
@@ -170,7 +181,7 @@ def test_timed_steps(batch_size, benchmark, tmp_path):
             else:
                 ours, theirs = probed(), by_hand()
             ratios.append(ours / theirs)
-            added.append((ours - theirs) * 1e6)
+            added.append((ours - theirs) / length * 1e6)
         sampler.send_signal(signal.SIGCONT)
         benchmark.pedantic(probed_step, rounds=5)
     what = f"a timed step of {batch_size} images"
