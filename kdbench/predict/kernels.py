@@ -15,11 +15,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from kdbench.device_profile import Kernel, Profile
 
 _ATEN = torch.ops.aten
+_DEVICE = torch.ops.prim.device.default
 
 # What autocast computes in float32 on CUDA, of what these models do (torch's documentation,
 # "CUDA Ops that can autocast to float32"). On a CPU it leaves these as they come.
@@ -133,7 +135,7 @@ def _in_float32(plain: Function) -> Function:
 
 
 class NoValues(TorchDispatchMode):
-    """Answers for the values that stand-ins do not have.
+    """Answers for the values that stand-ins do not have. Of several modes, it is entered last.
 
     What a step reads back to the host decides nothing about its memory here: a count of steps that
     an optimizer divides by, or how many classes a budget left out. Whole numbers are 0 then, and
@@ -148,6 +150,9 @@ class NoValues(TorchDispatchMode):
         kwargs: Any = None,  # noqa: ANN401
     ) -> Any:  # noqa: ANN401
         """Run an operation, unless it is one that reads a value."""
+        if func is _DEVICE and isinstance(args[0], FakeTensor):
+            # asked several times for each operation: not worth the way through all modes
+            return args[0].fake_device
         if func is _ATEN._local_scalar_dense.default:
             return 1.0 if args[0].dtype.is_floating_point else 0
         return func(*args, **(kwargs or {}))

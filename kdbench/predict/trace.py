@@ -98,20 +98,21 @@ def trace(run: CellRun, profile: Profile) -> Trace:
         # innermost first: what is entered last sees an operation first
         stack.enter_context(FakeTensorMode())
         stack.enter_context(ledger)
-        stack.enter_context(NoValues())  # type: ignore[no-untyped-call]
         if profile.device == "cuda":
             stack.enter_context(card_kernels(profile))
         supplies = StandIns(run, ledger, room=room, mark=mark)
-        session = set_up(run, supplies, device=HOST, probes=Probes(HOST))
+        with NoValues():  # type: ignore[no-untyped-call]
+            session = set_up(run, supplies, device=HOST, probes=Probes(HOST))
         _never_overflowing(session)
         # one epoch may have no more than one, and each is like the others
         draw = first_draw(session)
         adopt_session(session, draw, ledger)
         for stage in _STEPS:
             stages.append((stage, len(ledger.events)))
-            with ExitStack() as counted:
+            with ExitStack() as step:
                 if stage == "steady":
-                    counted.enter_context(work)
+                    step.enter_context(work)
+                step.enter_context(NoValues())  # type: ignore[no-untyped-call]
                 # held until what the step itself allocates and frees is told
                 kept = session.step(draw, _naming(session, ledger))
             adopt_state(session, ledger)

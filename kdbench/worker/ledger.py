@@ -134,8 +134,6 @@ class Ledger(TorchDispatchMode):
         self._live.clear()
 
     def _see(self, tensor: Tensor) -> Block | None:
-        if tensor.device.type != self._device:
-            return None
         try:
             storage = tensor.untyped_storage()
         except (NotImplementedError, RuntimeError):  # sparse and the like have none
@@ -143,7 +141,8 @@ class Ledger(TorchDispatchMode):
         key, size = storage._cdata, storage.nbytes()
         block = self._live.get(key)
         if block is None:
-            if not size or self._over:
+            # asked of new storages alone: a stand-in of a prediction is slow to tell its device
+            if not size or self._over or tensor.device.type != self._device:
                 return None
             module = self._module[-1] if self._module else None
             block = Block(size, self._category(), module)
