@@ -57,7 +57,8 @@ class Record:
         """
         about = _about(used, self._test)
         kept = self._kept(about) if self.path.exists() else {}
-        write_baseline(self.path, Snapshot(about, {**kept, name: _entry(used)}))
+        note = f"What {self._test} compares its steps with; pytest {_UPDATE} writes it anew."
+        write_baseline(self.path, Snapshot(about, {**kept, name: _entry(used)}), note)
 
     def compare(self, name: str, used: StepMemory, tolerance: float | str) -> Told:
         """Compare a step with what was recorded of it.

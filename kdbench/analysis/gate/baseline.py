@@ -30,9 +30,8 @@ from kdbench.errors import InputError
 MAGIC = "kdbench-baseline"
 FORMAT_VERSION = 1
 
-_HEAD = f"""{MAGIC} {FORMAT_VERSION}
-# The figures that `kdbench check` compares with; `kdbench check --update` writes them anew.
-"""
+# What the second line says to whoever opens the file.
+_NOTE = "The figures that `kdbench check` compares with; `kdbench check --update` writes them anew."
 
 
 def read_baseline(path: Path) -> Snapshot:
@@ -60,18 +59,23 @@ def is_baseline(path: Path) -> bool:
         return False
 
 
-def render(snapshot: Snapshot) -> str:
+def render(snapshot: Snapshot, note: str = _NOTE) -> str:
     """Write a baseline as text: the same for the same figures, whatever their order."""
     about = [f"about {name} {_word(value)}" for name, value in _told(snapshot.about)]
     blocks = [about]
     blocks += [list(_lines(label, snapshot)) for label in sorted(snapshot.entries)]
     count = sum(len(block) for block in blocks)
     body = "\n".join("".join(f"{line}\n" for line in block) for block in blocks)
-    return f"{_HEAD}{body}\nend {count} lines\n"
+    return f"{MAGIC} {FORMAT_VERSION}\n# {note}\n{body}\nend {count} lines\n"
 
 
-def write_baseline(path: Path, snapshot: Snapshot) -> None:
+def write_baseline(path: Path, snapshot: Snapshot, note: str = _NOTE) -> None:
     """Write a baseline so that a reader sees the old or the new one, whole.
+
+    Args:
+        path: the file.
+        snapshot: its figures.
+        note: a line on what the file is and who writes it.
 
     Raises:
         InputError: the file cannot be written.
@@ -82,7 +86,7 @@ def write_baseline(path: Path, snapshot: Snapshot) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             with unfinished.open("w", encoding="utf-8", newline="\n") as file:
-                file.write(render(snapshot))
+                file.write(render(snapshot, note))
                 file.flush()
                 os.fsync(file.fileno())
             unfinished.replace(target)
