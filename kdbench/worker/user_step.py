@@ -41,6 +41,9 @@ def measure_step(
     __tracebackhide__ = True  # where a step raises, pytest shows the step alone
     device = _indexed(device) if device else _device_of(parts)
     _refuse_compiled(any(map(is_compiled, parts.modules())))
+    if _compiled_frames():
+        # What has been compiled before would not be seen being compiled: it is, once more.
+        torch._dynamo.reset()
     frames = _compiled_frames()
     _empty_cache(device)
     for _ in range(warmup):
