@@ -1,4 +1,4 @@
-"""Somebody else's step under the ledger: every byte counted by hand, whatever the step looks like."""
+"""Somebody else's step under the ledger: every byte counted by hand, however it is written."""
 
 import gc
 import weakref
@@ -349,7 +349,7 @@ def wrapped_model(training):
 
 def compiled_function(training):
     plain = training.model.forward
-    training.model.forward = torch.compile(lambda x: plain(x), backend="eager")
+    training.model.forward = torch.compile(lambda x: plain(x) + 0, backend="eager")
 
 
 @pytest.mark.parametrize("way", [compiled_model, wrapped_model, compiled_function])
@@ -395,16 +395,3 @@ def test_parts_on_several_devices():
     # the host beside another device is how trainings are
     with pytest.raises(InputError, match="used no memory on meta"):
         measure(training, model=model)
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_on_a_card_the_allocator_tells_the_peak():
-    training = Training(torch.optim.AdamW)
-    training.model.cuda()
-    training.images = training.images.cuda()
-    training.optimizer = torch.optim.AdamW(training.model.parameters())
-    used = measure(training, **training.named)
-    assert (used.source, used.device) == ("cuda-allocator", "cuda:0")
-    assert used.peak_bytes >= sum(used.held.values()) > 0
-    assert used.reserved_bytes >= used.peak_bytes
-    assert used.unattributed_bytes >= 0

@@ -7,7 +7,9 @@ import torch
 from kdbench import load_matrix
 from kdbench.orchestrate.nvml import AVAILABLE, open_nvml
 from kdbench.orchestrate.probe import resolve_device
+from kdbench.worker.told_parts import measure
 from tests.conftest import TINY
+from tests.test_user_step import Training
 
 # Larger than the tiny matrix, so that a cell lives long enough for NVML's process list.
 LARGER = (
@@ -81,3 +83,15 @@ def test_the_loss_agrees_with_the_cpus(kdbench, tiny, tmp_path):
         losses.append(steps[steps["phase"] == "warmup"]["loss"].iloc[0])
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
     assert load_matrix(tiny).cells
+
+
+def test_of_a_projects_own_step_the_allocator_tells_the_peak():
+    training = Training(torch.optim.AdamW)
+    training.model.cuda()
+    training.images = training.images.cuda()
+    training.optimizer = torch.optim.AdamW(training.model.parameters())
+    used = measure(training, **training.named)
+    assert (used.source, used.device) == ("cuda-allocator", "cuda:0")
+    assert used.peak_bytes >= sum(used.held.values()) > 0
+    assert used.reserved_bytes >= used.peak_bytes
+    assert used.unattributed_bytes >= 0
