@@ -11,6 +11,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
+
+# The first dispatch under a mode imports it otherwise, in the middle of a step, and what it keeps
+# of the frames that it was imported from keeps the step's tensors alive.
+import torch._dynamo
 from torch.optim.optimizer import (
     register_optimizer_step_post_hook,
     register_optimizer_step_pre_hook,
