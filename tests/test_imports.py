@@ -86,6 +86,16 @@ def test_the_library_is_light_until_it_is_used():
     assert "torch" not in json.loads(done.stdout)
 
 
+def test_the_pytest_plugin_is_light_until_it_is_used():
+    """Every test run of whoever has kdbench installed loads it."""
+    code = (
+        "import sys, json, kdbench.pytest_plugin\n"
+        "print(json.dumps(sorted({m.split('.')[0] for m in sys.modules})))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {*HEAVY, "numpy", "pydantic", "rich"} & set(json.loads(done.stdout))
+
+
 def test_a_student_alone_needs_no_transformers(finished):
     """Its import takes seconds, which no cell without a teacher should pay."""
     code = (

@@ -5,6 +5,10 @@ import re
 
 import pytest
 
+# What the runs within this process are to find there: pytester has each import the rest anew, which
+# numpy and torch do not survive.
+import kdbench.pytest_plugin.recorded
+import kdbench.worker.told_parts  # noqa: F401
 from tests.conftest import REPOSITORY
 
 pytest_plugins = ["pytester"]
@@ -24,18 +28,27 @@ def make(width=8):
 """
 
 
+def peak(width):
+    """The peak of that step: weights and gradients, images, the loss and its gradient."""
+    return 4 * (2 * (width * 3 + 3) + 5 * width + 2)
+
+
 @pytest.fixture
-def run(pytester):
-    def call(text, *arguments, name="test_train.py"):
-        (pytester.path / name).write_text(text)
-        return pytester.runpytest_subprocess("-p", "no:cacheprovider", *arguments)
+def run(pytester, monkeypatch):
+    """Run a test file; in this process, which has torch already, unless it is to be `alone`."""
+    # within a worker of xdist's, where it takes the run for a part, pytest-benchmark times nothing
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
+
+    def call(text, *arguments, alone=False):
+        (pytester.path / "test_train.py").write_text(text)
+        run_pytest = pytester.runpytest_subprocess if alone else pytester.runpytest_inprocess
+        return run_pytest("-p", "no:cacheprovider", *arguments)
 
     return call
 
 
 def test_the_documents_example(run, pytester):
-    pytester.path.joinpath("pytest.ini").write_text("[pytest]\n")
-    wrote = run(EXAMPLE, "--kd-memory-update", "--benchmark-disable")
+    wrote = run(EXAMPLE, "--kd-memory-update", "--benchmark-disable", alone=True)
     wrote.assert_outcomes(passed=3)
     record = pytester.path / "test_train.kd_memory.cpu.txt"
     assert "test_a_step_needs_what_it_needed" in record.read_text()
@@ -46,7 +59,7 @@ def test_the_documents_example(run, pytester):
     assert kept["peak_bytes"] > 4 * (64 * 256 + 256 + 256 * 10 + 10) * 3, "weights and their state"
     assert kept["source"] == "ledger"
     assert kept["operations"] > 0
-    again.stdout.fnmatch_lines(["*test_time_and_memory*"])
+    again.stdout.fnmatch_lines([f"*::test_time_and_memory * {kept['peak_bytes']:,} *"])
 
 
 def test_bytes_counted_by_hand(run):
@@ -54,7 +67,7 @@ def test_bytes_counted_by_hand(run):
         "def test_it(kd_memory):\n"
         "    step, model = make()\n"
         "    used = kd_memory(step, model=model)\n"
-        "    assert used.peak_bytes == 4 * (2 * (8 * 3 + 3) + 5 * 8 + 2)\n"
+        f"    assert used.peak_bytes == {peak(8)}\n"
         "    assert used.categories['parameters'] == 4 * 27\n"
     )
     run(text).assert_outcomes(passed=1)
@@ -102,12 +115,39 @@ def test_without_a_record_it_fails_and_says_how_to_write_one(run):
 def test_a_run_that_does_not_use_it_imports_no_torch(run):
     text = "import sys\n\ndef test_it():\n    assert 'torch' not in sys.modules\n"
     text += "    assert 'pandas' not in sys.modules\n"
-    run(text).assert_outcomes(passed=1)
+    run(text, alone=True).assert_outcomes(passed=1)
+
+
+def test_without_pytest_benchmark(run):
+    text = STEP + (
+        "def test_it(kd_memory):\n    step, model = make()\n    kd_memory(step, model=model)\n"
+    )
+    told = run(text, "-p", "no:benchmark", "--kd-memory")
+    told.assert_outcomes(passed=1)
+    told.stdout.fnmatch_lines([f"*::test_it * {peak(8):,} *"])
+
+
+def test_what_reports_are_told_of_each_step(run, pytester):
+    text = STEP + (
+        "def test_it(kd_memory):\n"
+        "    step, model = make()\n"
+        "    kd_memory(step, model=model)\n"
+        "    kd_memory(step, model=model, name='again')\n"
+        "def test_one_name_twice(kd_memory):\n"
+        "    step, model = make()\n"
+        "    kd_memory(step, model=model, name='x')\n"
+        "    kd_memory(step, model=model, name='x')\n"
+    )
+    told = run(text, "--junit-xml=told.xml")
+    told.assert_outcomes(passed=1, failed=1)
+    told.stdout.fnmatch_lines(["*InputError: kd_memory: name: *called 'x' already*"])
+    xml = (pytester.path / "told.xml").read_text()
+    for step in ("", "again."):
+        assert f'<property name="kd_memory.{step}peak_bytes" value="{peak(8)}"' in xml
 
 
 def test_a_step_that_raises_is_shown_and_the_next_test_runs(run):
     text = STEP + (
-        "import pytest\n"
         "def test_it(kd_memory):\n"
         "    def step():\n"
         "        raise OSError('of the step')\n"
@@ -131,11 +171,12 @@ def test_under_xdist(run):
         "    step, model = make(width)\n"
         "    kd_memory(step, model=model)\n"
     )
-    told = run(text, "-n", "2", "--kd-memory")
+    told = run(text, "-n", "2", "--kd-memory", alone=True)
     told.assert_outcomes(passed=2)
-    told.stdout.fnmatch_lines(["*test_it?8?*B*", "*test_it?9?*B*"])
-    refused = run(text, "-n", "2", "--kd-memory-update")
-    assert refused.ret == 4
+    # in the order in which they ended
+    told.stdout.fnmatch_lines_random([f"*test_it?{width}? * {peak(width)} *" for width in (8, 9)])
+    refused = run(text, "-n", "2", "--kd-memory-update", alone=True)
+    assert refused.ret == pytest.ExitCode.USAGE_ERROR
     refused.stderr.fnmatch_lines(["*--kd-memory-update writes to one file: run it without -n*"])
 
 
@@ -149,6 +190,5 @@ def test_a_compared_run_shows_bytes_beside_times(run, pytester):
     run(text.replace("WIDTH", "8"), "--benchmark-save=before").assert_outcomes(passed=1)
     told = run(text.replace("WIDTH", "9"), "--benchmark-compare=0001")
     told.assert_outcomes(passed=1)
-    before, after = (4 * (2 * (width * 3 + 3) + 5 * width + 2) for width in (8, 9))
-    assert re.search(rf"{before:,}\b", told.stdout.str())
-    assert re.search(rf"{after:,}\b", told.stdout.str())
+    now, before = f"*::test_it (NOW) * {peak(9)} *", f"*::test_it (0001_before) * {peak(8)} *"
+    told.stdout.fnmatch_lines([now, f"{before} +44 (+11.46%) *"])
