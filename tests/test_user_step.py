@@ -54,7 +54,8 @@ def categories(used):
 def test_a_linear_layer_under_plain_gradient_descent():
     training = Training()
     used = measure(training, **training.named)
-    # At the end of backward: the loss, its gradient, and both gradients of the layer.
+    # At the end of backward: the loss, its gradient (made before autograd sets out, and so taken
+    # for an activation), and both gradients of the layer.
     assert categories(used) == {
         "parameters": PARAMETERS,
         "gradients": PARAMETERS,
@@ -146,7 +147,7 @@ def test_kdbenchs_own_step_comes_to_what_kdbench_accounts_for(tmp_path, method):
         inputs=[session.data.tensors(), draw.tensors()],
     )
     own = account.ledger.peak_bytes()
-    # a scalar that autograd keeps is seen when it is used: the account misses it
+    # a scalar that autograd keeps is seen here when it is used
     assert own <= used.peak_bytes <= account.second_peak_bytes
     shares = {}
     for share in account.ledger.shares():
@@ -209,19 +210,22 @@ def test_a_step_without_modules():
     images = torch.ones(5, 8)
 
     def step():
-        loss = (images @ weight).exp().sum()
-        loss.backward()
+        hidden = images @ weight
+        for _ in range(10):
+            hidden = hidden.sigmoid()  # keeps its result
+        hidden.sum().backward()
         with torch.no_grad():
             weight.sub_(weight.grad)
         weight.grad = None
 
     used = measure(step)
-    # The weight's gradient comes last: what was kept for backward is gone but for the loss, and
-    # the product's gradient is still there. Weight and images are plain tensors that nobody named.
+    # In the second sigmoid's backward: all ten results, the last one held by the step itself, the
+    # loss and its gradient; the gradient that goes in and the one that comes out. Weight and images
+    # are plain tensors that nobody named.
     assert categories(used) == {
         "inputs": WEIGHT + IMAGES,
-        "activations": 2 * FLOAT,
-        "workspace": OUTPUT + WEIGHT,
+        "activations": 10 * OUTPUT + 2 * FLOAT,
+        "workspace": 2 * OUTPUT,
     }
 
 
@@ -349,18 +353,36 @@ def wrapped_model(training):
 
 def compiled_function(training):
     plain = training.model.forward
-    training.model.forward = torch.compile(lambda x: plain(x) + 0, backend="eager")
+    training.model.forward = torch.compile(plain, backend="eager")
+    training()  # and long since compiled
 
 
 @pytest.mark.parametrize("way", [compiled_model, wrapped_model, compiled_function])
 @pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize("warmup", [0, 1])
 @pytest.mark.filterwarnings("ignore:Using `torch.compile")
-def test_compiled_code_is_refused(way, named):
+def test_compiled_code_is_refused(way, named, warmup):
     training = Training()
     way(training)
     with pytest.raises(InputError, match="no ledger sees into compiled code"):
-        measure(training, **(training.named if named else {}))
+        measure(training, **(training.named if named else {}), warmup=warmup)
     assert nothing_is_left()
+
+
+def test_compiled_code_stays_compiled():
+    """Under any dispatch mode torch would give it up for good."""
+    ran = []
+
+    def backend(graph, _):
+        return lambda *given: ran.append(1) or graph(*given)
+
+    double = torch.compile(lambda x: x.sin() * 2, backend=backend)
+    images = torch.ones(3)
+    double(images)
+    with pytest.raises(InputError, match="compiled"):
+        measure(lambda: double(images), warmup=0)
+    double(images)
+    assert len(ran) == 2
 
 
 def test_a_step_that_does_nothing_is_not_measured():

@@ -69,7 +69,6 @@ class StepLedger(Ledger):
         running = {id(part) for root in parts.teachers.values() for part in root.modules()}
         self._of_teacher = running - trained
         self._teachers_entered = self._optimizers_entered = 0
-        self.compiled = False
 
     def adopt_parts(self) -> None:
         """Count all that the step finds there, as far as it was told of it."""
@@ -146,7 +145,6 @@ class StepLedger(Ledger):
     def _enter_module(self, module: nn.Module, args: object) -> None:
         super()._enter_module(module, args)
         self._teachers_entered += id(module) in self._of_teacher
-        self.compiled = self.compiled or is_compiled(module)
 
     def _leave_module(self, module: nn.Module, args: object, result: object) -> None:
         super()._leave_module(module, args, result)

@@ -8,7 +8,8 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from types import FrameType
 
 import torch
 
@@ -45,14 +46,9 @@ def measure_step(
     __tracebackhide__ = True  # where a step raises, pytest shows the step alone
     device = _indexed(device) if device else _device_of(parts)
     _refuse_compiled(any(map(is_compiled, parts.modules())))
-    if _compiled_frames():
-        # What has been compiled before would not be seen being compiled: it is, once more.
-        torch._dynamo.reset()
-    frames = _compiled_frames()
     _empty_cache(device)
     for _ in range(warmup):
         step()
-    _refuse_compiled(_compiled_frames() > frames)
     ledger = StepLedger(device, parts)
     try:
         return _account(step, ledger, device)
@@ -66,13 +62,13 @@ def _account(step: Callable[[], object], ledger: StepLedger, device: torch.devic
     work = WorkCounter()
     ledger.adopt_parts()
     there = len(ledger.events)
-    with _collected(), _optimizers_watched(ledger), work, ledger:
+    with _collected(), _optimizers_watched(ledger), _eagerly() as compiled, work, ledger:
         _reset_peaks(device)
         result = step()
     peak, reserved = _read_peaks(device)
     del result  # held until here, as a training loop holds its loss
     ledger.name_kept()
-    _refuse_compiled(ledger.compiled)
+    _refuse_compiled(bool(compiled))
     if len(ledger.events) == there:
         problem = f"the step used no memory on {device}: there is nothing to measure"
         raise InputError(problem, where=_WHERE, hint="if it runs elsewhere, say so with device=")
@@ -156,10 +152,26 @@ def _read_peaks(device: torch.device) -> tuple[int | None, int | None]:
     return torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device)
 
 
-def _compiled_frames() -> int:
-    """Return how many functions torch has compiled in this process."""
-    utils = sys.modules.get("torch._dynamo.utils")
-    return 0 if utils is None else int(utils.counters["frames"]["ok"])
+@contextmanager
+def _eagerly() -> Iterator[list[FrameType]]:
+    """Have torch run compiled code eagerly; yields the calls of it, as they come.
+
+    Under a ledger torch does so anyway, but then for good: it gives up that code, and later steps
+    of the same process would be slower.
+    """
+    calls: list[FrameType] = []
+    with ExitStack() as stack:
+        if "torch._dynamo" in sys.modules:  # else there is none, and its import takes a second
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        if sys.getprofile() is None:  # somebody else's profiler could not be put back
+
+            def look(frame: FrameType, event: str, _: object) -> None:
+                if event == "call" and frame.f_code.co_name == "compile_wrapper":
+                    calls.append(frame)
+
+            sys.setprofile(look)
+            stack.callback(sys.setprofile, None)
+        yield calls
 
 
 def _refuse_compiled(found: bool) -> None:
