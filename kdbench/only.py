@@ -31,7 +31,16 @@ class Only:
         if column not in known:
             hint = did_you_mean(column, known) or f"the columns are {quoted(known)}"
             raise InputError(f"unknown column {column!r}", where=option, hint=hint)
-        return cls(column, tuple(value.strip() for value in values.split(",")), option)
+        wanted = tuple(value.strip() for value in values.split(","))
+        for value in wanted:
+            other, another, _ = value.partition("=")
+            if another and other in known:
+                raise InputError(
+                    f"expected values of {column!r}, found a second filter, {value!r}",
+                    where=option,
+                    hint=f"give each its own: {option} {value}",
+                )
+        return cls(column, wanted, option)
 
     def keep(self, values: Sequence[object]) -> list[bool]:
         """Tell which of a column's values are wanted.

@@ -272,3 +272,12 @@ def test_terminal_escapes_of_a_file_do_not_reach_the_terminal(kdbench, tiny):
     said = kdbench("cells", "--matrix", tiny)
     assert said.code == 2
     assert not re.search(r"\x1b", said.err)
+
+
+def test_two_filters_in_one_are_refused(kdbench, tiny):
+    said = kdbench("cells", "--matrix", tiny, "--only", "launch=spawn,method=embed-kd")
+    assert said.code == 2
+    assert said.err == (
+        "kdbench: --only: expected values of 'launch', found a second filter, 'method=embed-kd'; "
+        "give each its own: --only method=embed-kd\n"
+    )

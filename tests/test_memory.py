@@ -234,3 +234,10 @@ def test_without_a_ledger_there_is_no_figure(tmp_path, name):
     results = load_results(commit(tmp_path, [cell_row(compile=True)]))
     with pytest.raises(InputError, match=f"{name}: no run that finished has a ledger's"):
         plot(results, figure=name)
+
+
+def test_what_is_shown_is_not_named_as_missing(kdbench, tmp_path):
+    committed(tmp_path, [cell_row()])
+    said = kdbench("show", tmp_path, "--memory")
+    assert said.code == 0
+    assert "no rows of memory" not in said.out

@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from kdbench.analysis.aggregate import group_cells
+from kdbench.analysis.aggregate import CellGroup, group_cells
 from kdbench.analysis.breakdown import Breakdown, Part, breakdowns, missing_note
 from kdbench.analysis.results import Results
 from kdbench.errors import InputError
@@ -45,7 +45,7 @@ def summary(results: Results) -> pd.DataFrame:
     Raises:
         InputError: no cell has a ledger's rows.
     """
-    rows = [row for item in _found(results) for row in _rows(item)]
+    rows = [row for item in _found(results, group_cells(results)) for row in _rows(item)]
     return pd.DataFrame(rows, columns=list(_COLUMNS)).convert_dtypes()
 
 
@@ -55,14 +55,15 @@ def render(results: Results) -> list[RenderableType]:
     Raises:
         InputError: no cell has a ledger's rows.
     """
-    found = _found(results)
-    notes = missing_note(group_cells(results), found)
+    groups = group_cells(results)
+    found = _found(results, groups)
+    notes = missing_note(groups, found)
     tables = [_table(item) for item in found]
     return [*tables, Text(printable("; ".join(notes)), style="dim")] if notes else tables
 
 
-def _found(results: Results) -> list[Breakdown]:
-    found = breakdowns(results, group_cells(results))
+def _found(results: Results, groups: Sequence[CellGroup]) -> list[Breakdown]:
+    found = breakdowns(results, groups)
     if not found:
         raise InputError(
             "no run that finished has a ledger's rows of memory",

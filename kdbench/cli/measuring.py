@@ -75,6 +75,7 @@ def predict(
     from kdbench.device_profile import capacity_of, load_profile
     from kdbench.matrix import load_matrix
     from kdbench.orchestrate.prediction import predict_matrix, store_predictions
+    from kdbench.units import format_value
 
     check_format(format, ("table", "csv", "json"))
     device = load_profile(profile)
@@ -84,8 +85,10 @@ def predict(
     folder = store_predictions(made, loaded, out)
     rows, fitting = [p.cell for p in made], [p.fit for p in made]
     if format == "table":
+        # of a card, how much that is
+        room = format_value(capacity, "bytes") if fits == "card" else fits
         title = f"{loaded.name}, predicted for {device.title} with torch {rows[0]['torch_version']}"
-        console().print(*predicted.render(rows, fitting, title=title, capacity=fits), sep="\n\n")
+        console().print(*predicted.render(rows, fitting, title=title, capacity=room), sep="\n\n")
         typer.echo(f"kept; see: kdbench show {folder} --only source=predicted --memory", err=True)
     else:
         typer.echo(printed(predicted.records(rows, fitting), format), nl=format == "json")

@@ -72,9 +72,9 @@ def summary(report: Report) -> str:
     notes = [f"{label}: {changes(report, label)}" for label in report.changed]
     notes += [*report.notes, *([f"{more} more are not shown here"] if more > 0 else [])]
     if not rows:
-        lines = [f"**{report.matrix}**", total(report), *notes]
-        return "\n\n".join(_plain(line) for line in lines) + "\n"
-    head = ("cell", "figure", "before", "after", "difference", "", "", "")
+        lines = [_plain(line) for line in (report.matrix, total(report), *notes)]
+        return "\n\n".join([f"**{lines[0]}**", *lines[1:]]) + "\n"
+    head = ("cell", "figure", "before", "after", "difference", "share", "verdict", "what grew")
     numeric = (False, False, True, True, True, True, False, False)
     title = f"{report.matrix}: {total(report)}"
     table = Table(title, head, numeric, tuple(rows[:_MOST_ROWS]), tuple(notes))
