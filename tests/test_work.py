@@ -96,3 +96,17 @@ def test_torchs_own_counter_says_the_same(tmp_path, method):
         tokens = (teacher.image_size // teacher.patch_size) ** 2 + 1
         missing = 4 * session.cell.training.batch_size * tokens**2 * teacher.width * teacher.depth
     assert flops == torchs.get_total_flops() + missing
+
+
+def test_operations_are_what_computes():
+    layer, images = nn.Linear(8, 3), torch.ones(5, 8)
+    optimizer = torch.optim.SGD(layer.parameters())
+    with WorkCounter() as counter:
+        layer(images).view(15)
+        room = torch.empty(100)
+        optimizer.zero_grad()
+    assert counter.operations == 1, "the product with its bias; no view, no room, no mark"
+    assert counter.bytes_moved == 4 * (5 * 8 + 8 * 3 + 3 + 5 * 3)
+    with counter:
+        room.fill_(0)
+    assert counter.operations == 2

@@ -87,8 +87,9 @@ class WorkCounter(TorchDispatchMode):
         formula = _FORMULAS.get(packet)
         if formula is not None:
             self.flops += int(formula(*args, **(kwargs or {}), out_val=result))
-        # of `prim` are questions to a tensor, such as where it is
-        idle = packet in _NO_WORK or func.namespace == "prim" or getattr(func, "is_view", False)
+        # of `prim` are questions to a tensor, such as where it is; of `profiler`, marks
+        told = func.namespace in ("prim", "profiler")
+        idle = told or packet in _NO_WORK or getattr(func, "is_view", False)
         if not idle:
             self.operations += 1
             for leaf in tree_leaves((args, kwargs, result)):
