@@ -9,7 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
+#: The oldest version whose figures mean what today's do: a baseline of it is compared as it is.
+COMPARABLE_SINCE = 4
 
 Dtype = Literal["string", "int64", "float64", "bool", "timestamp"]
 
@@ -51,6 +53,8 @@ _UNTIMED = "an accounting step"
 _NOT_COUNTED = "no accounting step finished; compiled"
 _NO_SENSOR = "the system does not tell it"
 _MEASURED = "source is not predicted"
+_NOT_OOM = "status is not oom"
+_NOT_TOLD = "; whoever refused did not tell"
 _NOT_CAUGHT = "; the timed steps were too short to meet a reading, one a second"
 _PER_CARD = _NO_NVML + "; a MIG instance, for which it is not told"
 
@@ -125,6 +129,19 @@ _OUTCOME_COLUMNS = (
         _MEASURED + "; all of it was verified",
     ),
     _text("error", "what went wrong, in one line", "status is ok"),
+    _text(
+        "oom_source",
+        "who refused the memory. cuda: torch's allocator or the driver; host: an allocation in the "
+        "worker failed, on a limit or for good; kernel: the system's killer ended the worker",
+        _NOT_OOM,
+    ),
+    _integer("oom_asked_bytes", "what was asked for when memory ran out", _NOT_OOM + _NOT_TOLD),
+    _integer(
+        "oom_free_bytes",
+        "what was free then: on the card; on the host under the tightest limit, of the system, the "
+        "control group or the process",
+        _NOT_OOM + _NOT_TOLD,
+    ),
     _flag(
         "unstable",
         "the timed steps changed their level, by more than 5 % and than chance would (Pettitt's "
@@ -154,6 +171,12 @@ _OUTCOME_COLUMNS = (
         _NO_STEP,
     ),
     _integer("steps_measured", "timed steps behind the median"),
+    _integer(
+        "suspended_steps",
+        "timed steps during which the machine was suspended or the process stopped: in `steps`, "
+        "and in no figure here",
+        _NO_STEP,
+    ),
     _integer("warmup_steps", "steps until the series was steady, not timed", "mode is train"),
     _number(
         "step_device_seconds_median",
@@ -464,6 +487,11 @@ TABLES: dict[str, tuple[Column, ...]] = {
             "units where the budget cut it short",
             "not known",
         ),
+        _flag(
+            "suspended",
+            "the machine was suspended, or the process stopped, while it ran",
+            "the phase did not finish",
+        ),
         _integer("allocated_peak_bytes", "peak allocated in the phase", _NO_GPU),
         _integer("reserved_peak_bytes", "peak reserved in the phase", _NO_GPU),
         _integer(
@@ -514,6 +542,10 @@ TABLES: dict[str, tuple[Column, ...]] = {
         _number("forward_seconds", "of it, the student's forward pass and the loss", _UNTIMED),
         _number("backward_seconds", "of it, backward", _UNTIMED),
         _number("optimizer_seconds", "of it, the optimizer", _UNTIMED),
+        _flag(
+            "suspended",
+            "the machine was suspended, or the process stopped, while it ran: no time to count",
+        ),
         _number("loss", "the step's loss"),
         _integer("allocated_peak_bytes", "the CUDA allocator's peak in this step", _NO_GPU),
         _integer("reserved_peak_bytes", "the CUDA allocator's reserved peak", _NO_GPU),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kdbench.cell import CellRun
+from kdbench.orchestrate.ending import ending
 from kdbench.orchestrate.launcher import Outcome
 from kdbench.orchestrate.sampled import (
     Span,
@@ -50,7 +50,7 @@ def summarise(
         rates: what the device reaches at best in the run's precision; empty where not known.
     """
     events = _by_kind(outcome.events)
-    status, error = _status(outcome, events, log)
+    status, error = ending(outcome, events, log)
     steps = events.get("step", [])
     timed = [step for step in steps if step["phase"] in _TIMED]
     last = _last_attempt(events)
@@ -152,47 +152,6 @@ def _timeline(event: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _columns(table: str, row: Mapping[str, Any]) -> dict[str, Any]:
     return {column.name: row.get(column.name) for column in TABLES[table]}
-
-
-def _status(
-    outcome: Outcome, events: Mapping[str, list[dict[str, Any]]], log: Path
-) -> tuple[str, str | None]:
-    told = events.get("end", [])
-    if told:
-        return str(told[-1]["status"]), told[-1].get("error")
-    if outcome.problem is not None:
-        return "failed", outcome.problem
-    if outcome.interrupted:
-        return "interrupted", "stopped by the user"
-    if outcome.timed_out:
-        return "timeout", (
-            f"not done after {outcome.wall_seconds:.0f} s "
-            "(budget.timeout_seconds); what it measured until then is kept"
-        )
-    if outcome.returncode < 0:
-        name = _signal_name(-outcome.returncode)
-        hint = (
-            ": often the system's answer to memory running out, see its log"
-            if -outcome.returncode == signal.SIGKILL
-            else ""
-        )
-        return "killed", f"the worker was killed by {name}{hint}"
-    return "failed", f"the worker ended with exit code {outcome.returncode}: {_last_words(log)}"
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:  # most real-time signals have no name of their own
-        return f"signal {number}"
-
-
-def _last_words(log: Path) -> str:
-    try:
-        lines = log.read_text(errors="replace").strip().splitlines()
-    except OSError:
-        lines = []
-    return lines[-1][:500] if lines else "it said nothing"
 
 
 def _environment_columns(environment: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from kdbench.analysis.gate.snapshot import MACHINE, About
 from kdbench.gauges import Kind
+from kdbench.schema import COMPARABLE_SINCE
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def _whole(before: About, now: About) -> str | None:
         if before.source == "measured":
             hint = "name the results folder"
         return f"the baseline is {before.source}, this {now.source}; {hint}"
-    if before.schema_version != now.schema_version:
+    if not COMPARABLE_SINCE <= before.schema_version <= now.schema_version:
         return (
             f"the baseline is of schema version {before.schema_version}, this kdbench's is "
             f"{now.schema_version}; --update writes it anew"
