@@ -153,6 +153,26 @@ class Training(Frozen):
     precompute_batch_size: Annotated[int, Field(ge=1, le=1_048_576)] = 64
 
 
+class PhaseTimeouts(Frozen):
+    """Seconds that a phase of a cell may take, before it is taken for one that hangs."""
+
+    #: importing torch and starting the device
+    start: Seconds | None = 600.0
+    #: loading or downloading data and teacher, building the models
+    setup: Seconds | None = 3600.0
+    precompute: Seconds | None = None
+    compile: Seconds | None = 3600.0
+    warmup: Seconds | None = None
+    measure: Seconds | None = None
+    #: an epoch, or what of it is between two checkpoints
+    train: Seconds | None = None
+    evaluate: Seconds | None = None
+    account: Seconds | None = 3600.0
+    rates: Seconds | None = 600.0
+    #: from one step to the next, in whichever phase
+    step: Seconds | None = 1800.0
+
+
 class Budget(Frozen):
     """How much measuring a cell is worth.
 
@@ -176,6 +196,8 @@ class Budget(Frozen):
     precompute_seconds: Seconds = 20.0
     #: a cell that is not done by then is stopped
     timeout_seconds: Seconds = 3600.0
+    #: so is one that hangs: these are the limits of each phase
+    phase_timeouts: PhaseTimeouts = PhaseTimeouts()
     #: a training's checkpoints: keep its last and its best; resume: drop them once it is done;
     #: none: write none, and start anew after a stop
     checkpoints: Literal["keep", "resume", "none"] = "keep"
@@ -184,7 +206,7 @@ class Budget(Frozen):
 
 
 # Settings of a budget that leave what is measured as it is.
-_NOT_MEASURED = {"timeout_seconds", "checkpoints", "checkpoint_seconds"}
+_NOT_MEASURED = {"timeout_seconds", "phase_timeouts", "checkpoints", "checkpoint_seconds"}
 
 
 class Cell(Frozen):

@@ -36,8 +36,8 @@ class InputError(KdbenchError):
         super().__init__(": ".join(parts) + (f"; {hint}" if hint else ""))
 
 
-class OtherSchemaError(InputError):
-    """Results that another version of kdbench wrote, whose columns are others."""
+class LeftOutWarning(UserWarning):
+    """A file among results that cannot be read, and is left out; the rest is read."""
 
 
 class IncomparableError(InputError):
@@ -48,12 +48,6 @@ class IncomparableError(InputError):
 
 class WorkerError(KdbenchError):
     """A child process that was to answer did not; the message holds the end of what it printed."""
-
-
-class InterruptedRunError(KdbenchError):
-    """The user stopped the run; everything measured until then is on disk."""
-
-    exit_code = 130
 
 
 def did_you_mean(found: object, known: Iterable[object]) -> str | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdbench.errors import IncomparableError, InputError, OtherSchemaError
+from kdbench.errors import InputError
 from kdbench.gauges import Tolerances
 from kdbench.matrix import Matrix
 from kdbench.only import Only
@@ -180,10 +180,7 @@ def _observe(gate: Gate, like: About | None) -> Observed:
     if gate.results is not None:
         from kdbench.analysis.results import load_results  # noqa: PLC0415
 
-        try:
-            results = load_results(gate.results, only=gate.only, environment=gate.environment)
-        except OtherSchemaError as error:
-            raise IncomparableError(str(error)) from None
+        results = load_results(gate.results, only=gate.only, environment=gate.environment)
         like_matrix = like.matrix if like else None
         wanted = gate.matrix.name if gate.matrix else like_matrix
         return observed.observe_results(results, where=gate.results, matrix=wanted, like=like)

@@ -122,7 +122,7 @@ class Results:
 def load_results(
     path: str | Path, *, only: Sequence[str] = (), environment: str | None = None
 ) -> Results:
-    """Load what was committed.
+    """Load what was committed; what cannot be read is left out, with a `LeftOutWarning` each.
 
     Args:
         path: a results folder with matrices in it, or the folder of one matrix.
@@ -131,8 +131,8 @@ def load_results(
         environment: id, name, or unique part of the name of the one environment to keep.
 
     Raises:
-        InputError: no results there, a damaged part, an unknown column or environment, or a
-            filter that leaves nothing.
+        InputError: no results there, or none that can be read; an unknown column or environment;
+            or a filter that leaves nothing.
     """
     where = Path(path)
     homes, frames = _read_cells(where)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -12,8 +13,9 @@ import typer
 from kdbench import __version__
 from kdbench.cli.checking import check
 from kdbench.cli.measuring import cells, doctor, predict, run
+from kdbench.cli.options import read_by_nobody
 from kdbench.cli.reading import compare, plot, show, tables
-from kdbench.errors import KdbenchError
+from kdbench.errors import KdbenchError, LeftOutWarning
 from kdbench.words import printable
 
 app = typer.Typer(
@@ -46,8 +48,32 @@ for _command in (doctor, cells, predict, run, show, plot, tables, compare, check
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code.
 
-    Every error of ours ends here as one line on stderr.
+    Every error of ours ends here as one line on stderr, and so does what was left out of results.
     """
+    with _left_out_told():
+        return _run(arguments)
+
+
+@contextmanager
+def _left_out_told() -> Iterator[None]:
+    """Print what is left out of results, each file once, as a line and not as Python would."""
+    told: set[str] = set()
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+        warnings.simplefilter("always", LeftOutWarning)
+
+        def line(message: Any, category: Any, *where: Any) -> None:  # noqa: ANN401
+            if not issubclass(category, LeftOutWarning):
+                show(message, category, *where)
+            elif str(message) not in told:
+                told.add(str(message))
+                typer.echo(f"kdbench: {printable(message)}", err=True)
+
+        warnings.showwarning = line  # type: ignore[assignment]
+        yield
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     try:
         code = app(
             args=list(sys.argv[1:] if arguments is None else arguments),
@@ -63,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (typer.Abort, KeyboardInterrupt):
         return 130
     except BrokenPipeError:  # the reader had enough, as in `kdbench show | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        read_by_nobody()
         return 0
     return int(code or 0)
 

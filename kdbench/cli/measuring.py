@@ -15,18 +15,62 @@ from kdbench.cli.options import (
     check_format,
     console,
     printed,
+    steady_console,
 )
 
 
 def doctor(
     results: Annotated[
-        Path | None, typer.Argument(metavar="[RESULTS]", help="A folder to write to.")
+        Path | None,
+        typer.Argument(
+            metavar="[RESULTS]", help="Results to look through, or a folder to write to."
+        ),
     ] = None,
+    repair: Annotated[
+        bool,
+        typer.Option(
+            "--repair",
+            help="Move damaged and foreign files out of RESULTS, keeping them; make rows of what "
+            "a killed run left behind.",
+        ),
+    ] = False,
 ) -> None:
-    """Say what this machine offers, and which figures will therefore be missing."""
+    """Say what this machine offers, which figures will be missing, and what results lack."""
+    from kdbench.errors import InputError
     from kdbench.orchestrate.doctor import examine, render
+    from kdbench.orchestrate.repair import examine_results, lines
+    from kdbench.orchestrate.repair import repair as put_in_order
+    from kdbench.words import printable
 
-    console().print(render(examine(results)))
+    if repair and results is None:
+        raise InputError("it needs the results folder", where="--repair")
+    if not repair:
+        console().print(render(examine(results)))
+    if results is None or not _has_results(results):
+        if repair:
+            examine_results(results or Path())  # says what is wrong with it
+        return
+    found = examine_results(results)
+    for health in found:
+        if repair:
+            put_in_order(health, lambda told: typer.echo(printable(told)))
+    if repair:
+        found = examine_results(results)
+    for health in found:
+        for told in lines(health):
+            typer.echo(printable(told))
+    if not all(health.good for health in found):
+        if not repair:
+            typer.echo(
+                f"kdbench doctor {results} --repair moves these away, and keeps them", err=True
+            )
+        raise typer.Exit(1)
+
+
+def _has_results(path: Path) -> bool:
+    from kdbench.store import is_store
+
+    return path.is_dir() and (is_store(path) or any(is_store(p) for p in path.iterdir()))
 
 
 def cells(
@@ -116,6 +160,7 @@ def run(
     """Run what is missing of a matrix and keep the results.
 
     Each cell runs in a process of its own, and its rows are on disk before the next one starts.
+    Ctrl-C finishes the running cell and stops; a second one stops at once.
     """
     from kdbench import api
     from kdbench.matrix import load_matrix
@@ -128,7 +173,7 @@ def run(
         device=device,
         retry=[s for s in retry.split(",") if s],
         fresh=fresh,
-        progress=Shown(console()),
+        progress=Shown(steady_console()),
     )
     for label, status in done.failed:
         typer.echo(f"{status}: {label}", err=True)
@@ -137,8 +182,14 @@ def run(
         typer.echo(
             f"see: kdbench show {done.folder}; --retry {statuses} runs these again", err=True
         )
+    if done.tally.given_up:
+        typer.echo(
+            f"{done.tally.given_up}; the cells that are left were not run. When it is back, the "
+            "same command goes on from here",
+            err=True,
+        )
     if done.tally.interrupted:
         typer.echo("interrupted; the same command goes on from here", err=True)
-    elif not done.failed:
+    elif not done.failed and not done.tally.given_up:
         typer.echo(f"done; see: kdbench show {done.folder}; kdbench plot {done.folder}")
     raise typer.Exit(done.tally.exit_code)

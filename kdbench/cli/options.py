@@ -86,3 +86,26 @@ def console() -> Console:
     from rich.console import Console
 
     return Console()
+
+
+def steady_console() -> Console:
+    """Return the same for what goes on when nobody reads any more, as in `kdbench run | head`."""
+    from rich.console import Console
+
+    class Steady(Console):
+        def on_broken_pipe(self) -> None:
+            """Print nothing from now on, and end nothing."""
+            self.quiet = True
+            read_by_nobody()
+
+    return Steady()
+
+
+def read_by_nobody() -> None:
+    """Have what is still printed go nowhere: its reader has gone."""
+    import os
+    import sys
+
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)

@@ -29,9 +29,6 @@ class Child(Protocol):
     def wait(self, seconds: float) -> bool:
         """Wait without busy-waiting beside what it measures; whether it has ended."""
 
-    def reap(self) -> int:
-        """Wait until it has ended; returns its exit status."""
-
 
 #: Starts a job: from its file, into a log.
 Start = Callable[[Path, Path], Child]
@@ -79,7 +76,3 @@ class Spawned:
                 return self.poll() is not None
         time.sleep(seconds)
         return self.poll() is not None
-
-    def reap(self) -> int:
-        """Wait until it has ended; returns its exit status."""
-        return self._process.wait()

@@ -23,15 +23,15 @@ def ending(
     told = events.get("end", [])
     if told:
         return str(told[-1]["status"]), told[-1].get("error")
-    if outcome.problem is not None:
-        return "failed", outcome.problem
-    if outcome.interrupted:
-        return "interrupted", "stopped by the user"
-    if outcome.timed_out:
-        return "timeout", (
-            f"not done after {outcome.wall_seconds:.0f} s "
-            "(budget.timeout_seconds); what it measured until then is kept"
+    if outcome.stopped is not None:
+        return "interrupted", outcome.stopped
+    if outcome.timed_out is not None:
+        kept = "; what it measured until then is kept"
+        return "timeout", outcome.timed_out + kept + (
+            f"; {outcome.problem}" if outcome.problem else ""
         )
+    if outcome.problem is not None or outcome.returncode is None:
+        return "failed", outcome.problem
     if outcome.returncode < 0:
         name = _signal_name(-outcome.returncode)
         hint = (

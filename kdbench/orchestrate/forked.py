@@ -8,6 +8,7 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -17,9 +18,11 @@ from kdbench.cell import CellRun
 from kdbench.errors import WorkerError
 from kdbench.orchestrate.child import Child, Start
 from kdbench.orchestrate.launcher import environment_of
+from kdbench.orchestrate.stopping import Stopping
 
 # Importing torch from a cold disk takes some; more, and something is wrong.
 _READY_SECONDS = 120.0
+_TICK_SECONDS = 0.25
 # It has only to fork.
 _FORK_SECONDS = 20.0
 _STOP_SECONDS = 5.0
@@ -35,12 +38,13 @@ class WarmProcesses:
     def __init__(self) -> None:
         self._warm: dict[tuple[Any, ...], _Warm] = {}
 
-    def starter(self, run: CellRun, log: Path) -> Start:
+    def starter(self, run: CellRun, log: Path, stopping: Stopping) -> Start:
         """Have a warm process for a run, and return what forks it.
 
         Args:
             run: of a cell.
             log: where the warm process's own output goes until it forks.
+            stopping: says when it is not waited for any more.
 
         Raises:
             WorkerError: it did not start.
@@ -50,7 +54,7 @@ class WarmProcesses:
         warm = self._warm.get(kind)
         if warm is None or not warm.alive():
             warm = self._warm[kind] = _Warm(environment, log, teacher=teacher)
-            warm.await_ready(log)
+            warm.await_ready(log, stopping)
         return warm.fork
 
     def close(self) -> None:
@@ -79,21 +83,19 @@ class _Warm:
         """Whether it has not ended."""
         return self._process.poll() is None
 
-    def await_ready(self, log: Path) -> None:
+    def await_ready(self, log: Path, stopping: Stopping) -> None:
         """Wait until it is warm.
 
         Raises:
             WorkerError: it ended, or is not ready in time.
         """
-        try:
-            told = self.answer(_READY_SECONDS)
-        except BaseException:  # Ctrl-C in the meantime
-            self.stop()
-            raise
+        deadline, told = time.monotonic() + _READY_SECONDS, None
+        while told is None and time.monotonic() < deadline and not stopping.now:
+            told = self.answer(_TICK_SECONDS)
         if not told:
             self.stop()
             lines = log.read_text(errors="replace").strip().splitlines()
-            last = lines[-1] if lines else "it said nothing"
+            last = stopping.now or (lines[-1] if lines else "it said nothing")
             raise WorkerError(f"the warm process to fork from did not start: {last}")
 
     def fork(self, job: Path, log: Path) -> Child:
@@ -109,9 +111,6 @@ class _Warm:
             told = self.answer(_FORK_SECONDS)
         except OSError:
             told = {}
-        except BaseException:  # Ctrl-C: whoever was forked meanwhile dies with its parent
-            self.stop()
-            raise
         if not told or "pid" not in told:
             # A child that ended before it told of itself is reported by its status.
             self.stop()
@@ -179,12 +178,6 @@ class _Forked:
             elif told is not None:
                 self._lost()
         return self._code is not None
-
-    def reap(self) -> int:
-        """Wait until it has ended; returns its exit status."""
-        while self._code is None:
-            self.wait(None)
-        return self._code
 
     def _lost(self) -> None:
         """Its parent is gone: the kernel kills it, and nobody can tell its exit status."""

@@ -15,7 +15,9 @@ from typing import Any, Literal
 
 from kdbench.cell import CellRun
 from kdbench.orchestrate.child import Child, Spawned, Start
+from kdbench.orchestrate.limits import Limits
 from kdbench.orchestrate.spool import EventTail
+from kdbench.orchestrate.stopping import Stopping
 
 # What a worker may know of the runner's environment: enough to find its libraries, devices and
 # caches. Everything else could change what is measured, or is nobody's business.
@@ -70,8 +72,15 @@ _NETWORK = (
 )
 
 _TICK_SECONDS = 0.25
-# How long an ended child gets after each signal, before the next, harder one.
+# How long a child that is to end gets after each signal, before the next, harder one: in order,
+# and where a scheduler that wants the run to stop will not wait long.
 _GRACE_SECONDS = 3.0
+_HASTY_SECONDS = 1.0
+# After the last of them only the kernel can keep it.
+_KILLED_SECONDS = 10.0
+# A scheduler signals all processes of a job at once, and the worker may be the first to end.
+_BOTH_TOLD_SECONDS = 0.2
+_TOLD_TO_END = (-signal.SIGINT, -signal.SIGTERM, -signal.SIGHUP)
 
 Task = Literal["cell", "fit"]
 
@@ -80,12 +89,14 @@ Task = Literal["cell", "fit"]
 class Outcome:
     """How a job's process ended."""
 
-    returncode: int
-    timed_out: bool
-    #: the user asked to stop; the job itself may have been done by then
-    interrupted: bool
+    #: a signal's number below 0; None: it has not ended, although it was killed
+    returncode: int | None
     wall_seconds: float
     events: tuple[dict[str, Any], ...]
+    #: which limit it exceeded, in words; None: none
+    timed_out: str | None = None
+    #: who wanted it to be stopped, in words; None: nobody. It may have been done by then
+    stopped: str | None = None
     #: why `returncode` says nothing of the job; None: it does
     problem: str | None = None
 
@@ -100,6 +111,7 @@ def launch(
     machine: Mapping[str, str | None],
     on_start: Callable[[int], None],
     on_tick: Callable[[Iterable[dict[str, Any]]], None],
+    stopping: Stopping,
     checkpoints: Path | None = None,
     start: Start | None = None,
     rates: bool = False,
@@ -115,11 +127,13 @@ def launch(
         machine: the parts of the environment that a result depends on.
         on_start: told the process's id.
         on_tick: told the new events, a few times a second.
+        stopping: says when the job is to be stopped.
         checkpoints: folder of the run's checkpoints; None: it neither reads nor writes any.
         start: starts the process; None: a fresh one.
         rates: have it measure what the device reaches at best as well.
 
     Raises:
+        OSError: its files cannot be written.
         WorkerError: it could not be started.
     """
     job = {
@@ -133,33 +147,42 @@ def launch(
     }
     (spool / "job.json").write_text(json.dumps(job))
     tail, events = EventTail(spool / "events.jsonl"), []
-    started, interrupted = time.monotonic(), False
-    deadline = started + run.budget.timeout_seconds
+    started = time.monotonic()
+    limits, timed_out = Limits(run.budget, started), None
     child = (start or spawn(run))(spool / "job.json", log)
     try:
         on_start(child.pid)
-        while not child.wait(_TICK_SECONDS) and time.monotonic() < deadline:
-            new = tail.read()
+        while not child.wait(_TICK_SECONDS):
+            new, now = tail.read(), time.monotonic()
             events += new
+            limits.follow(new, now)
             on_tick(new)
-    except KeyboardInterrupt:
-        interrupted = True
+            timed_out = limits.exceeded(now)
+            if timed_out or stopping.now:
+                break
     finally:
-        timed_out = child.poll() is None and not interrupted
-        _end(child)
+        ended = _end(child, hasty=stopping.now is not None)
     new = tail.read()
-    try:
-        on_tick(new)
-    except KeyboardInterrupt:
-        interrupted = True
+    on_tick(new)
+    returncode = child.poll()
     return Outcome(
-        returncode=child.reap(),
+        returncode=returncode,
         timed_out=timed_out,
-        interrupted=interrupted,
+        stopped=_stopped(stopping, returncode),
         wall_seconds=time.monotonic() - started,
         events=(*events, *new),
-        problem=child.problem,
+        problem=child.problem if ended else _KEPT,
     )
+
+
+_KEPT = "its process does not end although it was killed: something in the kernel keeps it"
+
+
+def _stopped(stopping: Stopping, returncode: int | None) -> str | None:
+    """Say who wanted the job to end; one that was told so itself waits for word of the runner."""
+    if returncode in _TOLD_TO_END and stopping.now is None:
+        time.sleep(_BOTH_TOLD_SECONDS)
+    return stopping.now
 
 
 def spawn(run: CellRun) -> Start:
@@ -211,18 +234,23 @@ def uses_hub(run: CellRun) -> bool:
     return any(name is not None and not Path(name).exists() for name in names)
 
 
-def _end(child: Child) -> None:
-    """Interrupt, terminate, kill: the whole group, each a little later than the one before."""
+def _end(child: Child, *, hasty: bool) -> bool:
+    """Interrupt, terminate, kill: the whole group, each a little later than the one before.
+
+    Returns:
+        Whether it has ended.
+    """
+    grace = _HASTY_SECONDS if hasty else _GRACE_SECONDS
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
         if child.poll() is not None:
             break
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(child.pid, number)
-        deadline = time.monotonic() + _GRACE_SECONDS
-        while child.poll() is None and time.monotonic() < deadline:
-            with suppress(KeyboardInterrupt):
-                child.wait(0.1)
-    child.reap()
+        last = number == signal.SIGKILL
+        deadline = time.monotonic() + (_KILLED_SECONDS if last else grace)
+        while not child.wait(0.1) and time.monotonic() < deadline:
+            pass
     # whatever the worker itself started goes with it
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(child.pid, signal.SIGKILL)
+    return child.poll() is not None

@@ -90,6 +90,18 @@ def open_nvml() -> Iterator[Nvml]:
                 pynvml.nvmlShutdown()
 
 
+def why_lost(uuid: str) -> str | None:
+    """Say why a card that was there does not answer any more; None: it answers."""
+    with open_nvml() as nvml:
+        if nvml.problem is not None:
+            return f"the driver is gone: {nvml.problem}"
+        reader = nvml.reader(uuid)
+        reader.device_bytes()
+        if reader.problem is not None:
+            return f"the card is gone: {reader.problem}"
+    return None
+
+
 def _start() -> str | None:
     try:
         pynvml.nvmlInit()

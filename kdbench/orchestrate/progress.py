@@ -22,9 +22,9 @@ class Progress(Protocol):
     """Is told what happens in a run."""
 
     def begin(
-        self, *, total: int, skipped: int, folder: Path, environment: Mapping[str, Any], device: str
+        self, *, total: int, folder: Path, environment: Mapping[str, Any], device: str
     ) -> None:
-        """Hear that a run begins: cells to do, and those that are there already."""
+        """Hear that a run begins, with so many cells to do."""
 
     def fit_started(self, teacher: str) -> None:
         """Hear that a teacher is being fitted, or looked up in the cache."""
@@ -94,9 +94,9 @@ class Shown:
         self._sample: Mapping[str, Any] | None = None
 
     def begin(
-        self, *, total: int, skipped: int, folder: Path, environment: Mapping[str, Any], device: str
+        self, *, total: int, folder: Path, environment: Mapping[str, Any], device: str
     ) -> None:
-        """Print where it runs and what is left out."""
+        """Print where it runs."""
         from rich.live import Live  # noqa: PLC0415
 
         self._total = total
@@ -105,11 +105,6 @@ class Shown:
             f"{device} ({where or 'name unknown'}), torch {environment['torch_version']}; "
             f"results in {folder}"
         )
-        if skipped:
-            self.note(
-                f"{skipped} of {total + skipped} cells are there already and are not run "
-                "again (--fresh does)"
-            )
         if self._console.is_terminal:
             self._live = Live(
                 get_renderable=self._state,

@@ -217,8 +217,10 @@ def run(sampler: Sampler, lines: Lines, commands: Commands, *, start: int, inter
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the sampler; see the module's docstring."""
-    # Ctrl-C reaches the whole group: when the sampling ends is for the runner to say.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # These reach the whole group, by Ctrl-C and by a scheduler: when the sampling ends is for the
+    # runner to say.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     options = _parser().parse_args(arguments)
     die_with_parent(options.parent)
     with ExitStack() as stack:

@@ -120,12 +120,17 @@ def summarise(
 
 
 def failed_rows(
-    run: CellRun, *, error: str, environment: Mapping[str, Any], started_at: datetime
+    run: CellRun,
+    *,
+    status: str,
+    error: str,
+    environment: Mapping[str, Any],
+    started_at: datetime,
 ) -> Rows:
     """Make the row of a run that could not even be started."""
     cell = {
         **run.plan_row(),
-        "status": "failed",
+        "status": status,
         "error": error,
         "wall_seconds": 0.0,
         "started_at": started_at,

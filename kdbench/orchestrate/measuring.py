@@ -1,0 +1,207 @@
+"""One run of a cell, from its teacher to its rows, whatever becomes of its process."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from kdbench.cell import CellRun, digest
+from kdbench.environment import cache_folder
+from kdbench.errors import WorkerError
+from kdbench.orchestrate.forked import WarmProcesses
+from kdbench.orchestrate.launcher import Outcome, launch
+from kdbench.orchestrate.nvml import why_lost
+from kdbench.orchestrate.probe import ResolvedDevice
+from kdbench.orchestrate.progress import Progress
+from kdbench.orchestrate.recovery import SAMPLES, Record
+from kdbench.orchestrate.sampling import SamplerProcess
+from kdbench.orchestrate.spool import last_line, read_lines
+from kdbench.orchestrate.stopping import Stopping
+from kdbench.orchestrate.summary import Rows, failed_rows, summarise
+from kdbench.store import Store
+
+# The system refuses another process, for now: no fault of the folder that results go to.
+_NO_PROCESS = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+# What a card that is gone makes of a run.
+_CARDS_FAULT = ("failed", "killed", "timeout")
+
+
+@dataclass(kw_only=True)
+class Measuring:
+    """Measures runs one after another, and keeps between them what they share.
+
+    Attributes:
+        store: where spools and logs are.
+        device: where they run.
+        progress: is told what happens.
+        stopping: says when to stop.
+        environment: the machine.
+        machine: the parts of it that a result depends on.
+        lost_card: why the card does not answer any more; None: it does.
+    """
+
+    store: Store
+    device: ResolvedDevice
+    progress: Progress
+    stopping: Stopping
+    environment: Mapping[str, Any]
+    machine: Mapping[str, str | None]
+    lost_card: str | None = None
+    #: by precision: what the device reaches at best, measured by this run's first cell of it
+    _rates: dict[str, dict[str, Any]] = field(default_factory=dict)
+    #: by teacher: what went wrong with its fitting; None: nothing
+    _unfitted: dict[str, str | None] = field(default_factory=dict)
+    _warm: WarmProcesses = field(default_factory=WarmProcesses)
+    _cache: Path = field(default_factory=cache_folder)
+    _told_to_wait: bool = False
+
+    def close(self) -> None:
+        """End the processes that outlive a run."""
+        self._warm.close()
+
+    def rows(self, key: str, run: CellRun, problem: str | None) -> Rows:
+        """Measure a cell, unless it has a problem already.
+
+        Raises:
+            InputError: the results cannot be written to any more.
+        """
+        started_at = datetime.now(UTC)
+        if problem is None:
+            try:
+                outcome, samples = self._measure(key, run, started_at)
+            except WorkerError as error:  # its process could not be started
+                problem = str(error)
+        if problem is not None:
+            stopped = self.stopping.now
+            return failed_rows(
+                run,
+                status="interrupted" if stopped else "failed",
+                error=stopped or problem,
+                environment=self.environment,
+                started_at=started_at,
+            )
+        rows = summarise(
+            run,
+            outcome,
+            samples=samples,
+            environment=self.environment,
+            started_at=started_at,
+            log=self.store.log(key),
+            rates=self._rates.get(run.cell.training.precision, {}),
+        )
+        self._look_after_the_card(rows["cells"][0])
+        return rows
+
+    def ensure_teacher(self, run: CellRun) -> str | None:
+        """Fit the run's teacher before its first cell; return what went wrong, if anything.
+
+        It is a process of its own, so that no cell's memory or time has the fitting in it.
+        """
+        teacher = run.cell.teacher
+        if teacher is None or teacher.weights != "fitted":
+            return None
+        key = digest([teacher.model_dump(), run.cell.data.model_dump(), run.device])
+        if key not in self._unfitted:
+            self.progress.fit_started(str(run.cell.teacher_name))
+            problem, result = self._fit(run, f"fit-{key}")
+            if problem is not None:
+                problem = f"fitting the teacher {run.cell.teacher_name!r}: {problem}"
+            self.progress.fit_finished(str(run.cell.teacher_name), result, problem)
+            self._unfitted[key] = problem
+        return self._unfitted[key]
+
+    def _fit(self, run: CellRun, key: str) -> tuple[str | None, dict[str, Any] | None]:
+        """Return what went wrong, and what is told of the teacher."""
+        spool, log = self.store.spool(key), self.store.log(key)
+        with self.store.told("a teacher was being fitted"):
+            log.unlink(missing_ok=True)
+            outcome = launch(
+                "fit",
+                run,
+                spool=spool,
+                log=log,
+                cache=self._cache,
+                machine=self.machine,
+                on_start=lambda _pid: None,
+                on_tick=lambda events: self._tick(events, None),
+                stopping=self.stopping,
+            )
+        self.store.drop_spool(key)
+        told = {event["event"]: event for event in outcome.events}
+        end = told.get("end", {"status": "failed", "error": f"see {log}"})
+        problem = None if end["status"] == "ok" else str(end.get("error"))
+        return problem, told.get("teacher")
+
+    def _measure(
+        self, key: str, run: CellRun, started_at: datetime
+    ) -> tuple[Outcome, list[dict[str, Any]]]:
+        spool, log = self.store.spool(key), self.store.log(key)
+        checkpoints = self.store.checkpoints(key) if keeps_checkpoints(run) else None
+        with self.store.told(f"what was measured is kept in {spool}"):
+            Record(key, run, started_at, dict(self.environment)).write(spool)
+            if checkpoints is None or not checkpoints.exists():
+                log.unlink(missing_ok=True)  # the log is of the run whose rows these are
+            try:
+                return self._launched(run, spool, log, checkpoints)
+            except OSError as error:
+                if error.errno not in _NO_PROCESS:
+                    raise
+                raise WorkerError(f"its process could not be started: {error}") from None
+
+    def _launched(
+        self, run: CellRun, spool: Path, log: Path, checkpoints: Path | None
+    ) -> tuple[Outcome, list[dict[str, Any]]]:
+        # warm before the sampler starts: what that takes is no part of the cell
+        start = self._warm.starter(run, log, self.stopping) if run.launch == "fork" else None
+        path, gpu = spool / SAMPLES, self.device.gpu
+        precision = run.cell.training.precision
+        sampler = SamplerProcess(path, gpu_uuid=gpu.uuid if gpu else None)
+        try:
+            outcome = launch(
+                "cell",
+                run,
+                spool=spool,
+                log=log,
+                cache=self._cache,
+                machine=self.machine,
+                on_start=sampler.watch,
+                on_tick=lambda events: self._tick(events, last_line(path)),
+                stopping=self.stopping,
+                checkpoints=checkpoints,
+                start=start,
+                rates=precision not in self._rates,
+            )
+        finally:
+            sampler.stop()
+        if outcome.returncode is None:  # a warm process would wait for its child for ever
+            self._warm.close()
+        for event in outcome.events:
+            if event.get("event") == "rates":
+                self._rates[precision] = event
+        if sampler.problem is not None:
+            self.progress.note(sampler.problem)
+        return outcome, read_lines(path)
+
+    def _tick(self, events: Iterable[dict[str, Any]], sample: dict[str, Any] | None) -> None:
+        self.progress.tick(events, sample)
+        if self.stopping.after_cell() and not self.stopping.now and not self._told_to_wait:
+            self._told_to_wait = True
+            self.progress.note("this cell is finished first; Ctrl-C again stops it now")
+
+    def _look_after_the_card(self, cell: dict[str, Any]) -> None:
+        """See whether the card is why a run did not end well: then it is to be run again."""
+        if self.device.gpu is None or cell["status"] not in _CARDS_FAULT:
+            return
+        self.lost_card = why_lost(self.device.gpu.uuid)
+        if self.lost_card is not None:
+            cell["error"] = f"{self.lost_card}; it ended as {cell['status']}: {cell['error']}"
+            cell["status"] = "interrupted"
+
+
+def keeps_checkpoints(run: CellRun) -> bool:
+    """Whether a run leaves checkpoints."""
+    return run.mode == "train" and run.budget.checkpoints != "none"

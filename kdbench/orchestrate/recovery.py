@@ -1,0 +1,157 @@
+"""Runs that were killed together with kdbench: their spools become rows, and nothing is lost."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from kdbench.cell import CellRun
+from kdbench.errors import KdbenchError
+from kdbench.orchestrate.launcher import Outcome
+from kdbench.orchestrate.spool import read_lines
+from kdbench.orchestrate.summary import Rows, summarise
+from kdbench.store import Store
+from kdbench.store.reading import read_rows
+
+EVENTS, SAMPLES, _RECORD = "events.jsonl", "samples.jsonl", "record.json"
+_KILLED = "kdbench itself was killed while this ran, or the machine stopped"
+# A training of weeks tells less than this. Whatever is larger is not ours, and is not read.
+_MOST_BYTES = 2**30
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a spool is of, written before its run starts."""
+
+    run_key: str
+    run: CellRun
+    started_at: datetime
+    environment: dict[str, Any]
+
+    def write(self, folder: Path) -> None:
+        """Put it into the run's spool.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        told = {
+            "run_key": self.run_key,
+            "run": self.run.model_dump(mode="json"),
+            "started_at": self.started_at.isoformat(),
+            "environment": self.environment,
+        }
+        (folder / _RECORD).write_text(json.dumps(told))
+
+    @classmethod
+    def read(cls, folder: Path) -> Record:
+        """Read a spool's record.
+
+        Raises:
+            ValueError: there is none that can be read.
+        """
+        try:
+            told = json.loads(_limited(folder / _RECORD))
+            started_at = datetime.fromisoformat(told["started_at"])
+            run = CellRun.model_validate_json(json.dumps(told["run"]))
+            environment = dict(told["environment"])
+        except (OSError, KeyError, TypeError, ValidationError, RecursionError) as error:
+            raise ValueError(f"no record of its run: {_first_line(error)}") from None
+        if told.get("run_key") != folder.name or started_at.tzinfo is None:
+            raise ValueError("the record is of another run")
+        return cls(folder.name, run, started_at, environment)
+
+
+def recover(store: Store, tell: Callable[[str], None]) -> None:
+    """Make rows of what runs left behind that were killed together with kdbench.
+
+    A run that its worker had finished gets its row; every other becomes `interrupted`, which the
+    next run of its matrix does again. What cannot be understood is set aside.
+
+    Args:
+        store: that nobody else is writing to.
+        tell: is told, in a line, what was found.
+
+    Raises:
+        InputError: the results cannot be written to.
+    """
+    committed = _starts(store)
+    for folder in store.spools():
+        key = folder.name
+        if key.startswith("fit-"):  # a fitted teacher is kept elsewhere, or was not yet
+            store.drop_spool(key)
+            continue
+        try:
+            record = Record.read(folder)
+            if committed.get(key) == record.started_at:  # dropping it is all that was left to do
+                store.drop_spool(key)
+                continue
+            rows = _rows(record, folder, store.log(key))
+        # events of another version, or of somebody else: whatever they lead to
+        except Exception as error:  # noqa: BLE001
+            aside = store.set_aside(folder)
+            tell(f"what a run left behind cannot be read ({_first_line(error)}); it is in {aside}")
+            continue
+        store.supersede(key)
+        store.commit(key, rows)
+        status = rows["cells"][0]["status"]
+        tell(f"{record.run.cell.label} was running when kdbench was killed; kept as {status}")
+
+
+def _rows(record: Record, folder: Path, log: Path) -> Rows:
+    samples = _lines(folder / SAMPLES)
+    outcome = Outcome(
+        returncode=None,
+        wall_seconds=_wall_seconds(samples),
+        events=tuple(_lines(folder / EVENTS)),
+        stopped=_KILLED,
+    )
+    return summarise(
+        record.run,
+        outcome,
+        samples=samples,
+        environment=record.environment,
+        started_at=record.started_at,
+        log=log,
+        rates={},
+    )
+
+
+def _starts(store: Store) -> dict[str, datetime]:
+    rows = read_rows(store.root, "cells", ["run_key", "started_at"], left_out=lambda _: None)
+    return dict(zip(*(rows.column(n).to_pylist() for n in ("run_key", "started_at")), strict=True))
+
+
+def _wall_seconds(samples: Sequence[dict[str, Any]]) -> float:
+    """How long it is known to have run: its samples begin before it and go on until its end."""
+    times = [sample["monotonic_ns"] for sample in samples]
+    return (max(times) - min(times)) / 1e9 if times else 0.0
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    if path.exists():
+        _check_size(path)
+    return read_lines(path)
+
+
+def _limited(path: Path) -> str:
+    _check_size(path)
+    return path.read_text()
+
+
+def _check_size(path: Path) -> None:
+    if not path.is_file() or path.is_symlink():
+        raise ValueError(f"expected a file, found something else: {path.name}")
+    if path.stat().st_size > _MOST_BYTES:
+        raise ValueError(f"expected at most {_MOST_BYTES:,} bytes in {path.name}")
+
+
+def _first_line(error: Exception) -> str:
+    if isinstance(error, KdbenchError | ValueError | OSError):
+        return (str(error).splitlines() or ["unknown"])[0]
+    return f"{type(error).__name__}: {error}".splitlines()[0]

@@ -1,0 +1,140 @@
+"""What there is of a matrix's runs before it starts: what is done, what is to do, and why."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kdbench.cell import CellRun
+from kdbench.store import Store
+from kdbench.store.parts import Damage
+from kdbench.store.reading import read_rows, warn_left_out
+
+# Run again without being asked: they were stopped in the middle, and that was not their fault.
+UNFINISHED = ("interrupted",)
+# By these a run is recognised that was made before, with something else changed.
+_WHICH = ("label", "mode", "seed", "repeat", "device", "launch", "source")
+# What else may have changed is told by these, most telling first; code and budget by nothing.
+_CHANGED = {
+    "torch_version": "another torch",
+    "gpu_name": "another card",
+    "driver_version": "another driver",
+    "cpu_model": "another processor",
+}
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a matrix's runs stand.
+
+    Attributes:
+        todo: key and run of those to do, in order.
+        known: status by key of all that is there and whole, of whatever matrix file.
+        skipped: label and status of those that are there already.
+        notes: what the user should know of it, a line each.
+    """
+
+    todo: tuple[tuple[str, CellRun], ...]
+    known: Mapping[str, str]
+    skipped: tuple[tuple[str, str], ...]
+    notes: tuple[str, ...]
+
+
+def stand(
+    store: Store,
+    runs: Sequence[tuple[str, CellRun]],
+    *,
+    machine: Mapping[str, str | None],
+    retry: Collection[str],
+    fresh: bool,
+) -> Standing:
+    """Look up which runs are there.
+
+    A part of these runs that cannot be read is set aside, and its run is done again; others are
+    left where they are, and warned of.
+
+    Args:
+        store: that nobody else is writing to.
+        runs: with their keys.
+        machine: the parts of the environment that are in the keys.
+        retry: statuses that are run again.
+        fresh: all are.
+
+    Raises:
+        InputError: the results cannot be written to.
+    """
+    own, notes = {key for key, _ in runs}, []
+    damaged: list[Damage] = []
+    columns = ["run_key", "status", "cell_id", *_WHICH, *_CHANGED]
+    rows = read_rows(store.root, "cells", columns, left_out=damaged.append).to_pylist()
+    for damage in damaged:
+        if damage.part.stem in own:
+            aside = store.set_aside(damage.part)
+            notes.append(f"{damage}; it is run again, and the file is kept in {aside}")
+        else:
+            warn_left_out(damage)
+    lacking = store.incomplete()
+    known = {row["run_key"]: row["status"] for row in rows if row["run_key"] not in lacking}
+    again = {*retry, *UNFINISHED}
+    todo = [(key, run) for key, run in runs if fresh or known.get(key, "interrupted") in again]
+    left = {key for key, _ in todo}
+    skipped = [(run.cell.label, known[key]) for key, run in runs if key not in left]
+    if lacking & own:
+        notes.append(f"{_cells(len(lacking & own))} lost a table's part, and are run again")
+    notes += _skipped(Counter(status for _, status in skipped))
+    notes += _made_before(todo, known, rows, machine)
+    return Standing(tuple(todo), known, tuple(skipped), tuple(notes))
+
+
+def _skipped(statuses: Counter[str]) -> list[str]:
+    """Say what is there already, and how to have it again."""
+    if not statuses:
+        return []
+    told = ", ".join(f"{count} {status}" for status, count in statuses.most_common())
+    bad = ",".join(status for status in statuses if status != "ok")
+    again = f"--retry {bad} runs those again, --fresh all" if bad else "--fresh runs them again"
+    return [f"{_cells(statuses.total())} there already, not run again ({told}); {again}"]
+
+
+def _made_before(
+    todo: Sequence[tuple[str, CellRun]],
+    known: Mapping[str, str],
+    rows: Sequence[Mapping[str, Any]],
+    machine: Mapping[str, str | None],
+) -> list[str]:
+    """Say why cells are measured that seem to be there: by which change their rows are stale."""
+    earlier: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        earlier.setdefault(tuple(row[name] for name in _WHICH), []).append(row)
+    reasons: Counter[str] = Counter()
+    for key, run in todo:
+        plan = run.plan_row()
+        before = earlier.get(tuple(plan[name] for name in _WHICH), [])
+        if key not in known and before:
+            reasons[_change(plan["cell_id"], machine, before)] += 1
+    if not reasons:
+        return []
+    told = ", ".join(f"{reason}: {count}" for reason, count in reasons.most_common())
+    return [
+        f"{_cells(reasons.total())} measured before under another key ({told}); those rows stay"
+    ]
+
+
+def _change(
+    cell_id: str, machine: Mapping[str, str | None], before: Sequence[Mapping[str, Any]]
+) -> str:
+    same = [row for row in before if row["cell_id"] == cell_id]
+    if not same:
+        return "other settings"
+    changed = (
+        words
+        for name, words in _CHANGED.items()
+        if all(row[name] != machine.get(name) for row in same)
+    )
+    return next(changed, "other code or budget")
+
+
+def _cells(count: int) -> str:
+    return "1 cell" if count == 1 else f"{count} cells"

@@ -1,0 +1,46 @@
+"""Where things are in a matrix's results, and the Arrow types of its tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+
+from kdbench.schema import SCHEMA_VERSION, TABLES, Dtype
+
+#: A zero-row part in every table: it can be read before the first run is committed.
+EMPTY_PART = "empty.parquet"
+#: what a running cell writes line by line, a folder per run
+SPOOL = ".spool"
+#: what a newer run of the same key replaced, or --fresh
+SUPERSEDED = ".superseded"
+#: what cannot be read, or is none of kdbench's
+SET_ASIDE = ".set-aside"
+LOGS = "logs"
+CHECKPOINTS = "checkpoints"
+LOCK = ".lock"
+VERSION_KEY = b"kdbench_schema_version"
+
+ARROW: dict[Dtype, pa.DataType] = {
+    "string": pa.string(),
+    "int64": pa.int64(),
+    "float64": pa.float64(),
+    "bool": pa.bool_(),
+    "timestamp": pa.timestamp("us", tz="UTC"),
+}
+
+
+def arrow_schema(table: str) -> pa.Schema:
+    """Return the Arrow schema of a table, with the version of the layout in its metadata."""
+    fields = [pa.field(column.name, ARROW[column.dtype]) for column in TABLES[table]]
+    return pa.schema(fields, metadata={VERSION_KEY: str(SCHEMA_VERSION)})
+
+
+def part_name(run_key: str) -> str:
+    """Return the file name of a run's part in each table."""
+    return f"{run_key}.parquet"
+
+
+def part_files(root: Path, table: str) -> list[Path]:
+    """List a table's parts, whatever is in them; what is being written is not among them."""
+    return sorted(p for p in (root / table).glob("*.parquet") if not p.name.startswith("."))

@@ -1,0 +1,255 @@
+"""The write side of the store: one writer at a time, and no moment at which rows are half there."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import stat
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from kdbench.errors import InputError
+from kdbench.schema import TABLES
+from kdbench.store.layout import (
+    CHECKPOINTS,
+    EMPTY_PART,
+    LOCK,
+    LOGS,
+    SET_ASIDE,
+    SPOOL,
+    SUPERSEDED,
+    arrow_schema,
+    part_files,
+    part_name,
+)
+
+Row = Mapping[str, Any]
+
+_LOCK_TRIES = 5
+_ELSEWHERE = "choose another folder with --out"
+#: `cells` first: whoever takes a run away takes its commit first
+_COMMIT_FIRST = ("cells", *(name for name in TABLES if name != "cells"))
+
+
+@dataclass(frozen=True)
+class Store:
+    """The results of one matrix, for writing.
+
+    Every method that writes raises an InputError where the folder cannot be written to any more:
+    a full disk, a quota, a file system that became read-only. What was measured is in the spool
+    then, and the next run takes it from there.
+    """
+
+    root: Path
+
+    def prepare(self) -> None:
+        """Create the folders, so that every table can be read from now on.
+
+        Raises:
+            InputError: the folder cannot be written to, or leads elsewhere.
+        """
+        with self.told(_ELSEWHERE):
+            for name in (*TABLES, LOGS, SPOOL, SUPERSEDED):
+                _make_own(self.root / name)
+            for table in TABLES:
+                if not (self.root / table / EMPTY_PART).exists():
+                    self._write(table, EMPTY_PART, [])
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Be the only writer: two runs in one folder would take each other's spool away.
+
+        The lock goes with the process, however that ends.
+
+        Raises:
+            InputError: another run is writing here.
+        """
+        with self.told(_ELSEWHERE):
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            descriptor = os.open(self.root / LOCK, flags, 0o666)
+        with os.fdopen(descriptor, "r+", errors="replace") as file:
+            if not _locked(file):
+                raise InputError(
+                    f"another run is writing here (process {file.read(20).strip() or 'unknown'})",
+                    where=self.root,
+                    hint="wait until it is done, or choose another folder with --out",
+                )
+            with self.told(_ELSEWHERE):
+                file.truncate(0)
+                file.write(str(os.getpid()))
+                file.flush()
+            yield
+
+    def spool(self, run_key: str) -> Path:
+        """Return an empty folder for what a running cell writes line by line."""
+        folder = self.root / SPOOL / run_key
+        with self.told(_ELSEWHERE):
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+        return folder
+
+    def spools(self) -> list[Path]:
+        """Find what runs left behind that did not come to their commit."""
+        return sorted(p for p in (self.root / SPOOL).glob("*") if p.is_dir() and not p.is_symlink())
+
+    def log(self, run_key: str) -> Path:
+        """Return the path of the worker's output."""
+        return self.root / LOGS / f"{run_key}.log"
+
+    def checkpoints(self, run_key: str) -> Path:
+        """Return the folder of a training's checkpoints, which its worker makes and fills."""
+        return self.root / CHECKPOINTS / run_key
+
+    def drop_checkpoints(self, run_key: str) -> None:
+        """Remove a training's checkpoints."""
+        shutil.rmtree(self.checkpoints(run_key), ignore_errors=True)
+
+    def commit(self, run_key: str, tables: Mapping[str, Sequence[Row]]) -> None:
+        """Write a run's rows, `cells` last, then drop its spool.
+
+        Every table gets its part, also one without rows: a part that is missing then means
+        damage, not a quiet run. A commit of the same key that is there already is set aside first,
+        by `supersede`.
+
+        Raises:
+            InputError: the folder cannot be written to any more, as when the disk is full.
+        """
+        kept = f"what was measured is kept in {self.root / SPOOL / run_key}"
+        with self.told(f"{kept}; when there is room again, the same command goes on from there"):
+            for table in reversed(_COMMIT_FIRST):
+                rows = [{**row, "run_key": run_key} for row in tables.get(table, ())]
+                self._write(table, part_name(run_key), rows)
+        self.drop_spool(run_key)
+
+    def drop_spool(self, run_key: str) -> None:
+        """Remove what a finished job wrote line by line."""
+        shutil.rmtree(self.root / SPOOL / run_key, ignore_errors=True)
+
+    def supersede(self, run_key: str) -> None:
+        """Set a run's rows aside, its commit first, so that a read never sees two."""
+        for table in _COMMIT_FIRST:
+            part = self.root / table / part_name(run_key)
+            if part.exists():
+                self._move(part, self.root / SUPERSEDED / table)
+
+    def supersede_training(self, run_key: str) -> None:
+        """Set a training's checkpoints aside, and then its rows.
+
+        In this order: rows without weights are an old result, but weights without rows are those
+        of a training that goes on.
+        """
+        folder = self.checkpoints(run_key)
+        if folder.exists():
+            self._move(folder, self.root / SUPERSEDED / CHECKPOINTS)
+        self.supersede(run_key)
+
+    def set_aside(self, path: Path) -> Path:
+        """Move away what is none of the results, keeping it; returns where it is now."""
+        return self._move(path, self.root / SET_ASIDE / path.parent.name)
+
+    def tidy(self) -> None:
+        """Finish what a run that was killed had begun: its temporary files go, its half-moved rows.
+
+        Rows of other tables that have no commit are of a run that was just being set aside, or
+        committed; its spool is still there in the latter case, and is to be dealt with before.
+        """
+        committed = {part.name for part in part_files(self.root, "cells")}
+        with self.told(_ELSEWHERE):
+            for table in TABLES:
+                for unfinished in (self.root / table).glob(".*.parquet.*"):
+                    unfinished.unlink(missing_ok=True)
+                for part in part_files(self.root, table):
+                    if part.name not in committed:
+                        self._move(part, self.root / SUPERSEDED / table)
+
+    def incomplete(self) -> set[str]:
+        """Return the keys of committed runs of which another table's part is gone."""
+        cells = {part.stem for part in part_files(self.root, "cells")}
+        whole = (
+            {part.stem for part in part_files(self.root, table)} for table in _COMMIT_FIRST[1:]
+        )
+        return cells.difference(cells.intersection(*whole))
+
+    @contextmanager
+    def told(self, hint: str) -> Iterator[None]:
+        """Turn what the system says of this folder into an error with a hint.
+
+        Raises:
+            InputError: it cannot be written to.
+        """
+        try:
+            yield
+        except BrokenPipeError:  # of whoever reads what is printed: no fault of this folder
+            raise
+        except OSError as error:
+            told = (error.strerror or str(error)).lower()
+            raise InputError(
+                f"cannot write results here: {told}", where=self.root, hint=hint
+            ) from None
+
+    def _write(self, table: str, name: str, rows: Iterable[Row]) -> None:
+        schema = arrow_schema(table)
+        folder = self.root / table
+        unfinished = folder / f".{name}.{os.getpid()}"
+        content = pa.Table.from_pylist([dict(row) for row in rows], schema=schema)
+        try:
+            with unfinished.open("wb") as file:
+                pq.write_table(content, file, compression="zstd", write_page_checksum=True)
+                file.flush()
+                os.fsync(file.fileno())
+            unfinished.replace(folder / name)
+        finally:  # still there only where it could not be finished
+            with suppress(OSError):
+                unfinished.unlink(missing_ok=True)
+        _sync_folder(folder)
+
+    def _move(self, path: Path, folder: Path) -> Path:
+        """Move something into a folder of ours under a name that nothing there has."""
+        with self.told(_ELSEWHERE):
+            _make_own(folder.parent)
+            _make_own(folder)
+            # the clock may have been set back: a name is taken by what is there, not by the time
+            stamp = time.time_ns()
+            while os.path.lexists(target := folder / f"{path.stem}.{stamp}{path.suffix}"):
+                stamp += 1
+            path.rename(target)
+            _sync_folder(folder)
+            _sync_folder(path.parent)
+        return target
+
+
+def _locked(file: TextIO) -> bool:
+    """Take the lock; whoever only looks whether it is taken holds it for a moment."""
+    for _ in range(_LOCK_TRIES):
+        with suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def _make_own(folder: Path) -> None:
+    """Make a folder inside the results, and refuse a link in its place: it would lead elsewhere.
+
+    Raises:
+        OSError: it cannot be made, or is none.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if not stat.S_ISDIR(folder.lstat().st_mode):
+        raise OSError(0, f"expected {folder.name} to be a folder, found a link")
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
