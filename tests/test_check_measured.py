@@ -2,6 +2,7 @@
 
 import json
 
+import pyarrow.parquet as pq
 import pytest
 
 from kdbench.cell import digest
@@ -263,14 +264,29 @@ def test_several_matrices_need_a_choice_unless_the_baseline_makes_it(measured, k
     assert "results of several matrices: 'fig4', 'other'; name one's folder" in done.err
 
 
+def test_a_damaged_part_is_named_and_its_cell_is_not_taken_for_measured(
+    measured, kdbench, tmp_path
+):
+    results = stored(tmp_path / "damaged", seconds=[1.0])
+    assert kdbench("check", results, "--baseline", measured.path, "--format", "json").code == 3
+    for part in (results / "fig4" / "cells").glob("*.parquet"):
+        labels = pq.ParquetFile(part).read(columns=["label"])["label"].to_pylist()
+        if any("teacher-kd" in label for label in labels):
+            part.write_bytes(part.read_bytes()[:100])
+    done = kdbench("check", results, "--baseline", measured.path)
+    assert done.code == 3
+    assert "left out" in done.err
+    assert "damaged: " in done.err
+    assert "not comparable: in the baseline, and not there now" in done.out
+
+
 @pytest.mark.parametrize(
     ("damage", "code", "expected"),
     [
         ("missing", 2, "expected a results folder, found nothing there"),
         ("empty", 2, "no results yet: no run is committed here"),
         ("foreign", 2, "not a results folder"),
-        ("damaged", 2, "damaged part: "),
-        ("older", 3, "expected schema version"),
+        ("newer", 2, f"a newer kdbench wrote it: schema version {SCHEMA_VERSION + 1}, this one"),
     ],
 )
 def test_broken_results_each_have_their_message(
@@ -281,13 +297,9 @@ def test_broken_results_each_have_their_message(
         Store(results / "fig4").prepare()
     elif damage == "foreign":
         (results / "pictures").mkdir(parents=True)
-    elif damage == "damaged":
-        stored(results, seconds=[1.0])
-        part = next((results / "fig4" / "cells").glob("[0-9a-f]*.parquet"))
-        part.write_bytes(part.read_bytes()[:100])
-    elif damage == "older":
+    elif damage == "newer":
         with monkeypatch.context() as patch:
-            patch.setattr("kdbench.store.SCHEMA_VERSION", SCHEMA_VERSION - 1)
+            patch.setattr("kdbench.store.layout.SCHEMA_VERSION", SCHEMA_VERSION + 1)
             stored(results, seconds=[1.0])
     done = kdbench("check", results, "--baseline", measured.path)
     assert (done.code, done.out) == (code, "")

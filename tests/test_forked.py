@@ -25,6 +25,7 @@ from kdbench.errors import InputError, WorkerError
 from kdbench.orchestrate import launcher
 from kdbench.orchestrate.forked import WarmProcesses
 from kdbench.orchestrate.launcher import environment_of, launch
+from kdbench.orchestrate.stopping import Stopping
 from tests.analysis_fixtures import cell_row, commit
 from tests.consistency import check_results
 from tests.models import tiny_run
@@ -96,14 +97,16 @@ def emit(event, **values):
 
 @pytest.fixture
 def started(processes, tmp_path):
-    """Fork a cell; `seen` is called with each event, and may raise."""
+    """Fork a cell; `seen` is called with each event, and may want it to stop."""
     spool = tmp_path / "spool"
     spool.mkdir()
 
-    def call(*, seen=lambda event: None, run=None, on_start=lambda pid: None):
+    def call(*, seen=lambda event, stopping: None, run=None, on_start=lambda pid: None):
+        stopping = Stopping()
+
         def tick(events):
             for event in events:
-                seen(event)
+                seen(event, stopping)
 
         (spool / "events.jsonl").unlink(missing_ok=True)
         run = run or tiny_run(tmp_path, "student-only", *DIGITS)
@@ -116,18 +119,19 @@ def started(processes, tmp_path):
             machine={},
             on_start=on_start,
             on_tick=tick,
-            start=processes.starter(run, tmp_path / "worker.log"),
+            stopping=stopping,
+            start=processes.starter(run, tmp_path / "worker.log", stopping),
         )
 
     return call
 
 
 def stop_at(name):
-    """Ctrl-C as soon as the worker tells of an event."""
+    """Want it to stop as soon as the worker tells of an event."""
 
-    def seen(event):
+    def seen(event, stopping):
         if event["event"] == name:
-            raise KeyboardInterrupt
+            stopping.order("stopped by a test")
 
     return seen
 
@@ -230,7 +234,7 @@ def test_what_a_forked_cell_sees_and_holds(method, behave, started, tmp_path, mo
         """)
     run, pids = tiny_run(tmp_path, method, *DIGITS), []
     outcome = started(run=run, on_start=pids.append)
-    assert (outcome.returncode, outcome.timed_out, outcome.problem) == (7, False, None)
+    assert (outcome.returncode, outcome.timed_out, outcome.problem) == (7, None, None)
     child = told(outcome, "told")
     assert told(outcome, "started")["pid"] == child["pid"] == child["session"] == pids[0]
     assert child["environ"] == environment_of(run)
@@ -275,11 +279,12 @@ def test_its_end_is_told_and_what_it_started_goes_with_it(end, code, behave, sta
     ids=["interrupt", "kill"],
 )
 def test_the_ladder_ends_it(ignored, last, grace, behave, started, monkeypatch):
-    monkeypatch.setattr(launcher, "_GRACE_SECONDS", grace)
+    monkeypatch.setattr(launcher, "_HASTY_SECONDS", grace)
     ignore = "".join(f"signal.signal(signal.{name}, signal.SIG_IGN)\n" for name in ignored)
     behave(ignore + GRANDCHILD + "time.sleep(1000)")
     outcome = started(seen=stop_at("ready"))
-    assert (outcome.interrupted, outcome.timed_out, outcome.returncode) == (True, False, -last)
+    assert (outcome.stopped, outcome.timed_out) == ("stopped by a test", None)
+    assert outcome.returncode == -last
     ready = told(outcome, "ready")
     assert not alive(ready["pid"])
     assert ends(ready["grandchild"])
@@ -291,7 +296,8 @@ def test_one_that_takes_too_long(behave, started, tmp_path, monkeypatch):
     behave("time.sleep(1000)")
     run, pids = tiny_run(tmp_path, "student-only", *DIGITS, "budget.timeout_seconds=0.5"), []
     outcome = started(run=run, on_start=pids.append)
-    assert (outcome.timed_out, outcome.interrupted) == (True, False)
+    assert "(budget.timeout_seconds)" in outcome.timed_out
+    assert outcome.stopped is None
     assert not alive(pids[0])
 
 
@@ -315,6 +321,7 @@ from pathlib import Path
 from kdbench.cell import CellRun
 from kdbench.orchestrate.forked import WarmProcesses
 from kdbench.orchestrate.launcher import launch
+from kdbench.orchestrate.stopping import Stopping
 
 folder = Path(sys.argv[1])
 run = CellRun.model_validate_json((folder / "run.json").read_text())
@@ -326,8 +333,8 @@ def tick(events):
 
 launch(
     "cell", run, spool=folder, log=folder / "log", cache=folder, machine={},
-    on_start=lambda pid: None, on_tick=tick,
-    start=WarmProcesses().starter(run, folder / "log"),
+    on_start=lambda pid: None, on_tick=tick, stopping=Stopping(),
+    start=WarmProcesses().starter(run, folder / "log", Stopping()),
 )
 """
 
@@ -385,13 +392,13 @@ def test_each_cell_fails_when_it_cannot_start(kdbench, tiny, tmp_path, monkeypat
 def test_a_thread_in_it_is_refused(tmp_path, monkeypatch):
     start = "import threading; threading.Thread(target=time.sleep, args=(1000,), daemon=True)"
     warming(tmp_path, monkeypatch, f"{start}.start()")
-    kept = WarmProcesses()
+    kept, run = WarmProcesses(), tiny_run(tmp_path, "student-only", *DIGITS)
     with pytest.raises(WorkerError, match="started threads, which do not survive a fork"):
-        kept.starter(tiny_run(tmp_path, "student-only", *DIGITS), tmp_path / "log")
+        kept.starter(run, tmp_path / "log", Stopping())
 
 
-def test_an_interrupt_while_it_warms_up_leaves_nothing(tmp_path, monkeypatch):
-    pid = tmp_path / "pid"
+def test_a_stop_while_it_warms_up_leaves_nothing(tmp_path, monkeypatch):
+    pid, stopping = tmp_path / "pid", Stopping()
     warming(
         tmp_path,
         monkeypatch,
@@ -402,13 +409,14 @@ def test_an_interrupt_while_it_warms_up_leaves_nothing(tmp_path, monkeypatch):
         if not pid.exists() or not pid.read_text():
             signal.setitimer(signal.ITIMER_REAL, 0.05)
             return
-        raise KeyboardInterrupt
+        stopping.order("stopped by a test")
 
     before = signal.signal(signal.SIGALRM, interrupt)
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.05)
-        with pytest.raises(KeyboardInterrupt):
-            WarmProcesses().starter(tiny_run(tmp_path, "student-only", *DIGITS), tmp_path / "log")
+        run = tiny_run(tmp_path, "student-only", *DIGITS)
+        with pytest.raises(WorkerError, match="stopped by a test"):
+            WarmProcesses().starter(run, tmp_path / "log", stopping)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)

@@ -57,7 +57,7 @@ def summarised(seen, tmp_path, *, exact):
     unmarked = {} if exact else {"host_peak_bytes": None, "host_source": None}
     return summarise(
         tiny_run(tmp_path),
-        Outcome(0, False, False, 1.0, tuple(event | unmarked for event in events)),
+        Outcome(0, 1.0, tuple(event | unmarked for event in events)),
         samples=samples,
         environment=ENVIRONMENT,
         started_at=datetime(2026, 1, 2, tzinfo=UTC),

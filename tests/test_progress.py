@@ -165,7 +165,7 @@ def test_fitting_tells_its_progress(clock):
 def shown(clock):
     """A display of its own console; `.text()` is all that it wrote."""
 
-    def make(*, terminal, total=1, skipped=0, device="cpu", **environment):
+    def make(*, terminal, total=1, device="cpu", **environment):
         console = Console(
             file=StringIO(),
             force_terminal=terminal,
@@ -178,7 +178,6 @@ def shown(clock):
         made.text = console.file.getvalue
         made.begin(
             total=total,
-            skipped=skipped,
             folder=Path("results/tiny"),
             environment={**ENVIRONMENT, **environment},
             device=device,
@@ -210,7 +209,7 @@ FINISHED = {
 
 
 def test_plain_lines_without_a_terminal(shown, run):
-    told = shown(terminal=False, total=2, skipped=3)
+    told = shown(terminal=False, total=2)
     told.cell_started(run)
     told.tick([start("setup"), start("warmup"), step("warmup", 0, 0.5)], None)
     told.tick([start("measure"), PROFILE_PLAN, step("measure", 0, 0.5)], {"host_bytes": 5})
@@ -223,7 +222,6 @@ def test_plain_lines_without_a_terminal(shown, run):
     label = "embed-kd/small/8px/dwarf"
     assert told.text().splitlines() == [
         "cpu (a processor), torch 2.11.0; results in results/tiny",
-        "3 of 5 cells are there already and are not run again (--fresh does)",
         f"[1/2] {label}",
         "  warmup ...",
         "  measure ...",
@@ -390,7 +388,7 @@ def test_the_live_view_gives_the_terminal_back(shown, run):
 
 def test_silence_is_silent(capfd, run):
     silent = Silent()
-    silent.begin(total=1, skipped=0, folder=Path(), environment=ENVIRONMENT, device="cpu")
+    silent.begin(total=1, folder=Path(), environment=ENVIRONMENT, device="cpu")
     silent.fit_started("dwarf")
     silent.fit_finished("dwarf", None, "problem")
     silent.cell_started(run)

@@ -139,7 +139,7 @@ def test_a_runner_that_is_stopped_twice(unstopped, matrix, tmp_path, kdbench):
     stopped, draw = Stopped(root, command), random.Random(1)
     # late enough for an attempt to have left an epoch, and long before the end, as steps are quick
     stop = (STEPS + 5, 3 * STEPS)
-    code, told = stopped.stop("runner", signal.SIGINT, after=draw.randint(*stop))
+    code, told = stopped.stop("runner", signal.SIGTERM, after=draw.randint(*stop))
     assert code == 130, told
     assert rows_of(root)[0]["status"] == "interrupted"
     check_results(root)

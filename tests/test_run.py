@@ -176,7 +176,7 @@ def test_the_same_command_again_runs_nothing(kdbench, tiny, tmp_path):
     stamp = part.stat().st_mtime_ns
     second = kdbench("run", "--matrix", tiny, "--device", "cpu", "--only", "method=embed-kd")
     assert second.code == 0
-    assert "1 of 1 cells are there already" in second.out
+    assert "1 cell is there already and is not run again (1 ok); --fresh" in second.out
     assert part.stat().st_mtime_ns == stamp
     assert len(table(tmp_path / "results/tiny", "cells")) == 1
     third = kdbench(
@@ -238,7 +238,8 @@ def test_a_cell_that_dies_is_a_row_and_the_run_goes_on(
     # told again when it is skipped, and run again when asked to
     again = kdbench("run", "--matrix", tiny, "--device", "cpu")
     assert again.code == 1
-    assert "2 of 2 cells are there already" in again.out
+    told = f"2 cells are there already and are not run again (1 {status}, 1 ok); --retry {status}"
+    assert told in again.out
     retried = kdbench("run", "--matrix", tiny, "--device", "cpu", "--retry", status)
     assert retried.code == 0, retried
     assert set(table(tmp_path / "results/tiny", "cells")["status"]) == {"ok"}
@@ -408,39 +409,64 @@ def test_plain_lines_without_a_terminal(kdbench, tiny):
     assert any("precompute" in line for line in lines)
 
 
-def test_interrupt(tiny, tmp_path):
-    """Ctrl-C: the cell is a row, no worker stays, and the same command finishes the rest."""
-    arguments = [
-        sys.executable,
-        "-m",
-        "kdbench",
-        "run",
-        "--matrix",
-        str(tiny),
-        "--device",
-        "cpu",
-        "--only",
-        "method=embed-kd",
-        "--set",
-        "budget.measure_seconds=1",
-        "--set",
-        "budget.max_steps=1000000",
-    ]
+STOPS = {
+    "SIGINT": [signal.SIGINT],
+    "SIGINT twice": [signal.SIGINT, signal.SIGINT],
+    "SIGTERM": [signal.SIGTERM],
+    "SIGHUP": [signal.SIGHUP],
+}
+
+
+@pytest.mark.parametrize("stop", STOPS)
+def test_a_stop(stop, tiny, tmp_path):
+    """The cell is a row, no worker stays, and the same command finishes the rest."""
+    arguments = [sys.executable, "-m", "kdbench", "run", "--matrix", str(tiny), "--device", "cpu"]
+    arguments += ["--set", "budget.measure_seconds=2", "--set", "budget.max_steps=1000000"]
     child = subprocess.Popen(
         arguments, cwd=tmp_path, stdout=subprocess.PIPE, text=True, stderr=subprocess.STDOUT
     )
     worker = worker_events(tmp_path / "results/tiny", bool)[0]["pid"]
-    child.send_signal(signal.SIGINT)
+    for number in STOPS[stop]:
+        child.send_signal(number)
+        time.sleep(0.3)  # two of one kind that come together are one
     out, _ = child.communicate(timeout=60)
     assert child.returncode == 130, out
     assert "goes on from here" in out
     (cell,) = table(tmp_path / "results/tiny", "cells").to_dict("records")
-    assert cell["status"] == "interrupted"
+    if stop == "SIGINT":
+        assert "this cell is finished first; Ctrl-C again stops it now" in out
+        assert cell["status"] == "ok", "the next one was not started"
+    else:
+        who = "the user" if stop == "SIGINT twice" else stop
+        assert (cell["status"], cell["error"]) == ("interrupted", f"stopped by {who}")
     with pytest.raises(ProcessLookupError):
         os.kill(worker, 0)
     done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert table(tmp_path / "results/tiny", "cells")["status"].tolist() == ["ok"]
+    assert table(tmp_path / "results/tiny", "cells")["status"].tolist() == ["ok", "ok"]
+
+
+def test_a_run_without_a_terminal_that_hangs_up_goes_on(tiny, tmp_path):
+    arguments = [sys.executable, "-m", "kdbench", "run", "--matrix", str(tiny), "--device", "cpu"]
+    child = subprocess.Popen(
+        ["nohup", *arguments], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    worker_events(tmp_path / "results/tiny", bool)
+    child.send_signal(signal.SIGHUP)
+    assert child.wait(60) == 0
+
+
+def test_a_run_whose_reader_has_gone_goes_on(tiny, tmp_path):
+    command = f"{sys.executable} -m kdbench run --matrix {tiny} --device cpu"
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", f"{command} | head -1"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert table(tmp_path / "results/tiny", "cells")["status"].tolist() == ["ok", "ok"]
 
 
 def test_two_runs_in_one_folder_do_not_meet(kdbench, tiny, tmp_path):

@@ -16,9 +16,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kdbench.errors import InputError
+from kdbench.errors import InputError, LeftOutWarning
 from kdbench.schema import SCHEMA_VERSION, TABLES
 from kdbench.store import Store, arrow_schema, find_stores, read_table
+from tests.stores import statuses
 
 STARTED = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 KEY = "0123456789abcdef"
@@ -91,7 +92,7 @@ def test_a_table_without_rows_has_its_part_too(store):
 def test_preparing_again_keeps_what_is_there(store):
     store.commit(KEY, rows())
     store.prepare()
-    assert store.committed() == {KEY: "ok"}
+    assert statuses(store.root) == {KEY: "ok"}
 
 
 def test_missing_stays_null_and_integers_stay_integers(store):
@@ -135,7 +136,8 @@ def any_row(table):
     max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 def test_rows_survive_the_round_trip(table, store, data):
-    written = data.draw(st.lists(any_row(table), max_size=4))
+    # a run has one row in `cells`
+    written = data.draw(st.lists(any_row(table), max_size=1 if table == "cells" else 4))
     store.commit(KEY, {table: written})
     frame = read_table(store.root, table)
     names = [column.name for column in TABLES[table]]
@@ -156,18 +158,18 @@ def test_a_crash_between_tables_commits_nothing(broken, store, monkeypatch):
         whole(content, where, **options)
 
     (store.spool(KEY) / "events.jsonl").write_text("{}\n")
-    monkeypatch.setattr("kdbench.store.pq.write_table", fail)
+    monkeypatch.setattr("kdbench.store.writing.pq.write_table", fail)
     with pytest.raises(InputError, match=r"no space left on device.*\.spool") as caught:
         store.commit(KEY, rows())
     assert str(store.root) in str(caught.value)
     monkeypatch.undo()
-    assert store.committed() == {}, "cells is the last: without it there is no commit"
+    assert statuses(store.root) == {}, "cells is the last: without it there is no commit"
     assert parts(store, broken) == ["empty.parquet"], "neither half a part nor its temporary file"
     for table in TABLES:
         assert duck(store, table) == len(pd.read_parquet(store.root / table))
     assert (store.root / ".spool" / KEY / "events.jsonl").exists(), "the measured lines are kept"
     store.commit(KEY, rows())
-    assert store.committed() == {KEY: "ok"}
+    assert statuses(store.root) == {KEY: "ok"}
     assert len(read_table(store.root, "steps")) == 3
 
 
@@ -186,12 +188,12 @@ def test_temporary_files_are_hidden_and_in_place_before_the_commit(store, monkey
         for table in TABLES:
             duck(store, table)
             pd.read_parquet(store.root / table)
-        assert store.committed() == {}
+        assert statuses(store.root) == {}
         where.seek(0)
         where.truncate()
         whole(content, where, **options)
 
-    monkeypatch.setattr("kdbench.store.pq.write_table", look)
+    monkeypatch.setattr("kdbench.store.writing.pq.write_table", look)
     store.commit(KEY, rows())
     assert sorted(seen) == sorted(TABLES)
     assert seen[-1] == "cells"
@@ -215,7 +217,7 @@ def test_a_spool_begins_empty(store):
 def test_a_second_commit_replaces_the_first(store):
     store.commit(KEY, rows(status="failed"))
     store.commit(KEY, rows())
-    assert store.committed() == {KEY: "ok"}
+    assert statuses(store.root) == {KEY: "ok"}
     assert len(read_table(store.root, "cells")) == 1
     assert duck(store, "steps") == 3
 
@@ -224,20 +226,20 @@ def test_supersede_hides_the_commit_first_and_keeps_the_rows(store, monkeypatch)
     store.commit(KEY, rows(status="failed"))
     before = {table: read_table(store.root, table) for table in TABLES}
     moved = []
-    replace = Path.replace
+    rename = Path.rename
 
     def stop_after_the_first(path, target):
         if moved:
             raise OSError(5, "the machine stopped here")
         moved.append(path.parent.name)
-        return replace(path, target)
+        return rename(path, target)
 
-    monkeypatch.setattr(Path, "replace", stop_after_the_first)
-    with pytest.raises(OSError, match="stopped here"):
+    monkeypatch.setattr(Path, "rename", stop_after_the_first)
+    with pytest.raises(InputError, match="stopped here"):
         store.supersede(KEY)
     monkeypatch.undo()
     assert moved == ["cells"]
-    assert store.committed() == {}
+    assert statuses(store.root) == {}
     store.supersede(KEY)
     for table in TABLES:
         assert parts(store, table) == ["empty.parquet"]
@@ -261,15 +263,15 @@ def test_a_part_that_is_set_aside_while_it_is_read_is_no_damage(store, monkeypat
     # A reader lists the folder, and a run that goes on supersedes a part before it is opened.
     store.commit(KEY, rows())
     store.commit("f" * 16, rows())
-    read, superseded = pq.read_table, []
+    read, superseded = pq.ParquetFile, []
 
     def late(part, **options):
         if not superseded:
             superseded.append(store.supersede("f" * 16))
         return read(part, **options)
 
-    monkeypatch.setattr("kdbench.store.pq.read_table", late)
-    assert store.committed() == {KEY: "ok"}
+    monkeypatch.setattr("kdbench.store.parts.pq.ParquetFile", late)
+    assert statuses(store.root) == {KEY: "ok"}
 
 
 WRITER = """
@@ -303,7 +305,7 @@ def test_tables_are_whole_at_every_moment_of_another_process(store):
         finally:
             writer.kill()
     assert writer.returncode == 0
-    assert len(store.committed()) == runs + 1
+    assert len(statuses(store.root)) == runs + 1
 
 
 def test_other_readers_see_whole_tables_while_runs_are_committed(store):
@@ -328,6 +330,9 @@ def test_other_readers_see_whole_tables_while_runs_are_committed(store):
     assert duck(store, "cells") == len(pd.read_parquet(store.root / "cells")) == 25
 
 
+# --- what cannot be read is left out and named
+
+
 def foreign(part):
     pd.DataFrame({"a": [1]}).to_parquet(part)
 
@@ -337,47 +342,142 @@ def other_version(part):
     pq.write_table(schema.empty_table(), part)
 
 
-def fewer_columns(part):
-    schema = arrow_schema("steps")
+def no_version(part):
+    schema = arrow_schema("cells").with_metadata({"kdbench_schema_version": "-1e9"})
     pq.write_table(schema.empty_table(), part)
+
+
+def other_table(part):
+    write(part, arrow_schema("steps"), {})
 
 
 def other_types(part):
     schema = arrow_schema("cells")
     index = schema.get_field_index("threads")
-    schema = schema.set(index, pa.field("threads", pa.string()))
-    pq.write_table(pa.Table.from_pylist([{"threads": "many"}], schema=schema), part)
+    write(part, schema.set(index, pa.field("threads", pa.string())), {"threads": "many"})
+
+
+def without_a_column(part):
+    schema = arrow_schema("cells")
+    write(part, schema.remove(schema.get_field_index("status")), {})
 
 
 def truncated(part):
-    pq.write_table(arrow_schema("cells").empty_table(), part)
+    write(part, arrow_schema("cells"), {})
     part.write_bytes(part.read_bytes()[:-20])
 
 
-@pytest.mark.parametrize(
-    ("damage", "told"),
-    [
-        (lambda part: part.write_bytes(b""), "damaged part"),
-        (lambda part: part.write_bytes(b"not parquet" * 100), "damaged part"),
-        (truncated, "damaged part"),
-        (foreign, f"expected schema version {SCHEMA_VERSION}, found none"),
-        (other_version, f"expected schema version {SCHEMA_VERSION}, found 99"),
-        (fewer_columns, "not a part of the table 'cells'"),
-        (other_types, "not a part of the table 'cells'"),
-    ],
-    ids=["empty", "noise", "truncated", "foreign", "version", "table", "types"],
-)
-def test_a_part_that_is_none_is_named(damage, told, store):
+def flipped(part):
+    """Change a byte of the rows: what they then say would be believed without a checksum."""
+    write(part, arrow_schema("cells"), {"label": "x" * 1000})
+    content = bytearray(part.read_bytes())
+    content[content.index(b"x" * 50) + 10] = ord("y")
+    part.write_bytes(content)
+
+
+def of_another_run(part):
+    write(part, arrow_schema("cells"), {"run_key": KEY})
+
+
+def too_many(part):
+    schema = arrow_schema("cells")
+    rows = [{"run_key": part.stem}] * 2
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), part)
+
+
+def a_bomb(part):
+    """A kilobyte that says the same text ten million times: terabytes when it is unpacked."""
+    schema = arrow_schema("cells")
+    one = pa.array(["x" * 100_000])
+    text = pa.DictionaryArray.from_arrays(pa.nulls(10_000_000, pa.int32()).fill_null(0), one)
+    rest = pa.schema([pa.field("run_key", text.type)], metadata=schema.metadata)
+    pq.write_table(pa.Table.from_arrays([text], schema=rest), part, store_schema=True)
+
+
+def a_pipe(part):
+    os.mkfifo(part)
+
+
+def a_link(part):
+    part.symlink_to("/dev/zero")
+
+
+def write(part, schema, row):
+    row = {"run_key": part.stem, **row}
+    content = pa.Table.from_pylist([row], schema=schema)
+    pq.write_table(content, part, compression="none", write_page_checksum=True)
+
+
+DAMAGE = {
+    "empty": (lambda part: part.write_bytes(b""), "damaged: "),
+    "noise": (lambda part: part.write_bytes(b"not parquet" * 100), "damaged: "),
+    "truncated": (truncated, "damaged: "),
+    "flipped": (flipped, "damaged: .*(checksum|CRC)"),
+    "foreign": (foreign, "foreign: expected a schema version of kdbench's, found none"),
+    "no version": (no_version, "foreign: expected a schema version of kdbench's, found '-1e9'"),
+    "newer": (other_version, "a newer kdbench wrote it: schema version 99, this one reads up to "),
+    "table": (other_table, "not a part of the table 'cells': it has no column 'cell_id'"),
+    "column": (without_a_column, "not a part of the table 'cells': it has no column 'status'"),
+    "types": (other_types, "damaged: .*many"),
+    "another run": (of_another_run, f"expected the run that it is named after, found '{KEY}'"),
+    "two rows": (too_many, "foreign: expected at most 1 rows, found 2"),
+    "bomb": (a_bomb, "foreign: expected at most 1 rows, found 10,000,000"),
+    "pipe": (a_pipe, "foreign: expected a file, found a link or something else"),
+    "link": (a_link, "foreign: expected a file, found a link or something else"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_part_that_is_none_is_named_and_the_rest_is_read(damage, store):
     store.commit(KEY, rows())
     part = store.root / "cells" / "deadbeef.parquet"
-    damage(part)
-    with pytest.raises(InputError, match=told) as caught:
-        read_table(store.root, "cells")
-    assert str(part) in str(caught.value)
-    assert len(str(caught.value).splitlines()) == 1
-    assert caught.value.exit_code == 2
-    part.rename(part.with_name(".deadbeef.parquet"))
-    assert store.committed() == {KEY: "ok"}, "moved out of the way, the rest can be read"
+    make, told = DAMAGE[damage]
+    make(part)
+    with pytest.warns(LeftOutWarning, match=told) as caught:
+        assert read_table(store.root, "cells")["run_key"].tolist() == [KEY]
+    (warning,) = caught
+    said = str(warning.message)
+    assert said.startswith(f"left out {part}: ")
+    assert said.endswith("update kdbench to read it" if damage == "newer" else "moves it away")
+    assert len(said.splitlines()) == 1
+
+
+def test_a_bomb_in_a_table_of_many_rows_is_not_unpacked(store):
+    part = store.root / "steps" / "deadbeef.parquet"
+    a_bomb(part)
+    with pytest.warns(LeftOutWarning, match="it would unpack to more than any run writes"):
+        assert len(read_table(store.root, "steps")) == 0
+
+
+def test_what_is_set_aside_never_replaces_anything(store, monkeypatch):
+    # The clock may stand still, or have been set back.
+    monkeypatch.setattr("time.time_ns", lambda: 5)
+    for status in ("failed", "oom", "killed"):
+        store.commit(KEY, rows(status=status))
+        store.supersede(KEY)
+    aside = sorted((store.root / ".superseded" / "cells").iterdir())
+    assert [part.name for part in aside] == [f"{KEY}.{n}.parquet" for n in (5, 6, 7)]
+
+
+@pytest.mark.parametrize("name", ["cells", "logs", ".spool", ".superseded"])
+def test_a_link_in_the_place_of_a_folder_is_not_followed(name, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    root = tmp_path / "results"
+    root.mkdir()
+    (root / name).symlink_to(elsewhere)
+    with pytest.raises(InputError, match=f"expected {name} to be a folder, found a link"):
+        Store(root).prepare()
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_a_link_in_the_place_of_the_lock_is_not_followed(store, tmp_path):
+    precious = tmp_path / "precious"
+    precious.write_text("kept")
+    (store.root / ".lock").symlink_to(precious)
+    with pytest.raises(InputError, match="cannot write results here"), store.writing():
+        pass
+    assert precious.read_text() == "kept"
 
 
 @pytest.mark.parametrize("table", ["cells", ".spool", "logs"])

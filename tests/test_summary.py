@@ -11,6 +11,7 @@ from kdbench.orchestrate.summary import failed_rows, summarise
 from kdbench.schema import PLAN_COLUMNS, SCHEMA_VERSION, TABLES
 from kdbench.store import Store, read_table
 from tests.models import tiny_run
+from tests.stores import statuses
 
 STARTED = datetime(2026, 1, 2, tzinfo=UTC)
 ENVIRONMENT = {
@@ -41,8 +42,9 @@ def summed(run, tmp_path):
         samples=(),
         log="",
         returncode=0,
-        timed_out=False,
-        interrupted=False,
+        timed_out=None,
+        stopped=None,
+        problem=None,
         of_run=run,
         rates=None,
     ):
@@ -54,7 +56,8 @@ def summed(run, tmp_path):
             Outcome(
                 returncode=returncode,
                 timed_out=timed_out,
-                interrupted=interrupted,
+                stopped=stopped,
+                problem=problem,
                 wall_seconds=12.5,
                 events=events,
             ),
@@ -121,6 +124,7 @@ def cell_of(rows):
 
 
 # how it ended, what the worker had told, the log -> status and what the error says
+LATE = "not done after 12 s (budget.timeout_seconds)"
 ENDS = {
     "ok": ({}, [DONE], "", "ok", None),
     "failed and told": (
@@ -161,21 +165,35 @@ ENDS = {
         "mean loss",
     ),
     "timeout": (
-        {"returncode": -signal.SIGINT, "timed_out": True},
+        {"returncode": -signal.SIGINT, "timed_out": LATE},
         [],
         "KeyboardInterrupt\n",
         "timeout",
-        "not done after 12 s (budget.timeout_seconds)",
+        LATE + "; what it measured until then is kept",
     ),
     "timeout that had to be killed": (
-        {"returncode": -signal.SIGKILL, "timed_out": True},
+        {"returncode": -signal.SIGKILL, "timed_out": LATE},
         [],
         "",
         "timeout",
         "budget.timeout_seconds",
     ),
+    "timeout of what cannot be killed": (
+        {"returncode": None, "timed_out": LATE, "problem": "the kernel keeps it"},
+        [],
+        "",
+        "timeout",
+        "is kept; the kernel keeps it",
+    ),
+    "cannot be killed": (
+        {"returncode": None, "problem": "the kernel keeps it"},
+        [],
+        "",
+        "failed",
+        "the kernel keeps it",
+    ),
     "hung after its work": (
-        {"returncode": -signal.SIGKILL, "timed_out": True},
+        {"returncode": -signal.SIGKILL, "timed_out": LATE},
         [DONE],
         "",
         "ok",
@@ -191,13 +209,13 @@ ENDS = {
     "crashed": ({"returncode": -signal.SIGSEGV}, [], "", "killed", "the worker was killed by SIGS"),
     "a signal without a name": ({"returncode": -40}, [], "", "killed", "killed by signal 40"),
     "interrupted": (
-        {"returncode": -signal.SIGINT, "interrupted": True},
+        {"returncode": -signal.SIGINT, "stopped": "stopped by the user"},
         [],
         "KeyboardInterrupt\n",
         "interrupted",
         "stopped by the user",
     ),
-    "interrupted when it was done": ({"interrupted": True}, [DONE], "", "ok", None),
+    "interrupted when it was done": ({"stopped": "stopped by SIGTERM"}, [DONE], "", "ok", None),
     "an error that is no text": (
         {"returncode": 1},
         [{"event": "end", "status": "failed", "error": "no file \udce9.png"}],
@@ -229,7 +247,7 @@ def test_how_a_run_ended(case, summed, tmp_path):
     store = Store(tmp_path / "store")
     store.prepare()
     store.commit("key", rows)
-    assert store.committed() == {"key": status}
+    assert statuses(store.root) == {"key": status}
 
 
 def test_a_long_last_line_is_cut(summed):
@@ -286,7 +304,9 @@ def test_a_run_without_a_word_has_nulls_and_no_zeros(summed):
 
 
 def test_a_run_that_never_started(run, tmp_path):
-    rows = failed_rows(run, error="no teacher", environment=ENVIRONMENT, started_at=STARTED)
+    rows = failed_rows(
+        run, status="failed", error="no teacher", environment=ENVIRONMENT, started_at=STARTED
+    )
     cell = cell_of(rows)
     assert list(cell) == [column.name for column in TABLES["cells"]]
     assert (cell["status"], cell["error"], cell["label"]) == (

@@ -69,7 +69,7 @@ def attempt(run, root, *, stop_after=None):
     told = tuple(read_lines(path))
     rows = summarise(
         run,
-        Outcome(returncode=0, timed_out=False, interrupted=False, wall_seconds=1.0, events=told),
+        Outcome(returncode=0, wall_seconds=1.0, events=told),
         samples=(),
         environment=ENVIRONMENT,
         started_at=datetime(2026, 1, 2, tzinfo=UTC),

@@ -139,7 +139,7 @@ def load_results(
     cells = pd.concat(frames, ignore_index=True)
     if cells.empty:
         raise InputError(
-            "no results yet: no run is committed here",
+            "no results yet: no run is committed here, or none that can be read",
             where=where,
             hint="kdbench run writes them",
         )

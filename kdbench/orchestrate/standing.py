@@ -82,7 +82,7 @@ def stand(
     left = {key for key, _ in todo}
     skipped = [(run.cell.label, known[key]) for key, run in runs if key not in left]
     if lacking & own:
-        notes.append(f"{_cells(len(lacking & own))} lost a table's part, and are run again")
+        notes.append(f"of {_cells(len(lacking & own))} a table's part is gone: run again")
     notes += _skipped(Counter(status for _, status in skipped))
     notes += _made_before(todo, known, rows, machine)
     return Standing(tuple(todo), known, tuple(skipped), tuple(notes))
@@ -95,7 +95,9 @@ def _skipped(statuses: Counter[str]) -> list[str]:
     told = ", ".join(f"{count} {status}" for status, count in statuses.most_common())
     bad = ",".join(status for status in statuses if status != "ok")
     again = f"--retry {bad} runs those again, --fresh all" if bad else "--fresh runs them again"
-    return [f"{_cells(statuses.total())} there already, not run again ({told}); {again}"]
+    count = statuses.total()
+    are = "is there already and is" if count == 1 else "are there already and are"
+    return [f"{_cells(count)} {are} not run again ({told}); {again}"]
 
 
 def _made_before(
@@ -117,9 +119,9 @@ def _made_before(
     if not reasons:
         return []
     told = ", ".join(f"{reason}: {count}" for reason, count in reasons.most_common())
-    return [
-        f"{_cells(reasons.total())} measured before under another key ({told}); those rows stay"
-    ]
+    count = reasons.total()
+    were = "was measured before, otherwise" if count == 1 else "were measured before, otherwise"
+    return [f"{_cells(count)} {were} ({told}); those rows stay"]
 
 
 def _change(

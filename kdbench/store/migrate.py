@@ -106,10 +106,15 @@ _ADDED: Mapping[int, Mapping[str, Mapping[str, Fill]]] = {
         "steps": _unknown(("suspended",)),
     },
 }
-# Columns that say something else than they did before the version: what they said then is not
-# shown as what they say now.
-_REDEFINED: Mapping[int, Mapping[str, tuple[str, ...]]] = {
-    3: {"cells": ("unstable", "contended", "flops_step", "utilisation", "unattributed_bytes")}
+# Columns that came while their version was in the making: its first parts lack them.
+_LATE: Mapping[int, Mapping[str, tuple[str, ...]]] = {
+    1: {"cells": ("teacher_checkpoint", "epochs")},
+    3: {"cells": ("energy_training_kind",)},
+    4: {"cells": ("step_seconds_fastest",)},
+}
+# Columns that were there and never filled in while their version was in the making.
+_LATE_FILLS: Mapping[int, Mapping[str, Mapping[str, object]]] = {
+    2: {"phases": {"attempt": 0}, "steps": {"attempt": 0}}
 }
 
 
@@ -134,14 +139,16 @@ def migrated(found: pa.Table, table: str, version: int) -> pa.Table:
         KeyError: it lacks a column that a new one depends on.
     """
     dtypes = {column.name: ARROW[column.dtype] for column in TABLES[table]}
+    for name in _LATE.get(version, {}).get(table, ()):
+        if name not in found.column_names:
+            found = found.append_column(name, pa.nulls(len(found), dtypes[name]))
+    for name, value in _LATE_FILLS.get(version, {}).get(table, {}).items():
+        filled = pc.fill_null(found.column(name), value)
+        found = found.set_column(found.column_names.index(name), name, filled)
     for later in range(version + 1, SCHEMA_VERSION + 1):
-        for name in _REDEFINED.get(later, {}).get(table, ()):
-            if name in found.column_names:
-                nulls = pa.nulls(len(found), dtypes[name])
-                found = found.set_column(found.column_names.index(name), name, nulls)
         for name, fill in _ADDED[later].get(table, {}).items():
             values = fill(found)
             if values is None:
                 values = pa.nulls(len(found), dtypes[name])
-            found = found.append_column(pa.field(name, dtypes[name]), values.cast(dtypes[name]))
+            found = found.append_column(name, values.cast(dtypes[name]))
     return found

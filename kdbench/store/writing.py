@@ -57,11 +57,12 @@ class Store:
             InputError: the folder cannot be written to, or leads elsewhere.
         """
         with self.told(_ELSEWHERE):
-            for name in (*TABLES, LOGS, SPOOL, SUPERSEDED):
-                _make_own(self.root / name)
             for table in TABLES:
+                _make_own(self.root / table)
                 if not (self.root / table / EMPTY_PART).exists():
                     self._write(table, EMPTY_PART, [])
+            for name in (LOGS, SPOOL, SUPERSEDED):
+                _make_own(self.root / name)
 
     @contextmanager
     def writing(self) -> Iterator[None]:
