@@ -158,10 +158,10 @@ def test_a_batch_that_was_suspended_is_embedded_and_not_timed(tmp_path):
     cell = tiny_run(tmp_path, "cached-kd", *DIGITS, *BATCHES).cell
 
     def embedded(teacher):
-        done, _ = computed(
-            cell, lambda data: plan_image_embeddings(cell, data, device=CPU), teacher
-        )
-        return done
+        def plan(data):
+            return plan_image_embeddings(cell, data, device=CPU)
+
+        return computed(cell, plan, teacher)[0]
 
     usual = embedded(Pixels())
     assert (usual.batches, usual.kind, len(usual.timed.timed)) == (3, "measured", 1)
