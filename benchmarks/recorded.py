@@ -19,7 +19,7 @@ def gather(folder: Path) -> pd.DataFrame:
     steps = pd.read_parquet(folder / "steps")
     if set(cells["status"]) != {"ok"}:
         raise SystemExit(f"{folder}: expected runs that are all of them ok")
-    timed = steps[steps["phase"].isin(("measure", "train"))]
+    timed = steps[steps["phase"].isin(("measure", "train")) & ~steps["suspended"].astype(bool)]
     series = timed.sort_values(["run_key", "epoch", "step"]).groupby("run_key")["seconds"]
     return cells.set_index("run_key").assign(step_seconds=series.apply(list)).reset_index()
 

@@ -46,6 +46,8 @@ def _flag(name: str, doc: str, null_when: str | None = None) -> Column:
 
 _KEY = _text("run_key", "joins all tables: one run of one cell")
 _NO_STEP = "no step finished"
+_NO_TIME = _NO_STEP + ", or all that did were suspended"
+_ALL_NEAR = "; all timed steps were within a second of a suspension"
 _NO_GPU = "not on a CUDA device"
 _NO_NVML = "no NVML, or the driver does not tell it"
 _NOT_TRAINED = "mode is profile"
@@ -154,10 +156,10 @@ _OUTCOME_COLUMNS = (
         "others used the processors or the card during the timed steps: more processors than the "
         "worker's threads left over, by a tenth of one on average, or the card at all. Times may "
         "be too long then; memory is not affected, but device_peak_bytes and energy are",
-        "neither could be observed; " + _NO_STEP,
+        "neither could be observed; " + _NO_STEP + _ALL_NEAR,
     ),
     _text("contention", "who or what contended, in words", "contended is not true"),
-    _number("step_seconds_median", "median over the timed steps of this process", _NO_STEP),
+    _number("step_seconds_median", "median over the timed steps of this process", _NO_TIME),
     _number(
         "step_seconds_ci_low",
         "lower end of the median's 95 % interval within this process",
@@ -168,44 +170,48 @@ _OUTCOME_COLUMNS = (
         "step_seconds_fastest",
         "the fastest timed step of this process, to which others' use of the machine adds least: "
         "what `kdbench check` compares",
-        _NO_STEP,
+        _NO_TIME,
     ),
-    _integer("steps_measured", "timed steps behind the median"),
+    _integer("steps_measured", "timed steps behind the median, suspended ones left out"),
     _integer(
         "suspended_steps",
-        "timed steps during which the machine was suspended or the process stopped: in `steps`, "
-        "and in no figure here",
+        "timed steps that the machine was suspended or the process stopped in, or just before: "
+        "rows of `steps`, and in no time or energy here",
         _NO_STEP,
     ),
-    _integer("warmup_steps", "steps until the series was steady, not timed", "mode is train"),
+    _integer(
+        "warmup_steps",
+        "steps until the series was steady, once more after each suspension: not timed",
+        "mode is train",
+    ),
     _number(
         "step_device_seconds_median",
         "median over the timed steps of the card's own time, between two CUDA events",
-        _NO_GPU + "; " + _NO_STEP,
+        _NO_GPU + "; " + _NO_TIME,
     ),
     _number(
         "step_data_seconds",
         "median part of a timed step: waiting for images, making the batch of them, giving back "
         "the last step's gradients. The parts are told apart on the host's clock on a CPU, by "
         "CUDA events on a card",
-        _NO_STEP,
+        _NO_TIME,
     ),
     _number(
         "step_teacher_seconds",
         "median part: the teacher's forward pass",
-        "the step runs no teacher; " + _NO_STEP,
+        "the step runs no teacher; " + _NO_TIME,
     ),
     _number(
-        "step_forward_seconds", "median part: the student's forward pass and the loss", _NO_STEP
+        "step_forward_seconds", "median part: the student's forward pass and the loss", _NO_TIME
     ),
-    _number("step_backward_seconds", "median part: backward", _NO_STEP),
-    _number("step_optimizer_seconds", "median part: the optimizer", _NO_STEP),
-    _number("epoch_seconds", "seconds of training per epoch, evaluation left out", _NO_STEP),
+    _number("step_backward_seconds", "median part: backward", _NO_TIME),
+    _number("step_optimizer_seconds", "median part: the optimizer", _NO_TIME),
+    _number("epoch_seconds", "seconds of training per epoch, evaluation left out", _NO_TIME),
     _text(
         "epoch_seconds_kind",
-        "measured (median over whole epochs), or extrapolated: median step "
-        "times the steps of an epoch",
-        _NO_STEP,
+        "measured (median over whole epochs without a suspended step), or extrapolated: median "
+        "step times the steps of an epoch",
+        _NO_TIME,
     ),
     _number(
         "precompute_seconds",
@@ -337,14 +343,15 @@ _OUTCOME_COLUMNS = (
     _number(
         "energy_step_joules",
         "energy of the card, others' use of it included, per timed step",
-        _PER_CARD,
+        _PER_CARD + _ALL_NEAR,
     ),
     _text("energy_source", "nvml-counter, or nvml-power: integrated samples", _PER_CARD),
     _number(
         "energy_epoch_joules",
         "energy of the card per epoch of training, evaluation left out; kind as "
         "epoch_seconds_kind. Measured, the median over the epochs of the last attempt",
-        _PER_CARD + "; measured, and no whole epoch was of the last attempt",
+        _PER_CARD + "; measured, and no whole epoch was of the last attempt and away from any "
+        "suspension",
     ),
     _number(
         "energy_training_joules",
@@ -354,14 +361,14 @@ _OUTCOME_COLUMNS = (
     ),
     _text(
         "energy_training_kind",
-        "measured: all steps were taken, and in one attempt; or extrapolated from those that were "
-        "sampled",
+        "measured: all steps were taken, in one attempt and none of them near a suspension; or "
+        "extrapolated from those that were sampled",
         _PER_CARD,
     ),
     _number(
         "host_energy_step_joules",
         "energy of the processor packages, others' use of them included, per timed step",
-        _NO_SENSOR,
+        _NO_SENSOR + _ALL_NEAR,
     ),
     _text("host_energy_source", "rapl: the kernel's powercap counters", _NO_SENSOR),
     _number(
@@ -425,7 +432,7 @@ _OUTCOME_COLUMNS = (
         "processors kept busy by others than the worker with its children and kdbench itself, of "
         "those that the worker may use; what a hypervisor took away counts. Mean over the timed "
         "steps: `samples` has the single seconds",
-        _NO_SENSOR + "; " + _NO_STEP,
+        _NO_SENSOR + "; " + _NO_STEP + _ALL_NEAR,
     ),
     _text("cpu_governor", "the kernel's policy for the processors' clocks", _NO_SENSOR),
     _number(
@@ -478,13 +485,14 @@ TABLES: dict[str, tuple[Column, ...]] = {
         _integer(
             "units",
             "steps or batches timed in it (a precompute's warm-up batch is not); an epoch of a "
-            "training is one phase, or several, parted by checkpoints",
+            "training is one phase, or several, parted by checkpoints; steps that were suspended "
+            "are counted, batches are not",
             "it has none",
         ),
         _integer(
             "units_total",
             "steps or batches a whole run of it needs; precompute: more than "
-            "units where the budget cut it short",
+            "units where the budget cut it short, or batches were suspended",
             "not known",
         ),
         _flag(
@@ -503,7 +511,10 @@ TABLES: dict[str, tuple[Column, ...]] = {
         _KEY,
         _integer("epoch", "from 0"),
         _integer("steps", "optimizer steps in it"),
-        _number("train_seconds", "its training, evaluation left out"),
+        _number(
+            "train_seconds",
+            "its training, evaluation left out; suspended steps are in it as the clock saw them",
+        ),
         _number("train_loss", "mean loss over its steps"),
         _number("train_accuracy", "fraction of its training images classified right, as seen"),
         _number("evaluate_seconds", "its evaluation"),
@@ -544,7 +555,8 @@ TABLES: dict[str, tuple[Column, ...]] = {
         _number("optimizer_seconds", "of it, the optimizer", _UNTIMED),
         _flag(
             "suspended",
-            "the machine was suspended, or the process stopped, while it ran: no time to count",
+            "the machine was suspended, or the process stopped, while it ran or between it and the "
+            "step before: cold, and no time to count",
         ),
         _number("loss", "the step's loss"),
         _integer("allocated_peak_bytes", "the CUDA allocator's peak in this step", _NO_GPU),

@@ -44,15 +44,17 @@ def check_results(root):
 
 def _check_steps(cell, own):
     timed = [step for step in own["steps"] if step["phase"] in TIMED]
-    seconds = [step["seconds"] for step in timed]
-    assert cell["steps_measured"] == len(timed)
-    assert all(value > 0 for value in seconds)
-    if not timed:
+    _check_suspended(cell, own, timed)
+    clean = [step for step in timed if not step["suspended"]]
+    seconds = [step["seconds"] for step in clean]
+    assert cell["steps_measured"] == len(clean)
+    assert all(step["seconds"] > 0 for step in timed)
+    if not clean:
         assert pd.isna(cell["step_seconds_median"])
         return
     assert cell["step_seconds_median"] == pytest.approx(median(seconds), rel=1e-12)
     assert cell["step_seconds_fastest"] == min(seconds)
-    if len(timed) >= 6:
+    if len(clean) >= 6:
         low, high = cell["step_seconds_ci_low"], cell["step_seconds_ci_high"]
         assert min(seconds) <= low <= cell["step_seconds_median"] <= high <= max(seconds)
     for phase in ("warmup", "measure", "account"):
@@ -60,7 +62,7 @@ def _check_steps(cell, own):
         assert numbers == list(range(len(numbers))), phase
     warm = sum(step["phase"] == "warmup" for step in own["steps"])
     assert warm == cell["warmup_steps"] or (cell["mode"] == "train" and warm == 0)
-    _check_parts(cell, timed)
+    _check_parts(cell, timed, clean)
     # a phase that came to its end counts its steps
     for phase in TIMED:
         rows = [row for row in own["phases"] if row["phase"] == phase]
@@ -69,14 +71,31 @@ def _check_steps(cell, own):
             assert sum(row["units"] for row in rows) == count, phase
 
 
-def _check_parts(cell, timed):
+def _check_suspended(cell, own, timed):
+    """It is known of all that ran; a profile warms up again after each step that was."""
+    assert not any(pd.isna(step["suspended"]) for step in own["steps"])
+    assert all(pd.isna(row["suspended"]) == pd.isna(row["seconds"]) for row in own["phases"])
+    lost = [step for step in timed if step["suspended"]]
+    if timed:
+        assert cell["suspended_steps"] == len(lost)
+    else:
+        assert pd.isna(cell["suspended_steps"])
+    if cell["mode"] == "profile" and cell["status"] == "ok":
+        names = [row["phase"] for row in own["phases"] if row["phase"] in ("warmup", "measure")]
+        assert names == ["warmup", "measure"] * (len(lost) + 1)
+        ends = [row["started_ns"] + row["seconds"] * 1e9 for row in own["phases"]]
+        behind = [sum(end < step["started_ns"] for end in ends) for step in lost]
+        assert len(set(behind)) == len(lost), "one ends its phase"
+
+
+def _check_parts(cell, timed, clean):
     """On a CPU the parts are the whole, on a card the time between its events."""
     whole = "device_seconds" if cell["device"].startswith("cuda") else "seconds"
     for step in timed:
         parts = [step[f"{part}_seconds"] for part in STEP_PARTS]
         assert sum(part for part in parts if not pd.isna(part)) == pytest.approx(step[whole])
     for part in STEP_PARTS:
-        seconds = [step[f"{part}_seconds"] for step in timed]
+        seconds = [step[f"{part}_seconds"] for step in clean]
         if part == "teacher" and all(pd.isna(value) for value in seconds):
             assert pd.isna(cell["step_teacher_seconds"])
             continue
@@ -166,9 +185,15 @@ def _check_training(cell, own):
     accuracies = [row["test_accuracy"] for row in epochs]
     if accuracies:
         assert cell["accuracy_best"] == max(accuracies)
-        seconds = median([row["train_seconds"] for row in epochs])
+        lost = {step["epoch"] for step in steps if step["suspended"]}
+        whole = [row for row in epochs if row["epoch"] not in lost]
+        seconds = (
+            median([row["train_seconds"] for row in whole])
+            if whole
+            else cell["step_seconds_median"] * epochs[0]["steps"]
+        )
         assert cell["epoch_seconds"] == pytest.approx(seconds, rel=1e-12)
-        assert cell["epoch_seconds_kind"] == "measured"
+        assert cell["epoch_seconds_kind"] == ("measured" if whole else "extrapolated")
     if len(epochs) == cell["epochs"]:
         assert cell["accuracy"] == accuracies[-1]
     else:

@@ -16,13 +16,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import kdbench.worker.checkpoint as checkpoint_module
+import kdbench.worker.suspension as suspension_module
 import kdbench.worker.train as train_module
 from kdbench.cell import Training
 from kdbench.worker.checkpoint import read_checkpoint, write_checkpoint
+from kdbench.worker.events import Events
 from kdbench.worker.history import History
 from kdbench.worker.resume import Checkpoints
 from kdbench.worker.stream import Streamed
 from kdbench.worker.train import learning_rate
+from kdbench.worker.training import Session
 from tests.consistency import check_results
 from tests.image_sets import write_pictures
 from tests.test_train import digits_text
@@ -543,3 +546,39 @@ def test_the_learning_rate_depends_on_the_epoch_alone(epochs):
         schedule.step()
     constant = training.model_copy(update={"loss": "published-code"})
     assert {learning_rate(constant, epoch) for epoch in range(epochs)} == {3e-3}
+
+
+def test_suspended_steps_of_an_earlier_attempt_stay_so(made, tmp_path, monkeypatch):
+    run, step, taken = made("student-only", EVERY_STEP), Session.step, []
+
+    def stopped(session, *arguments):
+        taken.append(None)
+        suspension_module._continues.count += len(taken) in (4, STEPS + 5)
+        return step(session, *arguments)
+
+    monkeypatch.setattr(Session, "step", stopped)
+    attempt(run, tmp_path, stop_after=9)
+    attempt(run, tmp_path)
+    check_results(tmp_path)
+    cell, steps = cell_of(tmp_path), pd.read_parquet(tmp_path / "steps")
+    lost = steps[steps["suspended"]]
+    # the step in which it was stopped for good was taken twice, and told once
+    assert lost[["attempt", "epoch", "step"]].to_numpy().tolist() == [[0, 0, 3], [1, 1, 3]]
+    assert (cell["suspended_steps"], cell["steps_resumed"]) == (2, 9)
+    assert cell["steps_measured"] == EPOCHS * STEPS - 2
+    assert cell["epoch_seconds_kind"] == "measured", "by the last epoch"
+
+
+def test_what_was_told_before_there_was_the_word_is_gone_on_with(made, tmp_path, monkeypatch):
+    run, emit = made("student-only", EVERY_STEP), Events.emit
+
+    def wordless(events, event, **values):
+        emit(events, event, **{name: told for name, told in values.items() if name != "suspended"})
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Events, "emit", wordless)
+        attempt(run, tmp_path, stop_after=STEPS + 3)
+    assert notes(attempt(run, tmp_path)) == []
+    check_results(tmp_path)
+    assert cell_of(tmp_path)["steps_resumed"] == STEPS + 3
+    assert not pd.read_parquet(tmp_path / "steps")["suspended"].any()

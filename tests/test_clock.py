@@ -54,6 +54,7 @@ def test_the_parts_on_the_host_are_the_whole():
         "started_ns": 1_000,
         "seconds": 5.0,
         "device_seconds": None,
+        "suspended": False,
         **{f"{part}_seconds": 1.0 for part in ("data", "teacher", "forward")},
         **{f"{part}_seconds": 1.0 for part in ("backward", "optimizer")},
     }

@@ -1,6 +1,7 @@
 """What is computed before the first step: embeddings of classes and of images, and their cache."""
 
 import json
+from dataclasses import asdict
 
 import pandas as pd
 import pytest
@@ -11,6 +12,7 @@ from safetensors.torch import save_file
 from kdbench.cell import digest
 from kdbench.errors import InputError
 from kdbench.worker import precompute as precompute_module
+from kdbench.worker import suspension
 from kdbench.worker.augment import prepare
 from kdbench.worker.data import load_data
 from kdbench.worker.embedding_cache import (
@@ -23,6 +25,7 @@ from kdbench.worker.embeddings import plan_class_embeddings, plan_image_embeddin
 from kdbench.worker.events import Events
 from kdbench.worker.precompute import compute, recipe_of
 from kdbench.worker.probes import Probes
+from kdbench.worker.suspension import DisturbedError
 from kdbench.worker.teacher import random_vit
 from tests.conftest import TINY
 from tests.models import tiny_run
@@ -134,6 +137,82 @@ def test_a_budget_cuts_the_image_embeddings_short(tmp_path):
     torch.testing.assert_close(done.embeddings[:300, 0], wanted)
     assert (done.embeddings[300:].abs().sum(dim=-1) > 0).all(), "filled at random"
     assert (done.embeddings[:, 1].abs().sum(dim=-1) > 0).all()
+
+
+class Stopped(Pixels):
+    """A teacher whose process is stopped and continued in some of its calls, the first is 0."""
+
+    def __init__(self, *calls):
+        super().__init__()
+        self.calls = calls
+
+    def forward(self, images):
+        suspension._continues.count += len(self.seen) in self.calls
+        return super().forward(images)
+
+
+BATCHES = ("data.flip=false", "training.precompute_batch_size=32", "data.train_images=96")
+
+
+def test_a_batch_that_was_suspended_is_embedded_and_not_timed(tmp_path):
+    cell = tiny_run(tmp_path, "cached-kd", *DIGITS, *BATCHES).cell
+
+    def embedded(teacher):
+        def plan(data):
+            return plan_image_embeddings(cell, data, device=CPU)
+
+        return computed(cell, plan, teacher)[0]
+
+    usual = embedded(Pixels())
+    assert (usual.batches, usual.kind, len(usual.timed.timed)) == (3, "measured", 1)
+    assert usual.seconds == usual.timed.seconds
+    # the call before the first batch warms up, and is in no time
+    for calls, counted, spans in [((0,), 3, 1), ((2,), 2, 2), ((1, 2), 1, 1)]:
+        done = embedded(Stopped(*calls))
+        assert torch.equal(done.embeddings, usual.embeddings)
+        assert (done.batches, len(done.timed.timed)) == (counted, spans)
+        assert done.kind == ("measured" if counted == 3 else "extrapolated")
+        assert done.seconds == pytest.approx(done.timed.seconds / counted * 3)
+    # where none is left, one is run again; what it gave is there already
+    done = embedded(Stopped(1, 2, 3, 4))
+    assert torch.equal(done.embeddings, usual.embeddings)
+    assert (done.batches, done.kind) == (1, "extrapolated")
+    with pytest.raises(DisturbedError, match="every batch of the precompute was suspended"):
+        embedded(Stopped(*range(1000)))
+
+
+def test_a_budget_is_for_the_batches_that_were_timed(tmp_path):
+    budget = ("budget.precompute_seconds=0.000001", "budget.precompute_min_batches=1")
+    run = tiny_run(tmp_path, "cached-kd", *DIGITS, *BATCHES, *budget)
+    plan = lambda data: plan_image_embeddings(run.cell, data, device=CPU)  # noqa: E731
+    teacher = Stopped(1)
+    done, _ = computed(run.cell, plan, teacher, budget=run.budget)
+    assert (done.batches, done.kind) == (1, "extrapolated")
+    assert len(teacher.seen) == 3, "one to warm up, one that was suspended, and one"
+
+
+def test_a_cost_that_was_extrapolated_is_told_so_by_who_reads_it(tmp_path):
+    run = tiny_run(tmp_path, "cached-kd", *DIGITS, *BATCHES).model_copy(update={"mode": "train"})
+    told = []
+    for number, teacher in enumerate((Stopped(2), Stopped())):
+        events = tmp_path / f"events{number}.jsonl"
+        precompute_module.precompute(
+            run,
+            load_data(run.cell, device=CPU),
+            teacher,
+            probes=Probes(CPU),
+            events=Events(events),
+            cache=tmp_path,
+            machine={},
+        )
+        lines = [json.loads(line) for line in events.read_text().splitlines()]
+        told += [event for event in lines if event["event"] == "result"]
+    first, again = told
+    assert (first["precompute_reused"], again["precompute_reused"]) == (False, True)
+    assert first["precompute_seconds_kind"] == again["precompute_seconds_kind"] == "extrapolated"
+    assert first["precompute_seconds"] == again["precompute_seconds"]
+    assert len(first["precompute_suspended_ns"]) == 1
+    assert again["precompute_timed_ns"] is again["precompute_suspended_ns"] is None
 
 
 def test_embeddings_that_memory_does_not_hold_are_refused(tmp_path, monkeypatch):
@@ -309,6 +388,7 @@ def spoil(path, **changes):
         (lambda path: save_file({"embeddings": torch.zeros(3, 4)}, path), "cannot be read"),
         (lambda path: spoil(path, recipe={"kind": "other"}), "made from something else"),
         (lambda path: spoil(path, cost={"price": 1}), "cannot be read"),
+        (lambda path: spoil(path, cost=asdict(COST) | {"kind": "x"}), "expected measured or extr"),
         (lambda path: spoil(path, tensor=torch.zeros(3, 4)), "not those that were written"),
         (lambda path: spoil(path, tensor=torch.zeros(3, 5)), "expected float32"),
         (lambda path: spoil(path, tensor=torch.zeros(3, 4).half()), "expected float32"),

@@ -92,6 +92,17 @@ def test_a_profile_of_slow_steps_takes_the_fewest_whatever_the_time(clock):
     assert follow(followed, step("measure", 0, 60.0)) == pytest.approx(2 * 60 + 60)
 
 
+def test_a_suspended_step_foretells_nothing(clock):
+    followed, plan = Estimate(), {**PROFILE_PLAN, "seconds": 1e6}
+    steps = [step("measure", n, 1.0) for n in range(4)]
+    left = follow(followed, start("measure"), plan, *steps)
+    lost = [{**step("measure", n, 3600.0), "suspended": True} for n in range(4, 24)]
+    assert follow(followed, *lost) < left
+    # it warms up again, for nobody knows how long
+    assert follow(followed, start("warmup"), step("warmup", 1, 1.0)) is None
+    assert follow(followed, start("measure"), plan) > 0
+
+
 def test_a_slow_first_step_is_soon_forgotten(clock):
     followed = Estimate()
     follow(followed, start("measure"), {**PROFILE_PLAN, "seconds": 1e6})
@@ -250,6 +261,9 @@ def test_what_is_doubtful_of_a_cell_is_told(shown, run):
     told.cell_started(run)
     told.cell_finished({**FINISHED, **words})
     assert "contended: also on the card: python (12), unstable [" in told.text()
+    told.cell_started(run)
+    told.cell_finished({**FINISHED, "suspended_steps": 2})
+    assert "suspended in mid-step (2 not counted) [" in told.text()
 
 
 def test_a_card_is_named_and_a_machine_without_a_name_is_not_called_none(shown):

@@ -80,7 +80,7 @@ def test_what_is_doubtful_is_marked_and_explained(tmp_path):
     by = "others kept 1.3 of 2 processors busy"
     contended = {"contended": True, "contention": by}
     rows = [
-        cell_row(contended=False, unstable=False),
+        cell_row(contended=False, unstable=False, suspended_steps=3),
         *[cell_row("embed-kd", repeat=n, unstable=n == 0, **contended) for n in range(2)],
         cell_row("student-only"),  # nothing is known of it
         cell_row("student-only", "large", **no_numbers("oom", "no memory") | contended),
@@ -89,15 +89,18 @@ def test_what_is_doubtful_is_marked_and_explained(tmp_path):
     frame = summary(results).set_index("label")
     assert frame["contended"].tolist() == [0, 2, 0, 0], "a run without figures casts no doubt"
     assert frame["unstable"].tolist() == [0, 1, 0, 0]
+    assert frame["suspended"].tolist() == [1, 0, 0, 0]
     assert frame["contention"].dropna().tolist() == [by]
     text = shown(results, width=300)
     (name,) = [label for label in frame.index if label.startswith("embed-kd")]
     assert "2 contended" in text
     assert "1 unstable" in text
     assert f"memory is not affected: {name} ({by})" in text
-    assert f"the median may mislead: {name}\n" in text
+    assert f"the median may mislead: {name}\n" in text + "\n"
+    assert f"such steps are in no figure: {frame.index[0]}\n" in text
     text = shown(load_results(commit(tmp_path / "clean", paper_rows())))
     assert "contended" not in text
+    assert "suspended" not in text
 
 
 def test_metrics_that_share_a_source_do_not_unsay_it(tmp_path):

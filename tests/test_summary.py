@@ -5,6 +5,8 @@ import signal
 from datetime import UTC, datetime
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from kdbench.orchestrate.launcher import Outcome
 from kdbench.orchestrate.summary import failed_rows, summarise
@@ -819,11 +821,11 @@ def test_the_processors_energy_is_per_step_too(summed):
     ("told", "joules"),
     [
         # two seconds of a computation that takes eight, at 5 W
-        ({"precompute_started_ns": SECOND, "precompute_timed_seconds": 2.0}, 40.0),
+        ({"precompute_timed_ns": [[SECOND, 3 * SECOND]], "precompute_suspended_ns": []}, 40.0),
         # read from the cache: an earlier run's energy is not ours to tell
-        ({"precompute_started_ns": None, "precompute_timed_seconds": None}, None),
+        ({"precompute_timed_ns": None, "precompute_suspended_ns": None}, None),
         # the card was lost in the middle of it
-        ({"precompute_started_ns": 3 * SECOND, "precompute_timed_seconds": 2.0}, None),
+        ({"precompute_timed_ns": [[3 * SECOND, 5 * SECOND]]}, None),
     ],
 )
 def test_the_energy_of_the_precompute_is_of_the_whole(summed, told, joules):
@@ -900,3 +902,139 @@ def test_what_others_may_take_is_what_the_worker_leaves(
     assert cell["cpu_elsewhere"] == pytest.approx(elsewhere)
     assert cell["contended"] is contended
     assert (cell["contention"] is not None) == bool(contended)
+
+
+# --- suspensions
+
+
+def suspended(number, **values):
+    """A step of an hour, which was not the step's doing."""
+    values = {"seconds": 3600.0, "data_seconds": 3599.0, "device_seconds": 3598.0} | values
+    return step(number, **values) | {"suspended": True}
+
+
+TIMES = ("step_seconds", "steps_measured", "step_", "unstable", "energy", "host_energy")
+
+
+def times_of(cell):
+    return {name: value for name, value in cell.items() if name.startswith(TIMES)}
+
+
+@pytest.mark.parametrize("name", ["measure", "train"])
+def test_a_suspended_step_is_a_row_and_in_no_figure(name, summed):
+    peaks = {"allocated_peak_bytes": 10, "reserved_peak_bytes": 20}
+    timed = [
+        step(n, phase=name, at=n, seconds=1 + n / 100, data_seconds=0.1, device_seconds=0.5)
+        for n in range(20)
+    ]
+    without = summed(*timed, DONE)
+    rows = summed(*timed[:9], suspended(9, phase=name, at=9, **peaks), *timed[9:], DONE)
+    assert times_of(cell_of(rows)) == times_of(cell_of(without))
+    assert (cell_of(rows)["suspended_steps"], cell_of(without)["suspended_steps"]) == (1, 0)
+    assert [row["suspended"] for row in rows["steps"]] == [n == 9 for n in range(21)]
+    assert cell_of(rows)["allocated_peak_bytes"] == 10, "bytes are what they are"
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    seconds=st.lists(st.floats(0.01, 100.0), min_size=1, max_size=30),
+    lost=st.sets(st.integers(0, 29)),
+)
+def test_whichever_steps_are_suspended_the_figures_are_those_of_the_others(summed, seconds, lost):
+    def told(places):
+        return [step(n, at=200 * n, seconds=seconds[n]) for n in places]
+
+    kept = [n for n in range(len(seconds)) if n not in lost]
+    marked = [s | {"suspended": s["step"] in lost} for s in told(range(len(seconds)))]
+    cell = cell_of(summed(*marked, DONE))
+    assert times_of(cell) == times_of(cell_of(summed(*told(kept), DONE)))
+    assert cell["steps_measured"] + cell["suspended_steps"] == len(seconds)
+
+
+def test_where_all_steps_were_suspended_there_is_no_time_and_a_peak(summed):
+    cell = cell_of(
+        summed(
+            suspended(0, allocated_peak_bytes=50, reserved_peak_bytes=90),
+            samples=[sample(0, device_bytes=1), sample(5, device_bytes=8, process_bytes=6)],
+        )
+    )
+    assert (cell["steps_measured"], cell["suspended_steps"]) == (0, 1)
+    assert cell["step_seconds_median"] is cell["epoch_seconds"] is None
+    assert cell["epoch_seconds_kind"] is cell["unstable"] is cell["contended"] is None
+    assert (cell["allocated_peak_bytes"], cell["process_peak_bytes"]) == (50, 6)
+
+
+def test_an_epoch_with_a_suspended_step_has_no_time(summed, run):
+    def trained(*lost):
+        told = []
+        for number in range(3):
+            make = [suspended if (number, n) in lost else step for n in range(2)]
+            at = 9000 * number
+            told += [make[n](n, phase="train", epoch=number, at=at + n) for n in range(2)]
+            told.append(epoch(number, seconds=[10.0, 3610.0, 20.0][number]))
+        cell = cell_of(summed(*told, DONE))
+        assert cell["accuracy_best"] == 0.5
+        return cell["epoch_seconds"], cell["epoch_seconds_kind"]
+
+    assert trained() == (20.0, "measured")
+    assert trained((1, 0)) == (15.0, "measured")
+    assert trained((0, 0), (1, 0)) == (20.0, "measured")
+    steps = run.cell.steps_per_epoch
+    assert trained((0, 0), (1, 1), (2, 1)) == (1.0 * steps, "extrapolated")
+
+
+def test_no_energy_is_taken_over_a_suspension_or_close_to_it(summed):
+    # 10 W in steps of a tenth of a second; the counter starts anew in the step at 5 s
+    quick = {"seconds": 0.1}
+    timed = [step(n, at=0.1 * n, **quick) for n in range(50)]
+    behind = [step(n, at=5.1 + 0.1 * n, **quick) for n in range(50)]
+    told = [*timed, suspended(50, at=5.0, **quick), *behind]
+    energy = [*[(0.3 * n - 1, 1000 + 3.0 * n) for n in range(20)]]
+    energy += [*[(5.3 + 0.3 * n, 3.0 * n) for n in range(20)]]
+    samples = [sample(at, energy_joules=joules) for at, joules in energy]
+    cell = cell_of(summed(*told, DONE, samples=samples))
+    assert cell["energy_step_joules"] == pytest.approx(1.0)
+    assert cell["energy_training_kind"] == "extrapolated"
+    assert cell["steps_measured"] == 100
+    # where no step is far from it, nothing is known
+    near = cell_of(summed(*told[45:56], DONE, samples=samples))
+    assert near["energy_step_joules"] is None
+    assert near["steps_measured"] == 10
+
+
+def test_a_suspension_between_two_steps_parts_them_too(summed):
+    # the second of two steps is told as suspended; what came between them is in no window either
+    told = [*[step(n) for n in range(4)], suspended(4, at=60, seconds=1.0), step(5, at=63)]
+    others = [sample(at, cpu_elsewhere=8.0 if 5 < at < 60 else 0.0) for at in range(70)]
+    samples = [others[0] | {"usable_processors": 8, "usable_cores": 8}, *others[1:]]
+    begun = {"event": "started", "pid": 7, "threads": 1, "torch_version": "2"}
+    cell = cell_of(summed(begun, *told, samples=samples))
+    assert cell["contended"] is False
+
+
+def test_a_resumed_training_counts_its_suspended_steps_as_taken(training):
+    events = two_attempts()
+    marked = [
+        event | {"suspended": event.get("step") in (1, 4)} if event["event"] == "step" else event
+        for event in events
+    ]
+    cell = cell_of(training(*marked, DONE))
+    assert (cell["steps_resumed"], cell["steps_measured"], cell["suspended_steps"]) == (3, 3, 2)
+    assert cell["step_seconds_median"] == 10.0
+
+
+def test_what_an_earlier_version_told_has_no_suspension(summed):
+    rows = summed(phase_start("measure", 0), step(0), phase("measure", 0, 1.0), DONE)
+    assert [row["suspended"] for row in (*rows["steps"], *rows["phases"])] == [False, False]
+    rows = summed(phase_start("measure", 0), step(0) | {"suspended": True})
+    assert [row["suspended"] for row in (*rows["steps"], *rows["phases"])] == [True, None]
+
+
+def test_the_energy_of_the_precompute_is_without_suspended_batches(summed):
+    told = {
+        "precompute_timed_ns": [[SECOND, 4 * SECOND], [6 * SECOND, 9 * SECOND]],
+        "precompute_suspended_ns": [[4 * SECOND, 6 * SECOND]],
+    }
+    watts = [sample(at, power_watts=5.0 if at < 3.5 or at > 6.5 else 500.0) for at in range(11)]
+    result = {"event": "result", "precompute_seconds": 8.0, **told}
+    assert cell_of(summed(result, samples=watts))["precompute_joules"] == pytest.approx(40.0)

@@ -49,7 +49,8 @@ class CellGroup:
         finished: how many of those are ok; numbers come from these alone.
         older: how many earlier runs of the same seed and repeat were left out.
         problems: (status, error) of each run that is not ok, with how often.
-        doubts: ("contended", by what) and ("unstable", None) of the finished runs, with how often.
+        doubts: ("contended", by what), ("suspended", None) and ("unstable", None) of the finished
+            runs, with how often.
         caveats: what of its predictions is outside of what was verified, in words.
         estimates: what there are numbers for, by metric name.
         revisions: the revisions of kdbench that measured.
@@ -132,6 +133,7 @@ def _group(
     problems = Counter((row["status"], row["error"]) for row in counted if row["status"] != "ok")
     doubts = Counter(("contended", row["contention"]) for row in finished if row["contended"])
     doubts.update(("unstable", None) for row in finished if row["unstable"])
+    doubts.update(("suspended", None) for row in finished if row["suspended_steps"])
     parameters = {row["student_parameters"] for row in counted} - {None}
     starts = [row["started_at"] for row in counted]
     told = {steps.get((row["matrix"], row["run_key"])) for row in finished} - {None}

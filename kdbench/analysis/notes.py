@@ -26,6 +26,8 @@ _SOURCES = {
 
 _DOUBTS = {
     "contended": "contended: others were at work, times may be too long, memory is not affected",
+    "suspended": "suspended: the machine was, or the process was stopped, in mid-step; such steps "
+    "are in no figure",
     "unstable": "unstable: steps changed their level while timed, the median may mislead",
 }
 

@@ -37,8 +37,8 @@ def summary(results: Results, *, reference: str | None = None) -> pd.DataFrame:
             cell of each matrix and environment.
 
     Returns:
-        The cell's settings, `runs`, `finished`, `status`, `error`, `contended` and `unstable`
-        (how many of the finished runs are), `contention`, `reference`, then for each
+        The cell's settings, `runs`, `finished`, `status`, `error`, `contended`, `unstable` and
+        `suspended` (how many of the finished runs are), `contention`, `reference`, then for each
         metric its column of `cells` in base units, `<column>_low` and `_high` (95 % interval over
         processes), `<column>_ratio` (over the reference), `payback_steps` and `payback_epochs`.
         Missing is null.
@@ -90,6 +90,7 @@ def _summary_row(
         "contended": doubtful(group, "contended"),
         "contention": "; ".join(words for _, words, _ in group.doubts if words) or None,
         "unstable": doubtful(group, "unstable"),
+        "suspended": doubtful(group, "suspended"),
         "reference": reference.name if reference else None,
     }
     for name, metric in METRICS.items():
@@ -113,7 +114,7 @@ def _summary_row(
 
 
 def doubtful(group: CellGroup, doubt: str) -> int:
-    """Count the finished runs that are contended, or unstable."""
+    """Count the finished runs that are contended, unstable, or have suspended steps."""
     return sum(count for name, _, count in group.doubts if name == doubt)
 
 

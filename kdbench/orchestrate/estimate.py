@@ -33,7 +33,9 @@ class Estimate:
             return
         if kind == "phase_start":
             self.phase, self.step, self.steps = str(event["phase"]), None, None
-            if self.phase == "measure":
+            if self.phase == "warmup":  # again, where a step was suspended: a new plan follows
+                self._plan = {}
+            elif self.phase == "measure":
                 self._measuring_since = monotonic()
             elif self.phase == "train":
                 self.steps = self._plan.get("steps")
@@ -44,7 +46,8 @@ class Estimate:
             self.step, self.epoch = int(event["step"]) + 1, event.get("epoch")
             if event["phase"] == "train":
                 self._trained += 1
-            if event["phase"] != "account" and event.get("seconds") is not None:
+            told = event.get("seconds") is not None and not event.get("suspended")
+            if event["phase"] != "account" and told:
                 self._seconds.append(float(event["seconds"]))
         elif kind == "resumed":
             self.attempt = int(event["attempt"])

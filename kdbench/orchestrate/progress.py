@@ -173,6 +173,8 @@ class Shown:
             parts.append(f"contended: {cell['contention']}")
         if cell.get("unstable"):
             parts.append("unstable")
+        if cell.get("suspended_steps"):
+            parts.append(f"suspended in mid-step ({cell['suspended_steps']} not counted)")
         if cell.get("error"):
             parts.append(str(cell["error"]))
         self.note(f"{self._title}: {', '.join(parts)} [{cell['wall_seconds']:.0f} s]")

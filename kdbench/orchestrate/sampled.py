@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
 from kdbench.cell import CellRun
 from kdbench.orchestrate.card import throttle_words
 from kdbench.orchestrate.contention import LIST_NS, judge
+from kdbench.orchestrate.spans import APART_NS, Span
 from kdbench.orchestrate.telemetry import (
     Counter,
     Sample,
@@ -21,22 +21,8 @@ from kdbench.orchestrate.telemetry import (
     interval_seconds,
     padded,
     within,
+    without,
 )
-
-
-@dataclass(frozen=True)
-class Span:
-    """Consecutive timed steps of one epoch, or of a profile: what is between spans is not theirs.
-
-    Attributes:
-        window: from the first step's start to the last one's end, on CLOCK_MONOTONIC.
-        epoch: None in a profile.
-        steps: how many there are.
-    """
-
-    window: Window
-    epoch: int | None
-    steps: int
 
 
 def condition_columns(
@@ -125,14 +111,18 @@ def precompute_joules(samples: Sequence[Sample], result: Mapping[str, Any]) -> f
 
     Args:
         samples: of the cell's whole life.
-        result: what the worker told of it: when the timed batches ran, and `precompute_seconds`
-            of them all; it tells no times of what an earlier run had computed.
+        result: what the worker told of it: when the timed batches ran and when those that were
+            suspended, and `precompute_seconds` of them all; it tells no times of what an earlier
+            run had computed.
     """
-    started, timed = result.get("precompute_started_ns"), result.get("precompute_timed_seconds")
-    if started is None or not timed:
-        return None
-    joules, _ = energy_joules(samples, [(started, started + int(timed * 1e9))])
-    return None if joules is None else joules * result["precompute_seconds"] / timed
+    timed, lost = (
+        [(start, end) for start, end in result.get(f"precompute_{which}_ns") or ()]
+        for which in ("timed", "suspended")
+    )
+    windows = without(timed, padded(lost, APART_NS))
+    seconds = sum(end - start for start, end in windows) / 1e9
+    joules, _ = energy_joules(samples, windows)
+    return joules * result["precompute_seconds"] / seconds if joules is not None else None
 
 
 def _by_epoch(

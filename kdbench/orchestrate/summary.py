@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -13,11 +12,11 @@ from kdbench.cell import CellRun
 from kdbench.orchestrate.ending import ending
 from kdbench.orchestrate.launcher import Outcome
 from kdbench.orchestrate.sampled import (
-    Span,
     condition_columns,
     energy_columns,
     precompute_joules,
 )
+from kdbench.orchestrate.spans import holes_of, spans_of
 from kdbench.orchestrate.telemetry import Sample, Window, baseline, highest
 from kdbench.schema import SCHEMA_VERSION, STEP_PARTS, TABLES
 from kdbench.stats import has_shifted, median, median_interval
@@ -51,16 +50,24 @@ def summarise(
     """
     events = _by_kind(outcome.events)
     status, error = ending(outcome, events, log)
-    steps = events.get("step", [])
+    # told by every process since there is the word; what has none is of an earlier one
+    steps = [step | {"suspended": bool(step.get("suspended"))} for step in events.get("step", [])]
     timed = [step for step in steps if step["phase"] in _TIMED]
+    # Times come from these alone: the others are of a suspension, and of steps that it left cold.
+    clean = [step for step in timed if not step["suspended"]]
+    epochs = events.get("epoch", [])
     last = _last_attempt(events)
     phases = _with_polled_peaks(_phases(events), samples, attempt=last)
     # The samples are of this process alone, and the clock of an earlier one may be another boot's:
     # what is sampled is of the last attempt's steps. What a step or phase tells of itself, its
     # time and its exact peaks, counts whichever process it ran in.
     sampled = [step for step in timed if _attempt(step) == last]
-    spans = _spans(sampled, [phase["started_ns"] for phase in phases if _attempt(phase) == last])
+    begun = [phase["started_ns"] for phase in phases if _attempt(phase) == last]
+    holes = holes_of([step for step in steps if _attempt(step) == last])
+    spans = spans_of(sampled, begun, holes)
     windows = [span.window for span in spans]
+    # bytes are what they are: no suspension makes them more
+    everywhere = [span.window for span in spans_of(sampled, begun, [])]
     # A later event adds to an earlier one: `result` comes in parts.
     result = {key: value for event in events.get("result", []) for key, value in event.items()}
     threads = next((event["threads"] for event in events.get("started", [])), None)
@@ -74,10 +81,11 @@ def summarise(
         "started_at": started_at,
         "schema_version": SCHEMA_VERSION,
         **_environment_columns(environment),
-        **_time_columns(run, timed, events.get("epoch", [])),
-        **_steadiness_columns(run, steps, timed, result),
-        **_memory_columns(timed, phases, samples, result, windows),
-        **energy_columns(run, samples, spans, events.get("epoch", [])),
+        **_time_columns(run, clean, _whole(epochs, timed)),
+        "suspended_steps": len(timed) - len(clean) if timed else None,
+        **_steadiness_columns(run, steps, clean, result),
+        **_memory_columns(timed, phases, samples, result, everywhere),
+        **energy_columns(run, samples, spans, _whole(epochs, timed)),
         **condition_columns(
             run,
             samples,
@@ -86,7 +94,7 @@ def summarise(
             streamed=result.get("data_storage") == "stream",
         ),
         "precompute_joules": precompute_joules(samples, result),
-        **_accuracy_columns(run, events.get("epoch", [])),
+        **_accuracy_columns(run, epochs),
     }
     if run.mode == "train":
         cell["steps_resumed"] = len(timed) - len(sampled)
@@ -111,7 +119,7 @@ def summarise(
         "cells": [cell],
         "phases": phases,
         "steps": steps,
-        "epochs": events.get("epoch", []),
+        "epochs": epochs,
         "memory": events.get("memory", []),
         "timeline": [row for event in events.get("timeline", []) for row in _timeline(event)],
         "samples": list(samples),
@@ -165,6 +173,14 @@ def _environment_columns(environment: Mapping[str, Any]) -> dict[str, Any]:
         **{name: environment[name] for name in names},
         "environment": json.dumps(environment, sort_keys=True),
     }
+
+
+def _whole(
+    epochs: Sequence[Mapping[str, Any]], timed: Sequence[Mapping[str, Any]]
+) -> list[Mapping[str, Any]]:
+    """Epochs whose time is that of their training: no step of theirs was suspended."""
+    lost = {step.get("epoch") for step in timed if step["suspended"]}
+    return [epoch for epoch in epochs if epoch["epoch"] not in lost]
 
 
 def _time_columns(
@@ -261,7 +277,10 @@ def _host_columns(
 
 def _phases(events: Mapping[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
     """Every phase that began, by attempts; the one that the worker died in has no figures."""
-    finished = {(_attempt(row), row["started_ns"]): row for row in events.get("phase", [])}
+    finished = {
+        (_attempt(row), row["started_ns"]): row | {"suspended": bool(row.get("suspended"))}
+        for row in events.get("phase", [])
+    }
     begun = events.get("phase_start", [])
     unfinished = [row for row in begun if (_attempt(row), row["started_ns"]) not in finished]
     # An attempt tells of its own set-up before it tells again of those before it.
@@ -291,26 +310,6 @@ def _with_polled_peaks(
             row["host_source"] = "polled" if row["host_peak_bytes"] is not None else None
         filled.append(row)
     return filled
-
-
-def _spans(steps: Sequence[Mapping[str, Any]], phases: Sequence[int]) -> list[Span]:
-    """Spans of consecutive timed steps of one attempt: the gaps between phases are not in them.
-
-    Between two epochs the test images are classified, and within one a checkpoint is written.
-
-    Args:
-        steps: in order.
-        phases: when each phase of the attempt began.
-    """
-    begun = sorted(phases)
-    spans: dict[tuple[str, int | None, int], Span] = {}
-    for step in steps:
-        start = step["started_ns"]
-        part = (step["phase"], step.get("epoch"), bisect_right(begun, start))
-        before = spans.get(part, Span((start, start), step.get("epoch"), 0))
-        window = (before.window[0], start + int(step["seconds"] * 1e9))
-        spans[part] = Span(window, before.epoch, before.steps + 1)
-    return list(spans.values())
 
 
 def _limit_columns(

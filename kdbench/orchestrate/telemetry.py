@@ -42,6 +42,19 @@ def padded(windows: Sequence[Window], nanoseconds: int) -> list[Window]:
     return [(start - nanoseconds, end + nanoseconds) for start, end in windows]
 
 
+def without(windows: Iterable[Window], holes: Iterable[Window]) -> list[Window]:
+    """Windows in order, without what of them lies in some holes."""
+    left = _merged(windows)
+    for first, last in _merged(holes):
+        left = [
+            part
+            for start, end in left
+            for part in ((start, min(end, first)), (max(start, last), end))
+            if part[0] < part[1]
+        ]
+    return left
+
+
 def mean_rate(samples: Iterable[Sample], column: str, windows: Sequence[Window]) -> float | None:
     """Mean over the windows of a value that each sample tells of the time since the one before.
 

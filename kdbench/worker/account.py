@@ -12,6 +12,7 @@ import torch
 from kdbench.worker.augment import Draw
 from kdbench.worker.ledger import Ledger
 from kdbench.worker.oracle import HostRecord, renew_gradients, storage_bytes
+from kdbench.worker.suspension import Suspension
 from kdbench.worker.training import Session
 from kdbench.worker.work import WorkCounter
 
@@ -52,18 +53,19 @@ def account_step(session: Session, draw: Draw) -> Account:
         adopt_session(session, draw, ledger)
         before = _held_bytes(session, draw)
         session.probes.start_step()
-        started = monotonic_ns()
+        started, suspension = monotonic_ns(), Suspension()
         record.begin()
         with work, ledger:
             result, _ = session.step(draw, mark)
         session.probes.synchronize()
         peaks = session.probes.step_peaks()
+        told = {"started_ns": started, "seconds": None, "suspended": suspension.passed()}
     adopt_state(session, ledger)
     growth = record.growth_bytes()
     on_host = None if growth is None else before + growth
     return Account(
         ledger=ledger,
-        row={"started_ns": started, "seconds": None, **peaks, "loss": float(result.loss)},
+        row={**told, **peaks, "loss": float(result.loss)},
         work=work,
         second_peak_bytes=on_host
         if session.device.type == "cpu"

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 
 from kdbench.schema import STEP_PARTS
+from kdbench.worker.suspension import Suspension
 
 
 class DeviceEvent(Protocol):
@@ -33,6 +34,7 @@ class StepClock:
         synchronize: waits until the device has done all that was asked of it.
         event: makes an event of the device; None where the host's clock tells all.
         now: nanoseconds of CLOCK_MONOTONIC.
+        suspension: tells when these went by without anybody working.
     """
 
     def __init__(
@@ -40,10 +42,12 @@ class StepClock:
         synchronize: Callable[[], None],
         event: Callable[[], DeviceEvent] | None = None,
         now: Callable[[], int] = monotonic_ns,
+        suspension: Suspension | None = None,
     ) -> None:
         self._synchronize = synchronize
         self._event = event
         self._now = now
+        self._suspension = suspension or Suspension()
         self._begun: list[str] = []
         self._times: list[int] = []
         # made once and used in every step
@@ -64,19 +68,22 @@ class StepClock:
         """End the step.
 
         Returns:
-            The columns of `steps`: started_ns, seconds, device_seconds (None without events) and,
-            for each of the parts that were marked, its seconds. A part that has no column counts
-            in the whole alone.
+            The columns of `steps`: started_ns, seconds, device_seconds (None without events),
+            suspended and, for each of the parts that were marked, its seconds. A part that has no
+            column counts in the whole alone. A step is suspended also by what came between it and
+            the step before: it is then the cold one.
         """
         self._tick()
         self._synchronize()
         ended = self._now()
+        suspended = self._suspension.passed()
         device = self._event is not None
         spans = self._device_spans() if device else self._host_spans(ended)
         row: dict[str, Any] = {
             "started_ns": self._times[0],
             "seconds": (ended - self._times[0]) / 1e9,
             "device_seconds": sum(spans) if device else None,
+            "suspended": suspended,
         }
         for part, seconds in zip(self._begun, spans, strict=True):
             if part in STEP_PARTS:

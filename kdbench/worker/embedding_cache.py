@@ -29,11 +29,23 @@ Recipe = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Cost:
-    """What a whole computation cost where it was done."""
+    """What a whole computation cost where it was done.
+
+    Attributes:
+        seconds: of all of it.
+        batches: how many it has.
+        peak_bytes: peak allocated in it.
+        kind: measured; or extrapolated, where some of its batches could not be timed.
+    """
 
     seconds: float
     batches: int
     peak_bytes: int
+    kind: str = "measured"
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("measured", "extrapolated"):
+            raise ValueError(f"expected measured or extrapolated, found {self.kind!r}")
 
 
 class DamagedError(Exception):

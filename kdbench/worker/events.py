@@ -12,6 +12,7 @@ from time import monotonic_ns
 from typing import Any
 
 from kdbench.worker.probes import Probes
+from kdbench.worker.suspension import Suspension
 
 #: Events that become rows of their own. What a set-up tells is not among them: a resumed training
 #: sets up again, and tells it anew.
@@ -55,14 +56,14 @@ class Events:
         """Mark a phase's start and end with its memory peaks; yields a dict for its own figures."""
         own: dict[str, Any] = {}
         probes.start_phase()
+        suspension = Suspension()
         started = monotonic_ns()
         self.emit("phase_start", phase=name, started_ns=started)
         yield own
         probes.synchronize()
         seconds = (monotonic_ns() - started) / 1e9
-        self.emit(
-            "phase", phase=name, started_ns=started, seconds=seconds, **own, **probes.phase_peaks()
-        )
+        told = {"seconds": seconds, "suspended": suspension.passed(), **own}
+        self.emit("phase", phase=name, started_ns=started, **told, **probes.phase_peaks())
 
 
 def _json(value: Any) -> Any:  # noqa: ANN401

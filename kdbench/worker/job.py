@@ -9,6 +9,8 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kdbench.worker.suspension import watch_stops
+
 if TYPE_CHECKING:
     from kdbench.cell import CellRun
     from kdbench.worker.events import Events
@@ -28,6 +30,7 @@ def run_job(job: dict[str, Any], folder: Path) -> int:
     # A run in the background of a shell ignores Ctrl-C, and so would its workers; but the signal
     # that the runner sends them is meant.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    watch_stops()
     # Imported only now: the parent's death is noticed from the first moment on.
     import torch  # noqa: PLC0415
 

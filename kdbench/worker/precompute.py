@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from time import monotonic_ns
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from kdbench.cell import Budget, Cell, CellRun, digest
 from kdbench.errors import InputError
 from kdbench.fingerprint import worker_digest
+from kdbench.worker.batch_times import BatchTimes
 from kdbench.worker.data import DataSet, free_bytes
 from kdbench.worker.embedding_cache import (
     Cost,
@@ -29,6 +30,10 @@ from kdbench.worker.events import Events
 from kdbench.worker.images import Images
 from kdbench.worker.ledger import Ledger
 from kdbench.worker.probes import Probes
+from kdbench.worker.suspension import DisturbedError
+
+# How often a batch is run again until it is not suspended: as few as there are, one must be timed.
+_MOST_AGAIN = 100
 
 
 @dataclass(frozen=True)
@@ -37,12 +42,11 @@ class Precompute:
 
     Attributes:
         embeddings: float32, [classes, width] or [images, flips, width].
-        batches: those embedded now; none where they were read from the cache.
+        batches: those timed now; none where they were read from the cache.
         batches_total: those of the whole computation.
         seconds: of the whole computation, whenever it was done.
         kind: measured, or extrapolated from `batches`.
-        started_ns: CLOCK_MONOTONIC when the first timed batch began; None where they were read.
-        timed_seconds: of the batches embedded now; None where they were read.
+        timed: when those ran; None where they were read.
         peak_bytes: peak allocated while computing; None where it is still to be asked for.
         key: content key of the computation; None in a profile, which shares none.
         reused: they were read from the cache.
@@ -53,8 +57,7 @@ class Precompute:
     batches_total: int
     seconds: float
     kind: str
-    started_ns: int | None
-    timed_seconds: float | None
+    timed: BatchTimes | None
     peak_bytes: int | None
     key: str | None
     reused: bool
@@ -64,8 +67,8 @@ class Precompute:
         return {
             "precompute_seconds": self.seconds,
             "precompute_seconds_kind": self.kind,
-            "precompute_started_ns": self.started_ns,
-            "precompute_timed_seconds": self.timed_seconds,
+            "precompute_timed_ns": self.timed and self.timed.timed,
+            "precompute_suspended_ns": self.timed and self.timed.suspended,
             "precompute_kept_bytes": self.embeddings.untyped_storage().nbytes(),
             "precompute_peak_bytes": self.peak_bytes,
             "precompute_key": self.key,
@@ -103,6 +106,7 @@ def precompute(
 
     Raises:
         InputError: a class has no training image, or memory does not hold the embeddings.
+        DisturbedError: every batch was suspended, run again or not.
     """
     # A profile has no use for the recipe: it would digest a gigabyte of weights for nothing.
     recipe = recipe_of(run, data, teacher, machine) if run.mode == "train" else None
@@ -126,7 +130,8 @@ def precompute(
         if figures["precompute_peak_bytes"] is None:
             figures["precompute_peak_bytes"] = probes.phase_peaks()["allocated_peak_bytes"]
     if recipe is not None and not done.reused:
-        cost = Cost(done.seconds, done.batches_total, figures["precompute_peak_bytes"])
+        peak = figures["precompute_peak_bytes"]
+        cost = Cost(done.seconds, done.batches_total, peak, kind=done.kind)
         path = cached_path(cache, recipe)
         try:
             write_embeddings(path, recipe, done.embeddings, cost)
@@ -157,30 +162,35 @@ def compute(
             reach gets random embeddings.
         probes: to synchronise the device for the clock.
         key: content key of the computation; None: nobody else will look for it.
+
+    A batch that was suspended is embedded as any, and its time stands for none: the whole is then
+    extrapolated from the others.
+
+    Raises:
+        DisturbedError: there are no others.
     """
     size = cell.required_teacher.image_size
     ledger_peak = _warm_up(plan, data, teacher, size)
-    total, batches = len(plan.passes), 0
-    probes.synchronize()
-    started_ns, seconds = monotonic_ns(), 0.0
+    total, done = len(plan.passes), 0
+    times = BatchTimes(probes.synchronize)
     for part, embedded in zip(
         plan.passes, embed(data, teacher, plan.passes, image_size=size), strict=False
     ):
         plan.add(part, embedded)
-        batches += 1
-        probes.synchronize()
-        seconds = (monotonic_ns() - started_ns) / 1e9
-        if budget is not None and _spent(budget, batches, seconds):
+        done += 1
+        times.end_batch()
+        if budget is not None and _spent(budget, times.count, times.seconds):
             break
-    plan.finish(batches)
+    plan.finish(done)
+    _time_one(times, lambda: next(embed(data, teacher, plan.passes[:1], image_size=size)))
+    whole = times.count == total
     return Precompute(
         embeddings=plan.result,
-        batches=batches,
+        batches=times.count,
         batches_total=total,
-        seconds=seconds if batches == total else seconds / batches * total,
-        kind="measured" if batches == total else "extrapolated",
-        started_ns=started_ns,
-        timed_seconds=seconds,
+        seconds=times.seconds if whole else times.seconds / times.count * total,
+        kind="measured" if whole else "extrapolated",
+        timed=times,
         peak_bytes=ledger_peak,
         key=key,
         reused=False,
@@ -233,6 +243,17 @@ def _spent(budget: Budget, batches: int, seconds: float) -> bool:
     return batches >= budget.precompute_min_batches and seconds >= budget.precompute_seconds
 
 
+def _time_one(times: BatchTimes, again: Callable[[], object]) -> None:
+    """Where all batches were suspended, run the first again until it was timed."""
+    for _ in range(_MOST_AGAIN):
+        if times.count:
+            return
+        times.begin()
+        again()
+        times.end_batch()
+    raise DisturbedError("every batch of the precompute was suspended, or stopped and continued")
+
+
 def _warm_up(plan: Plan, data: DataSet, teacher: nn.Module, size: int) -> int | None:
     """Run one batch un-timed; on the CPU under the ledger, which tells the peak beside all else."""
     device, first = plan.result.device, plan.passes[:1]
@@ -275,9 +296,8 @@ def _read(cache: Path, recipe: Recipe, plan: Plan, events: Events) -> Precompute
         batches=0,
         batches_total=len(plan.passes),
         seconds=cost.seconds,
-        kind="measured",
-        started_ns=None,
-        timed_seconds=None,
+        kind=cost.kind,
+        timed=None,
         peak_bytes=cost.peak_bytes,
         key=digest(recipe),
         reused=True,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from time import monotonic
+from typing import Any
 
 from kdbench.cell import Budget
 from kdbench.stats import is_narrow, is_settled
-from kdbench.worker.augment import Draw
 from kdbench.worker.events import Events
+from kdbench.worker.suspension import DisturbedError
 from kdbench.worker.train import emit_step
 from kdbench.worker.training import Session
 
@@ -20,65 +20,125 @@ _LEAST_SECONDS = 1.0
 # How much longer the series is each time that its interval is looked at. Looking after every step
 # and stopping at the first narrow one would pick those that are narrow by chance.
 _GROWTH = 1.25
+# A process that something stops and continues all the time, as cpulimit does, is never warm.
+_MOST_SUSPENDED = 100
 
 
 def profile(session: Session, budget: Budget, events: Events) -> None:
     """Warm up until steps are steady, then time steps until the budget is spent or enough known.
+
+    After a step that was suspended the next are cold: it warms up again, in a phase of its own,
+    and then goes on timing. Such a step decides nothing, and costs nothing of the budget.
 
     Args:
         session: the training, set up.
         budget: what this may cost.
         events: is told every step; and, as a result, whether the warm-up settled: None where it
             was too short to tell.
+
+    Raises:
+        DisturbedError: too many steps in a row were suspended.
     """
-    draws = itertools.chain.from_iterable(session.draws(epoch) for epoch in itertools.count())
-    with events.phase("warmup", session.probes) as phase:
-        phase["units"], settled = _warm_up(session, budget, events, draws)
+    series = _Series(session, budget, events)
+    settled = series.warm_up()
     events.emit("result", warmup_settled=settled)
-    with events.phase("measure", session.probes) as phase:
-        phase["units"] = _measure(session, budget, events, draws)
-        phase["units_total"] = session.cell.steps_per_epoch
+    while not series.measure():
+        settled = _worse(settled, series.warm_up())
+        events.emit("result", warmup_settled=settled)
 
 
-def _warm_up(
-    session: Session, budget: Budget, events: Events, draws: Iterator[Draw]
-) -> tuple[int, bool | None]:
-    """Run steps until they are steady; returns how many, and whether they are."""
-    seconds: list[float] = []
-    started = monotonic()
-    while True:
-        scale = _loss_scale(session)
-        row = session.timed_step(next(draws))[0]
-        emit_step(events, row, "warmup", len(seconds))
-        seconds.append(row["seconds"])
-        # Where fp16 overflowed, the optimizer did nothing: that is no step to be warm after.
-        if len(seconds) < budget.warmup_steps or _loss_scale(session) < scale:
-            continue
-        settled = is_settled(seconds)
-        if settled or monotonic() - started >= budget.warmup_seconds:
-            return len(seconds), settled
+class _Series:
+    """The steps of a profile, which suspensions may part into several phases."""
+
+    def __init__(self, session: Session, budget: Budget, events: Events) -> None:
+        self._session, self._budget, self._events = session, budget, events
+        self._draws = itertools.chain.from_iterable(
+            session.draws(epoch) for epoch in itertools.count()
+        )
+        #: how many steps each phase had so far: rows are numbered through
+        self._taken = {"warmup": 0, "measure": 0}
+        #: of the timed steps that count
+        self._seconds: list[float] = []
+        self._spent = 0.0
+        self._look = max(budget.min_steps, _FEWEST_FOR_NARROW)
+        #: steps that were suspended since the last one that counts
+        self._suspended = 0
+
+    def warm_up(self) -> bool | None:
+        """Run steps until they are steady; whether they are."""
+        with self._events.phase("warmup", self._session.probes) as phase:
+            seconds: list[float] = []
+            before, started = self._taken["warmup"], monotonic()
+            while True:
+                scale = self._loss_scale()
+                row = self._step("warmup")
+                phase["units"] = self._taken["warmup"] - before
+                if row["suspended"]:
+                    seconds, started = [], monotonic()
+                    continue
+                seconds.append(row["seconds"])
+                # Where fp16 overflowed, the optimizer did nothing: no step to be warm after.
+                if len(seconds) < self._budget.warmup_steps or self._loss_scale() < scale:
+                    continue
+                settled = is_settled(seconds)
+                if settled or monotonic() - started >= self._budget.warmup_seconds:
+                    return settled
+
+    def measure(self) -> bool:
+        """Time steps; whether that are enough, or else one was suspended."""
+        with self._events.phase("measure", self._session.probes) as phase:
+            before, started = self._taken["measure"], monotonic() - self._spent
+            phase |= {"units": 0, "units_total": self._session.cell.steps_per_epoch}
+            self._tell_plan()
+            while not self._enough(spent := monotonic() - started):
+                row = self._step("measure")
+                phase["units"] = self._taken["measure"] - before
+                if row["suspended"]:
+                    self._spent = spent
+                    return False
+                self._seconds.append(row["seconds"])
+                self._suspended = 0
+            return True
+
+    def _enough(self, spent: float) -> bool:
+        count, budget = len(self._seconds), self._budget
+        if count >= budget.max_steps:
+            return True
+        if count >= budget.min_steps and spent >= budget.measure_seconds:
+            return True
+        if count >= self._look and spent >= _LEAST_SECONDS:
+            if is_narrow(self._seconds, budget.interval_width):
+                return True
+            self._look = round(count * _GROWTH)
+        return False
+
+    def _step(self, phase: str) -> dict[str, Any]:
+        row = self._session.timed_step(next(self._draws))[0]
+        emit_step(self._events, row, phase, self._taken[phase])
+        self._taken[phase] += 1
+        self._suspended += row["suspended"]
+        if self._suspended >= _MOST_SUSPENDED:
+            raise DisturbedError(
+                f"{self._suspended} steps were suspended, or stopped and continued, and none "
+                "between them could be timed"
+            )
+        return row
+
+    def _tell_plan(self) -> None:
+        """Tell what is left, by the numbers that the rows will have."""
+        budget, lost = self._budget, self._taken["measure"] - len(self._seconds)
+        self._events.emit(
+            "plan",
+            seconds=budget.measure_seconds - self._spent,
+            steps=budget.max_steps + lost,
+            min_steps=budget.min_steps + lost,
+        )
+
+    def _loss_scale(self) -> float:
+        scaler = self._session.scaler
+        return scaler.get_scale() if scaler is not None else 1.0
 
 
-def _measure(session: Session, budget: Budget, events: Events, draws: Iterator[Draw]) -> int:
-    """Time steps; returns how many."""
-    events.emit(
-        "plan", seconds=budget.measure_seconds, steps=budget.max_steps, min_steps=budget.min_steps
-    )
-    seconds: list[float] = []
-    started, look = monotonic(), max(budget.min_steps, _FEWEST_FOR_NARROW)
-    while len(seconds) < budget.max_steps:
-        spent = monotonic() - started
-        if len(seconds) >= budget.min_steps and spent >= budget.measure_seconds:
-            break
-        if len(seconds) >= look and spent >= _LEAST_SECONDS:
-            if is_narrow(seconds, budget.interval_width):
-                break
-            look = round(len(seconds) * _GROWTH)
-        row = session.timed_step(next(draws))[0]
-        emit_step(events, row, "measure", len(seconds))
-        seconds.append(row["seconds"])
-    return len(seconds)
-
-
-def _loss_scale(session: Session) -> float:
-    return session.scaler.get_scale() if session.scaler is not None else 1.0
+def _worse(one: bool | None, other: bool | None) -> bool | None:
+    """Both are steady, or one is not, or else one is not known."""
+    return False if False in (one, other) else one and other
