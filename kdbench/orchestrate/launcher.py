@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from kdbench.cell import CellRun
 from kdbench.orchestrate.child import Child, Spawned, Start
+from kdbench.orchestrate.killer import Killer, Kills
 from kdbench.orchestrate.spool import EventTail
 
 # What a worker may know of the runner's environment: enough to find its libraries, devices and
@@ -88,6 +89,8 @@ class Outcome:
     events: tuple[dict[str, Any], ...]
     #: why `returncode` says nothing of the job; None: it does
     problem: str | None = None
+    #: what the kernel's killer ended while it ran; None: the kernel does not tell
+    kills: Kills | None = None
 
 
 def launch(
@@ -133,7 +136,7 @@ def launch(
     }
     (spool / "job.json").write_text(json.dumps(job))
     tail, events = EventTail(spool / "events.jsonl"), []
-    started, interrupted = time.monotonic(), False
+    killer, started, interrupted = Killer(), time.monotonic(), False
     deadline = started + run.budget.timeout_seconds
     child = (start or spawn(run))(spool / "job.json", log)
     try:
@@ -159,6 +162,7 @@ def launch(
         wall_seconds=time.monotonic() - started,
         events=(*events, *new),
         problem=child.problem,
+        kills=killer.kills(),
     )
 
 

@@ -50,7 +50,7 @@ def summarise(
         rates: what the device reaches at best in the run's precision; empty where not known.
     """
     events = _by_kind(outcome.events)
-    status, error = ending(outcome, events, log)
+    end = ending(outcome, events, log)
     steps = events.get("step", [])
     timed = [step for step in steps if step["phase"] in _TIMED]
     last = _last_attempt(events)
@@ -66,9 +66,7 @@ def summarise(
     threads = next((event["threads"] for event in events.get("started", [])), None)
     cell = {
         **run.plan_row(),
-        "status": status,
-        # a file's name may hold bytes that are no text, and no table holds those
-        "error": error and error.encode(errors="backslashreplace").decode(),
+        **end.columns(),
         "threads": threads,
         "wall_seconds": outcome.wall_seconds,
         "started_at": started_at,
