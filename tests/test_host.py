@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from kdbench.orchestrate import host
-from kdbench.orchestrate.host import ResidentMemory, can_reset_peak, memory_limit_bytes
+from kdbench.orchestrate.host import ResidentMemory, can_reset_peak
 
 MIB = 2**20
 SECOND = 10**9
@@ -118,12 +118,3 @@ def test_the_kernels_peak_is_called_resettable_exactly_where_it_is():
     high = mark()
     can = can_reset_peak()
     assert can == (mark() < high - 128 * MIB)
-
-
-@pytest.mark.skipif(not ON_LINUX, reason="control groups are Linux's")
-def test_a_containers_limit_is_read_and_none_where_there_is_none(tmp_path):
-    assert memory_limit_bytes(tmp_path) is None
-    (tmp_path / "memory.max").write_text("max\n")
-    assert memory_limit_bytes(tmp_path) is None
-    (tmp_path / "memory.max").write_text("1048576\n")
-    assert memory_limit_bytes(tmp_path) == MIB

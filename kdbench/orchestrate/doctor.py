@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from kdbench.environment import cache_folder, collect_environment
 from kdbench.errors import WorkerError
+from kdbench.limits import memory_limit_bytes
 from kdbench.orchestrate.findings import (
     FROM_NVML,
     Finding,
@@ -22,7 +23,7 @@ from kdbench.orchestrate.findings import (
     condition_findings,
     gib,
 )
-from kdbench.orchestrate.host import can_reset_peak, memory_limit_bytes
+from kdbench.orchestrate.host import can_reset_peak
 from kdbench.orchestrate.nvml import open_nvml
 from kdbench.orchestrate.probe import Probe, probe_torch
 

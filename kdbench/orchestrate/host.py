@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import resource
 import time
 import weakref
@@ -79,25 +78,6 @@ def can_reset_peak() -> bool:
         return "VmHWM:" in Path("/proc/self/status").read_text()
     except OSError:
         return False
-
-
-def memory_limit_bytes(groups: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Return the memory that the control group (a container's limit) allows, if it sets one."""
-    try:
-        own = re.search(r"^0::/(.*)$", Path("/proc/self/cgroup").read_text(), re.MULTILINE)
-    except OSError:
-        return None
-    folder = groups / (own[1] if own else "")
-    limits = []
-    # The tightest counts, and inside a container only the upper part of the path may be visible.
-    for level in (folder, *folder.parents):
-        if level != groups and groups not in level.parents:
-            break
-        try:
-            limits.append(int((level / "memory.max").read_text()))
-        except (OSError, ValueError):  # no such level, or "max": no limit
-            continue
-    return min(limits, default=None)
 
 
 class _Resident:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from kdbench.cell import CellRun
 from kdbench.orchestrate.child import Child, Spawned, Start
+from kdbench.orchestrate.killer import Killer, Kills
 from kdbench.orchestrate.limits import Limits
 from kdbench.orchestrate.spool import EventTail
 from kdbench.orchestrate.stopping import Stopping
@@ -99,6 +100,8 @@ class Outcome:
     stopped: str | None = None
     #: why `returncode` says nothing of the job; None: it does
     problem: str | None = None
+    #: what the kernel's killer ended while it ran; None: the kernel does not tell
+    kills: Kills | None = None
 
 
 def launch(
@@ -147,7 +150,7 @@ def launch(
     }
     (spool / "job.json").write_text(json.dumps(job))
     tail, events = EventTail(spool / "events.jsonl"), []
-    started = time.monotonic()
+    killer, started = Killer(), time.monotonic()
     limits, timed_out = Limits(run.budget, started), None
     child = (start or spawn(run))(spool / "job.json", log)
     try:
@@ -172,6 +175,7 @@ def launch(
         wall_seconds=time.monotonic() - started,
         events=(*events, *new),
         problem=child.problem if ended else _KEPT,
+        kills=killer.kills(),
     )
 
 

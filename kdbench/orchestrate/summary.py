@@ -49,7 +49,7 @@ def summarise(
         rates: what the device reaches at best in the run's precision; empty where not known.
     """
     events = _by_kind(outcome.events)
-    status, error = ending(outcome, events, log)
+    end = ending(outcome, events, log)
     # told by every process since there is the word; what has none is of an earlier one
     steps = [step | {"suspended": bool(step.get("suspended"))} for step in events.get("step", [])]
     timed = [step for step in steps if step["phase"] in _TIMED]
@@ -73,9 +73,7 @@ def summarise(
     threads = next((event["threads"] for event in events.get("started", [])), None)
     cell = {
         **run.plan_row(),
-        "status": status,
-        # a file's name may hold bytes that are no text, and no table holds those
-        "error": error and error.encode(errors="backslashreplace").decode(),
+        **end.columns(),
         "threads": threads,
         "wall_seconds": outcome.wall_seconds,
         "started_at": started_at,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from kdbench.lifetime import die_with_parent
+from kdbench.lifetime import die_first, die_with_parent
 from kdbench.worker.ending import Ending
 from kdbench.worker.job import read_job, run_job
 
@@ -15,6 +15,7 @@ def main(argv: list[str]) -> int:
     ending, path = Ending(), Path(argv[0])
     job = read_job(path)
     die_with_parent(job["parent"])
+    die_first()
     code = run_job(job, path.parent)
     ending.settle(code)
     return code

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from kdbench.cell import Cell, Frozen
 from kdbench.worker.durable import durably
+from kdbench.worker.shortage import is_shortage
 
 #: the running epoch's losses, float64, [steps done in it]
 LOSSES = "epoch.losses"
@@ -147,6 +148,8 @@ def read_checkpoint(path: Path) -> tuple[Header, dict[str, Tensor]]:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, RuntimeError, ValueError, TypeError, KeyError) as error:
+        if is_shortage(error):  # it may be whole, and is not to be thrown away
+            raise
         told = (str(error).splitlines() or [""])[0][:200]
         raise UnusableError(f"it is damaged: {told}") from error
     told = metadata.get(_HEADER, "")

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import psutil
 import torch
 from torch import Tensor
 
 from kdbench.cell import Cell, Data
 from kdbench.errors import InputError
+from kdbench.limits import tightest
 from kdbench.worker.images import Images
 from kdbench.worker.sources import Source, open_sources
 from kdbench.worker.stream import Streamed, check_images, load_images
@@ -24,8 +23,6 @@ _SYNTHETIC_BATCHES = 4
 #: storage = "auto" keeps images on the device up to this share of its free memory: the rest is for
 #: the training, which has allocated nothing yet.
 KEPT_SHARE = 0.25
-
-_CGROUP = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True)
@@ -102,16 +99,10 @@ def _streams(data: Data, device: torch.device) -> bool:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Bytes of the device's memory that nobody uses; on the CPU, within the container's limit."""
+    """Bytes of the device's memory that nobody uses; on the CPU, within every limit."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    free = psutil.virtual_memory().available
-    try:
-        limit = int((_CGROUP / "memory.max").read_text())
-        used = int((_CGROUP / "memory.current").read_text())
-    except (OSError, ValueError):  # no such group, or "max": no limit
-        return free
-    return min(free, max(0, limit - used))
+    return tightest().free_bytes
 
 
 def _on(device: torch.device, images: Images) -> Images:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from kdbench.cell import digest
 from kdbench.worker.durable import durably, make_folder
+from kdbench.worker.shortage import is_shortage
 
 _TENSOR, _HEADER = "embeddings", "kdbench"
 
@@ -81,6 +82,8 @@ def read_embeddings(
             tensor = file.get_tensor(_TENSOR)
         cost = Cost(**header["cost"])
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        if is_shortage(error):
+            raise
         raise DamagedError(f"cannot be read: {type(error).__name__}: {error}") from error
     if header.get("recipe") != json.loads(json.dumps(recipe)):
         raise DamagedError("it was made from something else")

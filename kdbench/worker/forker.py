@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from kdbench.lifetime import die_with_parent
+from kdbench.lifetime import die_first, die_with_parent
 from kdbench.worker.ending import Ending
 from kdbench.worker.job import read_job, run_job
 
@@ -98,6 +98,7 @@ def _child(job: Path, answers: Answers, parent: int) -> int:
     # In this order: once the runner knows the process, it can end it with its group.
     os.setsid()
     die_with_parent(parent)
+    die_first()
     _to(os.devnull, 0, flags=os.O_RDONLY)
     answers.tell(pid=os.getpid())
     answers.close()

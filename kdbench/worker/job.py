@@ -35,10 +35,11 @@ def run_job(job: dict[str, Any], folder: Path) -> int:
     import torch  # noqa: PLC0415
 
     from kdbench.cell import CellRun  # noqa: PLC0415
-    from kdbench.errors import KdbenchError  # noqa: PLC0415
     from kdbench.worker.events import Events  # noqa: PLC0415
+    from kdbench.worker.shortage import Reserve  # noqa: PLC0415
     from kdbench.worker.train import DivergedError  # noqa: PLC0415
 
+    reserve = Reserve()
     run = CellRun.model_validate_json(json.dumps(job["run"]))
     if run.threads is not None:
         torch.set_num_threads(run.threads)
@@ -50,10 +51,9 @@ def run_job(job: dict[str, Any], folder: Path) -> int:
         _do(job, run, events)
     except DivergedError as error:
         return _report(events, "diverged", error)
-    except KdbenchError as error:
-        return _report(events, "failed", error)
     except Exception as error:  # noqa: BLE001 - whatever it was, it becomes the cell's row
-        return _report(events, "oom" if _out_of_memory(error) else "failed", error)
+        reserve.release()
+        return _report_failure(events, error, run.device)
     events.emit("end", status="ok")
     return DONE
 
@@ -80,20 +80,35 @@ def _do(job: dict[str, Any], run: CellRun, events: Events) -> None:
     )
 
 
-def _report(events: Events, status: str, error: Exception) -> int:
+def _report_failure(events: Events, error: Exception, device: str) -> int:
+    """Tell what went wrong, and whether that was memory; perhaps there is none left to tell it."""
+    from kdbench.worker.shortage import child_died, shortage_behind  # noqa: PLC0415 - torch's home
+
+    try:
+        found = shortage_behind(error, device)
+        if found is None:
+            # The runner knows whether it was the kernel's killer who ended the child.
+            return _report(events, "failed", error, child_died=child_died(error))
+        told = found.sentence(_first_line(error)[:300])
+        return _report(events, "oom", error, told=told, **found.columns())
+    except MemoryError:
+        os.write(2, b"\nMemoryError: while the end was being told\n")  # for the runner to read
+        return REPORTED
+
+
+def _report(
+    events: Events,
+    status: str,
+    error: Exception,
+    *,
+    told: str | None = None,
+    **more: Any,  # noqa: ANN401
+) -> int:
+    events.emit("end", status=status, error=told or _first_line(error), **more)
     traceback.print_exc()
-    first = (str(error).splitlines() or [""])[0]
-    events.emit("end", status=status, error=f"{type(error).__name__}: {first}")
     return REPORTED
 
 
-def _out_of_memory(error: Exception) -> bool:
-    import torch  # noqa: PLC0415
-
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    # The CPU allocator has no exception of its own.
-    told = str(error)
-    return isinstance(error, RuntimeError) and (
-        "can't allocate memory" in told or "not enough memory" in told
-    )
+def _first_line(error: Exception) -> str:
+    first = (str(error).splitlines() or [""])[0]
+    return f"{type(error).__name__}: {first}".removesuffix(": ")

@@ -11,6 +11,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from kdbench.errors import InputError
+from kdbench.worker.shortage import is_shortage
 
 #: Pixels of the largest picture that is decoded: the square of the largest side that a matrix file
 #: may ask for. A few kilobytes can claim to be more than the memory holds.
@@ -55,11 +56,13 @@ def decode(encoded: bytes | Path, side: int, *, where: str, key: str) -> Tensor:
             coloured = _coloured(ImageOps.exif_transpose(picture))
         if coloured.size != (side, side):
             coloured = coloured.resize((side, side), Image.Resampling.BILINEAR)
-    except (InputError, MemoryError):
+    except InputError:
         raise
     except Image.DecompressionBombError:
         raise _too_large("more", where, key) from None
     except Exception as error:  # a decoder that is fed with damage raises whatever it likes
+        if is_shortage(error):
+            raise
         told = (str(error).splitlines() or [""])[0]
         raise InputError(
             f"expected a whole picture, found a damaged or unknown one: "

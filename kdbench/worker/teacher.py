@@ -16,6 +16,7 @@ from kdbench.cell import Cell, digest
 from kdbench.cell import Teacher as Shape
 from kdbench.errors import InputError
 from kdbench.worker.pretrained import read_pretrained
+from kdbench.worker.shortage import is_shortage
 
 # What a fitted teacher's file holds; another number, and older files are not taken for it.
 # 2: a ViT with its head and without a pooler. 1: the other way round.
@@ -158,6 +159,8 @@ def read_fitted(cell: Cell, cache: Path) -> Any:  # noqa: ANN401
     model = _without_storage(cell.required_teacher, cell.data.classes)
     try:
         model.load_state_dict(load_file(fitted_path(cell, cache)), assign=True)
-    except (OSError, SafetensorError, RuntimeError):
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if is_shortage(error):
+            raise
         return None
     return model

@@ -1,0 +1,165 @@
+"""How much memory this process may still take: under which limit it is the least."""
+
+from __future__ import annotations
+
+import re
+import resource
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import psutil
+
+ROOT = Path("/")
+
+# Version 1 writes "no limit" as the largest number of whole pages.
+_UNLIMITED = 2**60
+# Limits that files of version 2 and 1 tell, and what counts against them.
+_FILES = {
+    2: ("memory.max", "memory.current", "inactive_file"),
+    1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+}
+
+
+@dataclass(frozen=True)
+class Room:
+    """What is free under a limit."""
+
+    free_bytes: int
+    limit_bytes: int
+    #: whose limit, in words
+    limit: str
+    #: the least that was ever free under it, where that is told
+    least_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class MemoryGroup:
+    """One level of the control groups that this process's memory is counted in."""
+
+    folder: Path
+    version: Literal[1, 2]
+    #: its path below the mount, as far as it can be seen from here
+    name: str
+
+    @property
+    def limit_bytes(self) -> int | None:
+        """What it allows; None: it sets no limit."""
+        limit = _number(self.folder / _FILES[self.version][0])
+        return None if limit is None or limit >= _UNLIMITED else limit
+
+    @property
+    def room(self) -> Room | None:
+        """What is free in it; None: it sets no limit.
+
+        File pages that nobody used lately are counted as used, and given up before anybody is
+        refused: they are free here, as they are in the system's own figure.
+        """
+        _, usage, idle = _FILES[self.version]
+        limit, used = self.limit_bytes, _number(self.folder / usage)
+        if limit is None or used is None:
+            return None
+        found = re.search(rf"^{idle} (\d+)$", _text(self.folder / "memory.stat"), re.MULTILINE)
+        used -= min(used, int(found[1])) if found else 0
+        return Room(max(0, limit - used), limit, f"control group {self.name}")
+
+
+def memory_groups(root: Path = ROOT) -> list[MemoryGroup]:
+    """Find the control groups that count this process's memory, from its own up.
+
+    Any of them may set a limit, and inside a container only the upper ones may be visible.
+
+    Args:
+        root: of the file system that /proc and /sys are read from.
+    """
+    found: list[MemoryGroup] = []
+    mount = root / "sys/fs/cgroup"
+    for line in _text(root / "proc/self/cgroup").splitlines():
+        number, controllers, path = [*line.split(":", 2), "", ""][:3]
+        if number == "0" and not controllers:
+            for top in (mount, mount / "unified"):
+                found += _levels(top, path, 2)
+        elif "memory" in controllers.split(","):
+            folders = (mount / controllers, mount / "memory")
+            top = next((folder for folder in folders if folder.is_dir()), mount / "memory")
+            found += _levels(top, path, 1)
+    return found
+
+
+def _levels(top: Path, path: str, version: Literal[1, 2]) -> Iterator[MemoryGroup]:
+    own = top / path.strip("/")
+    for folder in (own, *own.parents):
+        if folder != top and top not in folder.parents:
+            return
+        # one without the controller has none of its files, as has the root of version 2
+        if any((folder / file).is_file() for file in (*_FILES[version][:2], "memory.events")):
+            yield MemoryGroup(folder, version, "/" + str(folder.relative_to(top)).lstrip("."))
+
+
+def memory_limit_bytes(root: Path = ROOT) -> int | None:
+    """Return the memory that control groups (a container's limit) allow, if they set a limit."""
+    limits = (group.limit_bytes for group in memory_groups(root))
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def rooms(root: Path = ROOT, *, own: bool = True) -> list[Room]:
+    """Return what is free under each limit that this process is under; swap is left out.
+
+    Args:
+        root: of the file system that /proc and /sys are read from.
+        own: those of this very process as well, not just those that it shares with others.
+    """
+    machine = psutil.virtual_memory()
+    found = [Room(machine.available, machine.total, "the machine's memory")]
+    found += [room for group in memory_groups(root) if (room := group.room) is not None]
+    # Only where the administrator has it so does the system refuse what it has promised already.
+    if _number(root / "proc/sys/vm/overcommit_memory") == 2:
+        told = _sizes(root / "proc/meminfo")
+        with suppress(KeyError):
+            limit, promised = told["CommitLimit"], told["Committed_AS"]
+            found.append(Room(max(0, limit - promised), limit, "vm.overcommit_memory = 2"))
+    return [*found, *own_rooms(root)] if own else found
+
+
+def tightest(root: Path = ROOT) -> Room:
+    """Return the limit under which least is free."""
+    return min(rooms(root), key=lambda room: room.free_bytes)
+
+
+def own_rooms(root: Path = ROOT) -> list[Room]:
+    """Return what `ulimit` has set for this process; only Linux tells what counts against it."""
+    if sys.platform != "linux":
+        return []
+    used, found = _sizes(root / "proc/self/status"), []
+    for number, name, now, peak in (
+        (resource.RLIMIT_AS, "the process's address space, RLIMIT_AS", "VmSize", "VmPeak"),
+        (resource.RLIMIT_DATA, "the process's data, RLIMIT_DATA", "VmData", None),
+    ):
+        limit = resource.getrlimit(number)[0]
+        if limit != resource.RLIM_INFINITY and now in used:
+            least = max(0, limit - used[peak]) if peak in used else None
+            found.append(Room(max(0, limit - used[now]), limit, name, least))
+    return found
+
+
+def _sizes(file: Path) -> dict[str, int]:
+    """Read lines such as `VmSize:  3060 kB`, in bytes."""
+    lines = re.findall(r"^(\w+):\s*(\d+) kB$", _text(file), re.MULTILINE)
+    return {name: int(size) * 1024 for name, size in lines}
+
+
+def _number(file: Path) -> int | None:
+    try:
+        return int(_text(file))
+    except ValueError:  # no such file, or "max": no limit
+        return None
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(errors="replace").strip()
+    except OSError:
+        return ""
