@@ -1,0 +1,91 @@
+"""When a fault comes: at any time, or just as something appears that it could tear."""
+
+import os
+from contextlib import suppress
+
+from kdbench.schema import TABLES
+from tests.chaos.sandbox import LONG
+
+# A draw aims at something as often as not.
+_AIMED = 0.5
+# How long a moment that does not come is waited for, in cells.
+_CELLS = 4
+
+
+def wait(run, draw, *, cells=3.0):
+    """Let a random while of a run pass: up to so many cells, or until something appears.
+
+    Returns:
+        Whether the run goes on.
+    """
+    sweep = run.sandbox.sweep
+    # a run that has not begun to write ends by a signal as any program does
+    run.until(run.writes, LONG)
+    if draw.random() < _AIMED:
+        moment = _MOMENTS[draw.choice(sorted(_MOMENTS))](run.sandbox.root)
+        run.until(moment, sweep.start_seconds + _CELLS * sweep.cell_seconds)
+    else:
+        longest = sweep.start_seconds * draw.choice((0, 1)) + cells * sweep.cell_seconds
+        run.until(lambda: False, draw.uniform(0, longest))
+    return run.goes_on
+
+
+def target(run, role, draw):
+    """Wait for a process of this role and a random while of its life; its id, or None."""
+    found = []
+
+    def there():
+        found[:] = run.roles()[role]
+        return bool(found)
+
+    sweep = run.sandbox.sweep
+    for _ in range(10):
+        if not run.until(there, LONG):
+            return None
+        chosen = draw.choice(found)
+        run.until(lambda: False, draw.uniform(0, sweep.cell_seconds))
+        if chosen in run.roles()[role]:
+            return chosen
+    return None
+
+
+def names(folder):
+    with suppress(OSError), os.scandir(folder) as entries:
+        return {entry.name for entry in entries}
+    return set()
+
+
+def _part(root):
+    """A cell has just been committed."""
+    before = names(root / "cells")
+    return lambda: any(not name.startswith(".") for name in names(root / "cells") - before)
+
+
+def _spool(root):
+    """A cell is about to start."""
+    before = names(root / ".spool")
+    return lambda: bool(names(root / ".spool") - before)
+
+
+def _temporary(root):
+    """A part is being written."""
+    folders = [root / table for table in TABLES]
+    return lambda: any(name.startswith(".") for folder in folders for name in names(folder))
+
+
+def _end(root):
+    """A worker has just told that it is done, and nothing of it is committed yet."""
+
+    def told():
+        for name in names(root / ".spool"):
+            events = root / ".spool" / name / "events.jsonl"
+            with suppress(OSError), events.open("rb") as file:
+                file.seek(-min(200, os.fstat(file.fileno()).st_size), os.SEEK_END)
+                if b'"end"' in file.read():
+                    return True
+        return False
+
+    return told
+
+
+_MOMENTS = {"part": _part, "spool": _spool, "temporary": _temporary, "end": _end}
