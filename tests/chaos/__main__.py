@@ -47,7 +47,7 @@ def main(arguments):
 
 def _storms(options, folder, tally):
     """One after the other, over the sweeps and seeds in turn, until all that is wanted was had."""
-    references = {}
+    references, decks = {}, {}
 
     def reference(name):
         if name not in references:
@@ -59,9 +59,8 @@ def _storms(options, folder, tally):
         return references[name]
 
     sweeps = options.sweeps
-    decks = {}
     for number in itertools.count():
-        if number >= len(set(sweeps)) and tally.enough():
+        if number >= len(set(sweeps)) and not tally.wanted():
             return
         name, seed = sweeps[number % len(sweeps)], options.seeds[number % len(options.seeds)]
         draw = random.Random(f"{seed} {name} {number}")

@@ -47,38 +47,40 @@ class Deck:
         self._first = True
         self.lacks = {}
 
-    def deal(self, sandbox):
-        """Deal the faults of the next run: one, or some that it survives."""
+    def deal(self, sandbox, wanted):
+        """Deal the faults of the next run: one, or some that it survives, of those wanted."""
+        self._left = [kind for kind in self._left if kind.name in wanted]
         dealt = []
         while not dealt or (dealt[-1].goes_on and len(dealt) < _TOGETHER):
-            fault = self._next(sandbox, going_on=bool(dealt), but=[f.name for f in dealt])
+            fault = self._next(sandbox, wanted, [f.name for f in dealt])
             if fault is None:
                 break
             dealt.append(fault)
         return dealt
 
-    def _next(self, sandbox, *, going_on, but):
+    def _next(self, sandbox, wanted, dealt):
         if not self._left:
-            if going_on:
+            if dealt:
                 return None
-            self._shuffle()
+            self._shuffle(wanted)
         for place, kind in enumerate(self._left):
             fault = kind()
             lacks = fault.lacks(sandbox)
             if lacks is not None:
                 self.lacks[fault.name] = lacks
-            elif not going_on or (fault.goes_on and fault.name not in but):
+            elif not dealt or (fault.goes_on and fault.name not in dealt):
                 del self._left[place]
                 return fault
-        if not going_on:  # none of those left can be had here
+        if not dealt:  # none of those left can be had here
             self._left = []
         return None
 
-    def _shuffle(self):
+    def _shuffle(self, wanted):
         """Each once at first, and from then on the kills more often."""
         self._left = [
             kind
             for kind in self._kinds
+            if kind.name in wanted
             for _ in range(_SHARE_OF_KILLS if kind.kills and not self._first else 1)
         ]
         self._draw.shuffle(self._left)

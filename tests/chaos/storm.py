@@ -68,8 +68,7 @@ class Storm:
         complete = False
         try:
             for _ in range(_MOST_RUNS):
-                faults = [] if self._tally.enough() else self._deck.deal(self._sandbox)
-                complete = self._round(faults)
+                complete = self._round(self._deck.deal(self._sandbox, self._tally.wanted()))
                 if complete:
                     break
         finally:

@@ -5,6 +5,15 @@ import time
 from collections import Counter
 
 
+# A traceback goes into the report; the log has its end.
+_BRIEF = 300
+
+
+def _brief(text):
+    line = " ".join(text.split())
+    return line if len(line) <= _BRIEF else f"{line[: _BRIEF // 3]} ... {line[-_BRIEF:]}"
+
+
 class Tally:
     """Counts.
 
@@ -31,11 +40,15 @@ class Tally:
         self._where = where
         self._log(f"{where}: begins; {self._kills} kills so far")
 
-    def enough(self):
-        return self._kills >= self._wanted and all(
-            self._faults[name] or self._missed[name] >= self._TRIES or name in self.lacks
+    def wanted(self):
+        """Names of the faults that are still to be had."""
+        if self._kills < self._wanted:
+            return self._names
+        return [
+            name
             for name in self._names
-        )
+            if not self._faults[name] and self._missed[name] < self._TRIES
+        ]
 
     def count(self, faults, met, code):
         self._runs += 1
@@ -57,7 +70,7 @@ class Tally:
     def report(self, faults, problems):
         for problem in problems:
             names = [fault.name for fault in faults]
-            self._log(f"  WRONG ({problem.kind}): {problem.what} [{self._where}; {names}]")
+            self._log(f"  WRONG ({problem.kind}): {_brief(problem.what)}")
             self._problems.append(
                 {
                     "where": self._where,
