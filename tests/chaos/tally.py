@@ -4,7 +4,6 @@ import json
 import time
 from collections import Counter
 
-
 # A traceback goes into the report; the log has its end.
 _BRIEF = 300
 
