@@ -5,7 +5,7 @@ import pyarrow.parquet as pq
 
 from kdbench.schema import SCHEMA_VERSION, TABLES
 from kdbench.store import arrow_schema
-from tests.chaos.faults import Fault
+from tests.chaos.faults import OWN, Fault
 
 
 def garbage(path, draw):
@@ -93,3 +93,39 @@ class Damage(Fault):
             for name, part in self._planted
             if not (cells_alone and part.parent.name != "cells") and part.name not in told
         ]
+
+
+class DamagedCommit(Fault):
+    """A run whose row cannot be read is run again, and the damaged part is set aside."""
+
+    name, goes_on = "damaged-commit", True
+
+    def prepare(self, sandbox, draw):
+        self._part = None
+        committed = sorted(sandbox.ledger.statuses)
+        if not committed:
+            return
+        sandbox.reader.pause()
+        key = draw.choice(committed)
+        sandbox.ledger.forget(key)
+        self._part = sandbox.root / "cells" / f"{key}.parquet"
+        self._torn = self._part.read_bytes()[: draw.randrange(1, 2000)]
+        self._part.write_bytes(self._torn)
+
+    def inject(self, run, draw):
+        return self._part is not None
+
+    def finish(self, sandbox, end):
+        if self._part is None:
+            return []
+        problems = []
+        if self._part.exists() and self._part.read_bytes() == self._torn:
+            self._part.unlink()
+            if end.code in OWN:
+                problems.append(f"{self._part.name} is still there, damaged")
+        else:
+            aside = [*sandbox.root.glob(f".s*/**/*{self._part.stem}*")]
+            if self._torn not in [path.read_bytes() for path in aside]:
+                problems.append(f"the damaged {self._part.name} is not set aside")
+        sandbox.reader.resume()
+        return problems

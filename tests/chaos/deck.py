@@ -25,6 +25,7 @@ ALL = (
     outside.SecondRun,
     outside.ClockBack,
     damage.Damage,
+    damage.DamagedCommit,
 )
 NAMES = tuple(fault.name for fault in ALL)
 # Kills are what there are to be most of.

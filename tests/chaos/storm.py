@@ -19,19 +19,23 @@ class Reader:
     """The reader beside a sweep, in a process of its own."""
 
     def __init__(self, sandbox):
-        self._folder = sandbox.apart
+        self._folder, self._pauses = sandbox.apart, 0
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.chaos.reader", str(sandbox.out), str(self._folder)],
             cwd=REPOSITORY, env=sandbox.environment(), stdin=subprocess.DEVNULL,
         )  # fmt: skip
 
     def pause(self):
-        """Have it read nothing from now on."""
+        """Have it read nothing from now on; as often as it is paused, it is to be resumed."""
+        self._pauses += 1
         (self._folder / "pause").touch()
         while not (self._folder / "paused").exists() and self._process.poll() is None:
             time.sleep(0.02)
 
     def resume(self):
+        self._pauses -= 1
+        if self._pauses:
+            return
         (self._folder / "pause").unlink()
         while (self._folder / "paused").exists() and self._process.poll() is None:
             time.sleep(0.02)
