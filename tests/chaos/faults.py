@@ -179,7 +179,7 @@ class InterruptTwice(Signalled):
 
     def strike(self, run, draw):
         there = send(run.pid, self.number)
-        run.until(lambda: False, draw.uniform(0, 0.5))
+        run.rest(draw.uniform(0, 0.5))
         send(run.pid, self.number)
         return there
 

@@ -59,29 +59,37 @@ def _unreadable(root):
             yield Problem("unreadable", f"{name}: pandas has {rows} rows, duckdb {count}")
 
 
-def check_complete(root, reference, *, unsampled):
-    """Check a complete matrix: all rows are ok, and what an undisturbed run gives.
+def check_complete(root, sweep, *, unsampled):
+    """Check a complete matrix: a row of each run, all ok, each in agreement with itself.
 
     Args:
         root: the results.
-        reference: those of the undisturbed run.
+        sweep: what was run.
         unsampled: runs whose sampler was killed.
     """
-    cells, wanted = pd.read_parquet(root / "cells"), pd.read_parquet(reference / "cells")
-    problems = []
-    if lost := set(wanted["run_key"]) - set(cells["run_key"]):
-        problems.append(Problem("lost", f"no row of {sorted(lost)} at the end"))
-    if more := set(cells["run_key"]) - set(wanted["run_key"]):
-        problems.append(Problem("doubled", f"rows that an undisturbed run has not: {sorted(more)}"))
+    cells, problems = pd.read_parquet(root / "cells"), []
+    counts = cells.groupby(["method", "seed", "repeat"]).size()
+    if len(counts) != sweep.runs:
+        problems.append(Problem("lost", f"{len(counts)} of {sweep.runs} runs at the end"))
+    if (counts > 1).any():
+        problems.append(Problem("doubled", f"runs more than once at the end: {counts[counts > 1]}"))
     if set(cells["status"]) != {"ok"}:
         problems.append(Problem("result", f"statuses at the end: {set(cells['status'])}"))
     try:
         check_results(root, unsampled=unsampled)
     except AssertionError as error:
         problems.append(Problem("result", f"does not agree with itself: {_where(error)}"))
-    if (cells["mode"] == "train").all() and _learned(root) != _learned(reference):
-        problems.append(Problem("result", "losses or accuracies differ from an undisturbed run's"))
     return problems
+
+
+def check_undisturbed(root, reference):
+    """Check a complete matrix against the results of an undisturbed run."""
+    cells, wanted = pd.read_parquet(root / "cells"), pd.read_parquet(reference / "cells")
+    if set(cells["run_key"]) != set(wanted["run_key"]):
+        return [Problem("result", "other run_keys than an undisturbed run's")]
+    if (cells["mode"] == "train").all() and _learned(root) != _learned(reference):
+        return [Problem("result", "losses or accuracies differ from an undisturbed run's")]
+    return []
 
 
 def _learned(root):

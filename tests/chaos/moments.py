@@ -23,10 +23,10 @@ def wait(run, draw, *, cells=3.0):
     run.until(run.writes, LONG)
     if draw.random() < _AIMED:
         moment = _MOMENTS[draw.choice(sorted(_MOMENTS))](run.sandbox.root)
-        run.until(moment, sweep.start_seconds + _CELLS * sweep.cell_seconds)
+        run.until(moment, sweep.start_seconds + _CELLS * sweep.cell_seconds, every=0.001)
     else:
         longest = sweep.start_seconds * draw.choice((0, 1)) + cells * sweep.cell_seconds
-        run.until(lambda: False, draw.uniform(0, longest))
+        run.rest(draw.uniform(0, longest))
     return run.goes_on
 
 
@@ -43,7 +43,7 @@ def target(run, role, draw):
         if not run.until(there, LONG):
             return None
         chosen = draw.choice(found)
-        run.until(lambda: False, draw.uniform(0, sweep.cell_seconds))
+        run.rest(draw.uniform(0, sweep.cell_seconds))
         if chosen in run.roles()[role]:
             return chosen
     return None

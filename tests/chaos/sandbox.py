@@ -130,14 +130,18 @@ class Run:
             return (self.sandbox.root / ".lock").read_text() == str(self.pid)
         return False
 
-    def until(self, condition, seconds):
+    def until(self, condition, seconds, *, every=0.02):
         """Wait for it; whether it came true while the run went on."""
         deadline = time.monotonic() + seconds
         while self.goes_on and time.monotonic() < deadline:
             if condition():
                 return True
-            time.sleep(0.001)
+            time.sleep(every)
         return False
+
+    def rest(self, seconds):
+        """Let the run go on for so long, or to its end."""
+        self.until(lambda: False, seconds, every=min(seconds, 0.01))
 
     def wait(self):
         """The exit status; None if it had to be killed, as it did not end."""

@@ -7,7 +7,7 @@ import time
 import pandas as pd
 
 from tests.chaos.faults import OWN, KillSampler, Suspend
-from tests.chaos.invariants import check_complete, check_folder
+from tests.chaos.invariants import check_complete, check_folder, check_undisturbed
 from tests.chaos.ledger import Ledger, Problem
 from tests.chaos.sandbox import REPOSITORY, End
 
@@ -82,8 +82,11 @@ class Storm:
         if not complete:
             problems.append(Problem("result", f"not complete after {_MOST_RUNS} runs"))
         else:
-            problems += check_complete(self._sandbox.root, reference(), unsampled=self._unsampled)
+            root, sweep = self._sandbox.root, self._sandbox.sweep
+            problems += check_complete(root, sweep, unsampled=self._unsampled)
             problems += self._unmarked()
+            if sweep.compared:
+                problems += check_undisturbed(root, reference())
         self._tally.report([], problems)
         self._tally.matrix(sum(status == "ok" for status in self._ledger.statuses.values()))
 
