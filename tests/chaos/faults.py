@@ -1,12 +1,11 @@
 """What may happen to a sweep. A fault says also how a run may end, and its cell, that met it."""
 
-import os
 import signal
 import time
-from contextlib import suppress
 
 from kdbench.cell import Budget
 from tests.chaos import moments
+from tests.chaos.moments import send
 
 # How a run ends by itself: all is well, or a cell is not.
 OWN = frozenset({0, 1})
@@ -19,6 +18,7 @@ class Fault:
     Attributes:
         name: what it is called and counted as.
         kills: whether it is a SIGKILL.
+        holds: it can strike a runner that stands still.
         goes_on: the run survives it, so that others may follow in the same.
         codes: how a run may end that met it.
         statuses: what its cell may come to, beside ok.
@@ -26,7 +26,7 @@ class Fault:
 
     name = ""
     kills = False
-    goes_on = False
+    holds = goes_on = False
     codes = OWN
     statuses = frozenset()
     arguments = ()
@@ -40,7 +40,11 @@ class Fault:
 
     def inject(self, run, draw):
         """Once the run has begun; whether there was anything to meet."""
-        return moments.wait(run, draw) and self.strike(run, draw)
+        try:
+            return moments.wait(run, draw, hold=self.holds) and self.strike(run, draw)
+        finally:
+            if self.holds:
+                send(run.pid, signal.SIGCONT)
 
     def strike(self, run, draw):
         raise NotImplementedError
@@ -48,14 +52,6 @@ class Fault:
     def finish(self, sandbox, end):
         """After the run has ended: put things in order, and say what should not be."""
         return []
-
-
-def send(pid, number):
-    """Whether it was still there to get it."""
-    with suppress(ProcessLookupError):
-        os.kill(pid, number)
-        return True
-    return False
 
 
 def send_all(pids, number):
@@ -103,7 +99,8 @@ class KillSampler(KillRole):
 
 
 class KillRunner(Fault):
-    name, kills, codes = "kill-runner", True, frozenset({-signal.SIGKILL})
+    name, codes = "kill-runner", frozenset({-signal.SIGKILL})
+    kills = holds = True
     statuses = frozenset({"interrupted"})
 
     def strike(self, run, draw):
@@ -135,6 +132,7 @@ class Signalled(Fault):
     """A signal that asks the runner to stop now."""
 
     codes, statuses, number = STOPPED, frozenset({"interrupted"}), signal.SIGTERM
+    holds = True
 
     def strike(self, run, draw):
         return send(run.pid, self.number)

@@ -1,6 +1,7 @@
 """When a fault comes: at any time, or just as something appears that it could tear."""
 
 import os
+import signal
 from contextlib import suppress
 
 from kdbench.schema import TABLES
@@ -10,10 +11,17 @@ from tests.chaos.sandbox import LONG
 _AIMED = 0.5
 # How long a moment that does not come is waited for, in cells.
 _CELLS = 4
+# A temporary file is there for a millisecond or two.
+_LOOK_SECONDS = 0.0002
 
 
-def wait(run, draw, *, cells=3.0):
-    """Let a random while of a run pass: up to so many cells, or until something appears.
+def wait(run, draw, *, hold=False):
+    """Let a random while of a run pass: up to a few cells, or until something appears.
+
+    Args:
+        run: goes on.
+        draw: the source of chance.
+        hold: the runner may be stopped in the moment, so that it is not missed.
 
     Returns:
         Whether the run goes on.
@@ -22,12 +30,36 @@ def wait(run, draw, *, cells=3.0):
     # a run that has not begun to write ends by a signal as any program does
     run.until(run.writes, LONG)
     if draw.random() < _AIMED:
-        moment = _MOMENTS[draw.choice(sorted(_MOMENTS))](run.sandbox.root)
-        run.until(moment, sweep.start_seconds + _CELLS * sweep.cell_seconds, every=0.001)
+        moment = _MOMENTS[draw.choice(sorted(_MOMENTS))](run.sandbox.root, draw)
+        longest = sweep.start_seconds + _CELLS * sweep.cell_seconds
+        run.until(_held(moment, run) if hold else moment, longest, every=_LOOK_SECONDS)
     else:
-        longest = sweep.start_seconds * draw.choice((0, 1)) + cells * sweep.cell_seconds
+        longest = sweep.start_seconds * draw.choice((0, 1)) + _CELLS * sweep.cell_seconds
         run.rest(draw.uniform(0, longest))
     return run.goes_on
+
+
+def _held(moment, run):
+    """The moment, with the runner stopped in it; one that is over by then is none."""
+
+    def now():
+        if not moment():
+            return False
+        send(run.pid, signal.SIGSTOP)
+        if moment():
+            return True
+        send(run.pid, signal.SIGCONT)
+        return False
+
+    return now
+
+
+def send(pid, number):
+    """Whether it was still there to get it."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)
+        return True
+    return False
 
 
 def target(run, role, draw):
@@ -55,25 +87,25 @@ def names(folder):
     return set()
 
 
-def _part(root):
+def _part(root, draw):
     """A cell has just been committed."""
     before = names(root / "cells")
     return lambda: any(not name.startswith(".") for name in names(root / "cells") - before)
 
 
-def _spool(root):
+def _spool(root, draw):
     """A cell is about to start."""
     before = names(root / ".spool")
     return lambda: bool(names(root / ".spool") - before)
 
 
-def _temporary(root):
-    """A part is being written."""
-    folders = [root / table for table in TABLES]
-    return lambda: any(name.startswith(".") for folder in folders for name in names(folder))
+def _temporary(root, draw):
+    """A part is being written, of one of the tables: to look at all takes too long."""
+    folder = root / draw.choice(sorted(TABLES))
+    return lambda: any(name.startswith(".") for name in names(folder))
 
 
-def _end(root):
+def _end(root, draw):
     """A worker has just told that it is done, and nothing of it is committed yet."""
 
     def told():

@@ -31,7 +31,7 @@ def unmount_disk(folder):
 class Unwritable(Fault):
     """Where nothing can be written a run ends with one line, or was done before."""
 
-    codes, statuses = UNWRITABLE, frozenset({"failed", "interrupted"})
+    codes, statuses, holds = UNWRITABLE, frozenset({"failed", "interrupted"}), True
 
     def finish(self, sandbox, end):
         lines = [line for line in end.told.splitlines() if line.startswith("kdbench: ")]
