@@ -16,7 +16,9 @@ pytestmark = [
 
 # What costs a restart of the run, or a wait for a limit, is left to the long version, but for one
 # of its kind.
-SHORT = tuple(name for name in NAMES if name not in ("kill-runner-and-worker", "hang-in-child"))
+SHORT = tuple(
+    name for name in NAMES if name not in ("kill-runner-and-worker", "hang", "hang-in-child")
+)
 
 
 def test_nothing_is_lost(tmp_path):

@@ -14,6 +14,8 @@ UNWRITABLE = OWN | {2}
 # Room for a sweep, and for what was set aside of it.
 DISK_BYTES = 64 << 20
 _BALLAST = "ballast"
+# Less than a part or a worker's events take, and enough to say so on the error output.
+_SMALL = (4096, resource.RLIM_INFINITY)
 
 
 def mount_disk(folder):
@@ -51,7 +53,7 @@ class FullDisk(Unwritable):
         else:
             for pid in run.sandbox.processes():
                 with suppress(psutil.Error):
-                    psutil.Process(pid).rlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+                    psutil.Process(pid).rlimit(resource.RLIMIT_FSIZE, _SMALL)
         return run.goes_on
 
     def finish(self, sandbox, end):

@@ -20,8 +20,8 @@ from kdbench.errors import InputError
 from kdbench.schema import TABLES
 
 _PAUSE_SECONDS = 0.3
-# The sweep wants the processors: it reads a quarter of the time.
-_SHARE = 0.25
+# The sweep wants the processors: it reads a tenth of the time.
+_SHARE = 0.1
 # A run may set rows aside between a reader's listing and its opening of a file: it looks again.
 _LOOKS = 5
 
