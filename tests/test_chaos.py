@@ -1,0 +1,42 @@
+"""Each kind of fault once, on real sweeps; `nox -s chaos` has 200 kills of them."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.deck import NAMES
+
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="finds the processes in /proc"),
+    pytest.mark.timeout(600),
+]
+
+# What costs a restart of the run, or a wait for a limit, is left to the long version, but for one
+# of its kind.
+SHORT = tuple(
+    name for name in NAMES if name not in ("kill-runner-and-worker", "hang", "hang-in-child")
+)
+
+
+def test_nothing_is_lost(tmp_path):
+    report = tmp_path / "report.json"
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "tests.chaos", "--kills", "0", "--seeds", "1"),
+            *("--sweeps", "short,short-train", "--faults", ",".join(SHORT)),
+            *("--report", str(report)),
+        ],
+        cwd=Path(__file__).parents[1],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    told = json.loads(report.read_text())
+    assert (told["rows_lost"], told["rows_doubled"], told["orphans"]) == (0, 0, 0)
+    assert told["cells_finished"] >= 10
+    assert set(told["faults"]) | set(told["missed"]) | set(told["not_to_be_had"]) >= set(SHORT)
