@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,9 @@ from kdbench.cli.options import read_by_nobody
 from kdbench.cli.reading import compare, plot, show, tables
 from kdbench.errors import KdbenchError, LeftOutWarning
 from kdbench.words import printable
+
+#: the exit code of a run that was stopped by the user, or by a scheduler
+STOPPED = 130
 
 app = typer.Typer(
     name="kdbench",
@@ -87,7 +91,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         error.show()
         return int(error.exit_code)
     except (typer.Abort, KeyboardInterrupt):
-        return 130
+        return STOPPED
     except BrokenPipeError:  # the reader had enough, as in `kdbench show | head`
         read_by_nobody()
         return 0
@@ -96,4 +100,9 @@ def _run(arguments: Sequence[str] | None) -> int:
 
 def entry_point() -> None:
     """Entry point of the console script."""
-    sys.exit(main())
+    code = main()
+    if code == STOPPED:
+        # One more Ctrl-C is meant for the run that has just ended, and is to change no exit code.
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+    sys.exit(code)
