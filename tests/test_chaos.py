@@ -15,10 +15,12 @@ pytestmark = [
 ]
 
 # What costs a restart of the run, or a wait for a limit, is left to the long version, but for one
-# of its kind.
-SHORT = tuple(
-    name for name in NAMES if name not in ("kill-runner-and-worker", "hang", "hang-in-child")
+# of its kind; other tests have signals and hangs one by one.
+LONG = (
+    *("kill-runner-and-worker", "hang", "hang-in-child", "hang-up", "terminate", "kill-warm"),
+    *("kill-sampler", "read-only-disk"),
 )
+SHORT = tuple(name for name in NAMES if name not in LONG)
 
 
 def test_nothing_is_lost(tmp_path):

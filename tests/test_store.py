@@ -214,8 +214,9 @@ def test_a_spool_begins_empty(store):
     assert list(store.spool(KEY).iterdir()) == []
 
 
-def test_a_second_commit_replaces_the_first(store):
+def test_a_second_commit_takes_the_place_of_the_first(store):
     store.commit(KEY, rows(status="failed"))
+    store.supersede(KEY)
     store.commit(KEY, rows())
     assert statuses(store.root) == {KEY: "ok"}
     assert len(read_table(store.root, "cells")) == 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ class Measuring:
         stopping: says when to stop.
         environment: the machine.
         machine: the parts of it that a result depends on.
+        latest: when the last run that is there was started; None: none is.
         lost_card: why the card does not answer any more; None: it does.
     """
 
@@ -50,6 +51,7 @@ class Measuring:
     stopping: Stopping
     environment: Mapping[str, Any]
     machine: Mapping[str, str | None]
+    latest: datetime | None = None
     lost_card: str | None = None
     #: by precision: what the device reaches at best, measured by this run's first cell of it
     _rates: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -69,7 +71,7 @@ class Measuring:
         Raises:
             InputError: the results cannot be written to any more.
         """
-        started_at = datetime.now(UTC)
+        started_at = self._now()
         if problem is None:
             try:
                 outcome, samples = self._measure(key, run, started_at)
@@ -113,6 +115,17 @@ class Measuring:
             self.progress.fit_finished(str(run.cell.teacher_name), result, problem)
             self._unfitted[key] = problem
         return self._unfitted[key]
+
+    def _now(self) -> datetime:
+        """Tell the time, but never one before an earlier run's: the clock may be set back.
+
+        Of two runs of one cell, the one that was started later counts.
+        """
+        now = datetime.now(UTC)
+        if self.latest is not None:
+            now = max(now, self.latest + timedelta(milliseconds=1))
+        self.latest = now
+        return now
 
     def _fit(self, run: CellRun, key: str) -> tuple[str | None, dict[str, Any] | None]:
         """Return what went wrong, and what is told of the teacher."""

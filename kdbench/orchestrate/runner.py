@@ -134,6 +134,7 @@ class _Runner:
             stopping=self._stopping,
             environment=self._environment,
             machine=self._machine,
+            latest=standing.latest,
         )
         try:
             self._run_all(standing, measuring, tally, fresh=fresh)
@@ -157,11 +158,9 @@ class _Runner:
             if self._stopping.after_cell():
                 tally.interrupted = True
                 return
-            replaces = key in known
             if keeps_checkpoints(run) and known.get(key) in _OVER:
                 self._store.supersede_training(key)
-                replaces = False
-            status = self._run_one(measuring, key, run, problem, replaces=replaces)
+            status = self._run_one(measuring, key, run, problem)
             tally.done += 1
             if status not in ("ok", "interrupted"):
                 tally.failed.append((run.cell.label, status))
@@ -173,14 +172,11 @@ class _Runner:
                 tally.given_up = measuring.lost_card
                 return
 
-    def _run_one(
-        self, measuring: Measuring, key: str, run: CellRun, problem: str | None, *, replaces: bool
-    ) -> str:
+    def _run_one(self, measuring: Measuring, key: str, run: CellRun, problem: str | None) -> str:
         """Run and commit one cell; returns its status."""
         self._progress.cell_started(run)
         rows = measuring.rows(key, run, problem)
-        if replaces:  # only now: until there is something new, the old stays
-            self._store.supersede(key)
+        self._store.supersede(key)  # only now: until there is something new, the old stays
         self._store.commit(key, rows)
         cell = rows["cells"][0]
         if run.budget.checkpoints == "resume" and cell["status"] in _OVER:

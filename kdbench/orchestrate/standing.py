@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from kdbench.cell import CellRun
@@ -34,12 +35,14 @@ class Standing:
         known: status by key of all that is there and whole, of whatever matrix file.
         skipped: label and status of those that are there already.
         notes: what the user should know of it, a line each.
+        latest: when the last of all that is there was started; None: nothing is.
     """
 
     todo: tuple[tuple[str, CellRun], ...]
     known: Mapping[str, str]
     skipped: tuple[tuple[str, str], ...]
     notes: tuple[str, ...]
+    latest: datetime | None
 
 
 def stand(
@@ -67,7 +70,7 @@ def stand(
     """
     own, notes = {key for key, _ in runs}, []
     damaged: list[Damage] = []
-    columns = ["run_key", "status", "cell_id", *_WHICH, *_CHANGED]
+    columns = ["run_key", "status", "cell_id", "started_at", *_WHICH, *_CHANGED]
     rows = read_rows(store.root, "cells", columns, left_out=damaged.append).to_pylist()
     for damage in damaged:
         if damage.part.stem in own:
@@ -85,7 +88,8 @@ def stand(
         notes.append(f"of {_cells(len(lacking & own))} a table's part is gone: run again")
     notes += _skipped(Counter(status for _, status in skipped))
     notes += _made_before(todo, known, rows, machine)
-    return Standing(tuple(todo), known, tuple(skipped), tuple(notes))
+    latest = max((row["started_at"] for row in rows if row["started_at"]), default=None)
+    return Standing(tuple(todo), known, tuple(skipped), tuple(notes), latest)
 
 
 def _skipped(statuses: Counter[str]) -> list[str]:

@@ -96,6 +96,14 @@ def read_part(part: Path, table: str, columns: Sequence[str] | None = None) -> p
         raise DamagedPartError(Damage(part, table, f"damaged: {told}")) from None
 
 
+def is_sound(part: Path, table: str) -> bool:
+    """Whether a file is a part of a table that can be read."""
+    try:
+        return read_part(part, table) is not None
+    except DamagedPartError:
+        return False
+
+
 def _check_regular(part: Path) -> None:
     """Refuse what only looks like a file: a pipe would be waited for, a link leads elsewhere."""
     if not stat.S_ISREG(part.lstat().st_mode):

@@ -30,6 +30,7 @@ from kdbench.store.layout import (
     part_files,
     part_name,
 )
+from kdbench.store.parts import is_sound
 
 Row = Mapping[str, Any]
 
@@ -117,8 +118,7 @@ class Store:
         """Write a run's rows, `cells` last, then drop its spool.
 
         Every table gets its part, also one without rows: a part that is missing then means
-        damage, not a quiet run. A commit of the same key that is there already is set aside first,
-        by `supersede`.
+        damage, not a quiet run. What there is of the same key is set aside before, by `supersede`.
 
         Raises:
             InputError: the folder cannot be written to any more, as when the disk is full.
@@ -161,6 +161,7 @@ class Store:
 
         Rows of other tables that have no commit are of a run that was just being set aside, or
         committed; its spool is still there in the latter case, and is to be dealt with before.
+        What is no part of ours stays, for readers to name.
         """
         committed = {part.name for part in part_files(self.root, "cells")}
         with self.told(_ELSEWHERE):
@@ -168,7 +169,7 @@ class Store:
                 for unfinished in (self.root / table).glob(".*.parquet.*"):
                     unfinished.unlink(missing_ok=True)
                 for part in part_files(self.root, table):
-                    if part.name not in committed:
+                    if part.name not in committed and is_sound(part, table):
                         self._move(part, self.root / SUPERSEDED / table)
 
     def incomplete(self) -> set[str]:
