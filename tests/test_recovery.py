@@ -1,0 +1,315 @@
+"""Runs that were killed together with kdbench: nothing that they had measured is lost."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from kdbench.errors import WorkerError
+from kdbench.orchestrate import measuring
+from kdbench.orchestrate.probe import ResolvedDevice
+from kdbench.orchestrate.progress import Silent
+from kdbench.orchestrate.recovery import Record, recover
+from kdbench.orchestrate.runner import run_matrix
+from kdbench.schema import TABLES
+from kdbench.store import Store, arrow_schema, read_table
+from kdbench.store.inspection import inspect
+from tests.consistency import check_results
+from tests.models import tiny_matrix
+from tests.stores import statuses
+
+LABEL = "embed-kd/small/8px/dwarf"
+
+
+class Notes(Silent):
+    def __init__(self):
+        self.told = []
+
+    def note(self, text):
+        self.told.append(text)
+
+
+@pytest.fixture
+def matrix(tmp_path):
+    sets = ('axes.method="embed-kd"', 'launch="fork"')
+    return tiny_matrix(tmp_path, *(sets if sys.platform == "linux" else sets[:1]))
+
+
+@pytest.fixture
+def run(matrix, tmp_path):
+    """Run the matrix; returns how it went and what was noted."""
+
+    def call(**options):
+        notes = Notes()
+        tally = run_matrix(
+            matrix,
+            out=tmp_path / "results",
+            device=ResolvedDevice("cpu"),
+            progress=notes,
+            **options,
+        )
+        return tally, notes.told
+
+    return call
+
+
+class PowerCut(BaseException):
+    """Ends the runner as a kill would: whatever it was about to do is not done."""
+
+
+def cut_at(monkeypatch, name, times=1):
+    """Have the power go when one of the store's methods is called for the n-th time."""
+    done, left = getattr(Store, name), [times]
+
+    def dies(store, *arguments, **options):
+        left[0] -= 1
+        if left[0] == 0:
+            raise PowerCut
+        return done(store, *arguments, **options)
+
+    monkeypatch.setattr(Store, name, dies)
+
+
+def test_a_runner_that_is_killed_leaves_a_row(tiny, tmp_path, kdbench):
+    arguments = ["run", "--matrix", str(tiny), "--device", "cpu", "--only", "method=embed-kd"]
+    long = ["--set", "budget.max_steps=1000000", "--set", "budget.measure_seconds=600"]
+    root = tmp_path / "results/tiny"
+    child = subprocess.Popen([sys.executable, "-m", "kdbench", *arguments, *long])
+    deadline = time.monotonic() + 120
+    while not any(b'"phase": "measure", "step": 3' in p.read_bytes() for p in events(root)):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    child.kill()
+    child.wait()
+    assert statuses(root) == {}
+    said = kdbench("doctor", tmp_path / "results")
+    assert said.code == 1
+    assert "left behind by a run that was killed" in said.out
+    said = kdbench(*arguments)
+    assert said.code == 0, said
+    assert f"{LABEL} was running when kdbench was killed; kept as interrupted" in said.out
+    cells = read_table(root, "cells").set_index("status")
+    assert cells.loc["interrupted", "error"].startswith("kdbench itself was killed while this ran")
+    assert cells.loc["interrupted", "steps_measured"] >= 4
+    assert cells.loc["interrupted", "wall_seconds"] > 0
+    # another budget is another run: the first is still to be done
+    assert set(cells.index) == {"interrupted", "ok"}
+    assert cells["run_key"].is_unique
+    assert inspect(root).good
+
+
+def events(root):
+    return list((root / ".spool").glob("*/events.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("where", "times", "kept"),
+    [
+        ("commit", 1, "ok"),  # before anything of it is written
+        # in mid-commit; an empty part of each table comes first
+        ("_write", len(TABLES) + 3, "ok"),
+        ("_write", 2 * len(TABLES), "ok"),
+        ("drop_spool", 1, None),  # it is committed, and only its spool is left
+    ],
+)
+def test_what_a_worker_had_finished_is_kept(where, times, kept, run, tmp_path, monkeypatch):
+    cut_at(monkeypatch, where, times)
+    with pytest.raises(PowerCut):
+        run()
+    monkeypatch.undo()
+    root = tmp_path / "results/tiny"
+    assert len(events(root)) == 1
+    tally, notes = run()
+    assert (tally.done, tally.skipped, tally.exit_code) == (0, 1, 0), "it was whole"
+    told = [f"{LABEL} was running when kdbench was killed; kept as {kept}"] if kept else []
+    assert [note for note in notes if "was killed" in note] == told
+    assert list(statuses(root).values()) == ["ok"]
+    assert check_results(root) == 1
+    assert not events(root)
+    assert inspect(root).good
+
+
+def test_a_retry_that_is_killed_leaves_the_old_row_or_the_new(run, tmp_path, monkeypatch):
+    root = tmp_path / "results/tiny"
+    monkeypatch.setattr(measuring, "launch", fail)
+    assert run()[0].failed == [(LABEL, "failed")]
+    monkeypatch.undo()
+    cut_at(monkeypatch, "commit")  # the old row is set aside just before
+    with pytest.raises(PowerCut):
+        run(retry=["failed"])
+    monkeypatch.undo()
+    assert statuses(root) == {}
+    tally, _ = run()
+    assert (tally.done, tally.skipped) == (0, 1)
+    assert list(statuses(root).values()) == ["ok"]
+    aside = list((root / ".superseded/cells").iterdir())
+    assert [pd.read_parquet(part)["status"][0] for part in aside] == ["failed"]
+
+
+def fail(*_, **__):
+    raise WorkerError("not today")
+
+
+def test_a_fresh_run_that_is_killed_goes_on_without_fresh(tmp_path, monkeypatch):
+    matrix = tiny_matrix(tmp_path, 'axes.method="student-only"', "seeds=[0, 1]")
+    root = tmp_path / "results/models"
+
+    def call(**options):
+        place = {"out": tmp_path / "results", "device": ResolvedDevice("cpu")}
+        return run_matrix(matrix, progress=Silent(), **place, **options)
+
+    root = call().folder
+    first = read_table(root, "cells")["started_at"].max()
+    cut_at(monkeypatch, "commit", times=2)
+    with pytest.raises(PowerCut):
+        call(fresh=True)
+    monkeypatch.undo()
+    tally = call()
+    assert (tally.done, tally.skipped) == (0, 2), "one was committed, one recovered"
+    assert (read_table(root, "cells")["started_at"] > first).all()
+    for table in TABLES:
+        assert len(list((root / ".superseded" / table).iterdir())) == 2
+
+
+BROKEN = {
+    "no record": lambda folder: (folder / "record.json").unlink(),
+    "half a record": lambda folder: (folder / "record.json").write_text('{"run_key": '),
+    "a deep record": lambda folder: (folder / "record.json").write_text("[" * 100_000),
+    "no run": lambda folder: edit(folder, run={"cell": 1}),
+    "of another run": lambda folder: edit(folder, run_key="f" * 16),
+    "no time": lambda folder: edit(folder, started_at="soon"),
+    "a link": lambda folder: (
+        (folder / "record.json").unlink(),
+        (folder / "record.json").symlink_to("/dev/zero"),
+    ),
+    "events of a stranger": lambda folder: (folder / "events.jsonl").write_text(
+        '{"event": "step", "seconds": "many"}\n{"event": "step"}\n'
+    ),
+    "samples of a stranger": lambda folder: (folder / "samples.jsonl").write_text('{"a": 1}\n'),
+}
+
+
+def edit(folder, **changes):
+    path = folder / "record.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize("damage", BROKEN)
+def test_what_cannot_be_understood_is_set_aside(damage, matrix, tmp_path):
+    root = tmp_path / "results/tiny"
+    store = Store(root)
+    store.prepare()
+    (planned,) = matrix.runs("cpu")
+    folder = store.spool("a" * 16)
+    environment = dict.fromkeys(
+        ("cpu_model", "gpu_name", "driver_version", "torch_version", "git_revision")
+    )
+    Record("a" * 16, planned, datetime.now(UTC), environment).write(folder)
+    (folder / "events.jsonl").write_text('{"event": "started", "pid": 1, "threads": 1}\n')
+    BROKEN[damage](folder)
+    told = []
+    recover(store, told.append)
+    (line,) = told
+    assert line.startswith("what a run left behind cannot be read (")
+    assert len(line.splitlines()) == 1
+    assert statuses(root) == {}
+    (aside,) = (root / ".set-aside" / ".spool").iterdir()
+    assert aside.is_dir()
+    assert store.spools() == []
+
+
+def test_a_run_is_never_dated_before_an_earlier_one(run, tmp_path, monkeypatch):
+    # The later of two is the one that counts, whatever the clock was set to in between.
+    first, _ = run()
+    before = read_table(first.folder, "cells")["started_at"].max()
+
+    class SetBack(datetime):
+        @classmethod
+        def now(cls, zone=None):
+            return super().now(zone) - timedelta(days=365)
+
+    monkeypatch.setattr(measuring, "datetime", SetBack)
+    again, _ = run(fresh=True)
+    assert read_table(again.folder, "cells")["started_at"].min() > before
+
+
+# --- what is run again, and why
+
+
+def test_a_damaged_row_is_set_aside_and_its_run_done_again(run):
+    root = run()[0].folder
+    (part,) = [p for p in (root / "cells").glob("*.parquet") if p.stem != "empty"]
+    part.write_bytes(part.read_bytes()[:300])
+    tally, notes = run()
+    assert (tally.done, tally.exit_code) == (1, 0)
+    (note,) = [note for note in notes if "damaged" in note]
+    assert f"{part}: damaged: " in note
+    assert "it is run again, and the file is kept in " in note
+    (aside,) = (root / ".set-aside/cells").iterdir()
+    assert len(aside.read_bytes()) == 300
+    assert list(statuses(root).values()) == ["ok"]
+
+
+def test_a_run_of_which_a_table_is_gone_is_done_again(run, kdbench, tmp_path):
+    root = run()[0].folder
+    (part,) = [p for p in (root / "steps").glob("*.parquet") if p.stem != "empty"]
+    part.write_bytes(b"not parquet")
+    said = kdbench("doctor", tmp_path / "results", "--repair")
+    assert said.code == 1, "its rows are to be measured again"
+    assert f"moved {part} to " in said.out
+    assert f"{part.stem} has no part in steps: the same run measures it again" in said.out
+    tally, notes = run()
+    assert (tally.done, tally.exit_code) == (1, 0)
+    assert "of 1 cell a table's part is gone: run again" in notes
+    assert inspect(root).good
+    assert check_results(root) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"training": {"batch_size": 4}}, "other settings: 1"),
+        ({"torch_version": "1.0"}, "another torch: 1"),
+        ({"cpu_model": "an abacus"}, "another processor: 1"),
+        ({"budget": {"max_steps": 3}}, "other code or budget: 1"),
+    ],
+)
+def test_why_a_cell_that_seems_to_be_there_is_measured_again(changes, why, run, tmp_path):
+    root = run()[0].folder
+    (part,) = [p for p in (root / "cells").glob("*.parquet") if p.stem != "empty"]
+    for table in TABLES:
+        restamp(root / table / part.name, changes)
+    _, notes = run()
+    assert f"1 cell was measured before, otherwise ({why}); those rows stay" in notes
+
+
+def restamp(part, changes):
+    """Have a part be one of another key, in which something else was changed."""
+    rows = pq.ParquetFile(part).read().to_pylist()
+    for row in rows:
+        row["run_key"] = "e" * 16
+        row |= {name: value for name, value in changes.items() if name in row}
+        if "training" in changes and "cell_id" in row:
+            row["cell_id"] = "0" * 16
+    part.unlink()
+    content = pa.Table.from_pylist(rows, schema=arrow_schema(part.parent.name))
+    pq.write_table(content, part.with_stem("e" * 16))
+
+
+def test_a_signal_is_left_to_whoever_heard_it_before(run):
+    heard = []
+    before = signal.signal(signal.SIGTERM, lambda *_: heard.append(1))
+    try:
+        run()
+        os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert heard == [1]
