@@ -137,11 +137,16 @@ _OUTCOME_COLUMNS = (
         "worker failed, on a limit or for good; kernel: the system's killer ended the worker",
         _NOT_OOM,
     ),
-    _integer("oom_asked_bytes", "what was asked for when memory ran out", _NOT_OOM + _NOT_TOLD),
+    _integer(
+        "oom_asked_bytes",
+        "what was asked for when memory ran out; of a card as torch tells it, rounded to two "
+        "decimals of KiB, MiB or GiB",
+        _NOT_OOM + _NOT_TOLD,
+    ),
     _integer(
         "oom_free_bytes",
-        "what was free then: on the card; on the host under the tightest limit, of the system, the "
-        "control group or the process",
+        "what was free then: on the card, rounded likewise; on the host, while the error was "
+        "handled, under the tightest limit, of the system, the control group or the process",
         _NOT_OOM + _NOT_TOLD,
     ),
     _flag(
