@@ -9,7 +9,7 @@ import pytest
 
 from kdbench.orchestrate.card import throttle_words
 from kdbench.orchestrate.neighbours import Neighbours
-from kdbench.orchestrate.nvml import AVAILABLE, NOT_SEEN, Gpu, open_nvml
+from kdbench.orchestrate.nvml import AVAILABLE, NOT_SEEN, Gpu, open_nvml, why_lost
 from tests.fake_nvml import driver
 from tests.fake_nvml.fixtures import (  # noqa: F401
     GIB,
@@ -328,6 +328,24 @@ def test_a_card_that_falls_off_the_bus_reads_none_from_then_on(reader):
     assert (read.lost, read.problem) == (True, "the card stopped answering: GPU is lost")
     script["lost_after"] = 1000
     assert read.device_bytes() is None, "a lost card is not asked again"
+
+
+@pytest.mark.parametrize(
+    ("script", "told"),
+    [
+        ([card()], None),
+        ([card(lost_after=1)], "the card is gone: the card stopped answering: GPU is lost"),
+        ([card(uuid=OTHER_UUID)], f"the card is gone: card {UUID}: Not Found"),
+    ],
+)
+def test_a_card_that_does_not_answer_any_more_is_told(script, told, fake_nvml):
+    fake_nvml(*script)
+    assert why_lost(UUID) == told
+
+
+def test_a_driver_that_goes_away_is_told(fake_nvml):
+    fake_nvml(init=9)
+    assert why_lost(UUID).startswith("the driver is gone: ")
 
 
 def test_a_lost_card_is_counted_but_not_described(fake_nvml):

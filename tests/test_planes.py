@@ -15,6 +15,7 @@ import pytest
 
 from kdbench import load_matrix
 from kdbench import method as registry
+from kdbench.orchestrate import measuring
 from kdbench.orchestrate.nvml import Gpu
 from kdbench.orchestrate.probe import ResolvedDevice
 from kdbench.orchestrate.progress import Silent
@@ -207,6 +208,39 @@ class _Noted(Silent):
         for event in events:
             if event.get("phase") == "measure" and event.get("step", 0) >= HALF_WAY:
                 self._half.touch()
+
+
+def test_a_run_whose_card_goes_away_is_given_up_and_gone_on_with(
+    tmp_path, monkeypatch, fake_nvml_environment
+):
+    """A worker that the card's end kills: the rest is not run against nothing."""
+    # The runner asks for the card once, when a cell has not ended well: it is lost by then.
+    child = fake_nvml_environment(card(lost_after=0))
+    site = _site(tmp_path / "site")
+    monkeypatch.syspath_prepend(site)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(site), child["PYTHONPATH"]]))
+    monkeypatch.setenv(driver.SCRIPT, child[driver.SCRIPT])
+    monkeypatch.setattr(measuring, "why_lost", lambda uuid: f"the card is gone: {uuid}")
+    registry._plugged.cache_clear()
+    sets = ['axes.method=["slow-alone", "student-only"]', "budget.timeout_seconds=0.5"]
+    path = tmp_path / "tiny.toml"
+    path.write_text(TINY)
+    device = ResolvedDevice("cpu", _listed({}))
+
+    def run(*more):
+        matrix = load_matrix(path, assignments=[*sets, *more])
+        return run_matrix(
+            matrix, out=tmp_path / "results", device=device, progress=_Noted(tmp_path / "half")
+        )
+
+    tally = run()
+    assert (tally.done, tally.failed, tally.exit_code) == (1, [], 1)
+    assert tally.given_up == f"the card is gone: {UUID}"
+    (cell,) = pd.read_parquet(tmp_path / "results/tiny/cells").to_dict("records")
+    assert cell["status"] == "interrupted"
+    assert cell["error"].startswith(f"the card is gone: {UUID}; it ended as timeout: not done af")
+    monkeypatch.undo()
+    registry._plugged.cache_clear()
 
 
 def _site(folder):
