@@ -29,7 +29,7 @@ ALL = (
 )
 NAMES = tuple(fault.name for fault in ALL)
 # Kills are what there are to be most of.
-_SHARE_OF_KILLS = 4
+_SHARE_OF_KILLS = 12
 # As many may meet one run, while it goes on.
 _TOGETHER = 4
 
