@@ -11,14 +11,15 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from kdbench.cell import digest
+from kdbench.cell import Frozen, digest
 from kdbench.worker.durable import durably, make_folder
 
 _TENSOR, _HEADER = "embeddings", "kdbench"
@@ -34,6 +35,14 @@ class Cost:
     seconds: float
     batches: int
     peak_bytes: int
+
+
+class _Told(Frozen):
+    """What a file says of its cost."""
+
+    seconds: Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
+    batches: Annotated[int, Field(ge=0, le=2**53)]
+    peak_bytes: Annotated[int, Field(ge=0, le=2**53)] | None
 
 
 class DamagedError(Exception):
@@ -67,8 +76,8 @@ def read_embeddings(
             if (tuple(held.get_shape()), held.get_dtype()) != (shape, "F32"):
                 raise DamagedError(f"expected float32 {list(shape)}, found {held.get_shape()}")
             tensor = file.get_tensor(_TENSOR)
-        cost = Cost(**header["cost"])
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        cost = Cost(**_Told.model_validate(header["cost"]).model_dump())
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DamagedError(f"cannot be read: {type(error).__name__}: {error}") from error
     if header.get("recipe") != json.loads(json.dumps(recipe)):
         raise DamagedError("it was made from something else")

@@ -21,10 +21,12 @@ from typing import Any
 from kdbench.lifetime import die_with_parent
 from kdbench.worker.ending import Ending
 from kdbench.worker.job import read_job, run_job
+from kdbench.worker.secrets import hide
 
 
 def main(argv: list[str]) -> int:
     """Serve jobs until the input ends; in a child, run one and return its exit status."""
+    hide()
     ending = Ending()
     die_with_parent(int(argv[0]))
     answers = Answers()

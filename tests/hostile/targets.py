@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from kdbench.schema import TABLES
+from kdbench.store import Store
 from tests.analysis_fixtures import cell_row, commit, epoch_rows, paper_rows
 from tests.conftest import REPOSITORY, TINY
 from tests.hostile import readers
@@ -124,7 +125,7 @@ def _rows(*commands: tuple[str, ...]) -> Iterator[Attempt]:
                     tables[table][-1] |= changed
             row = cell_row("embed-kd", "base", 32) | example.get("cells", {})
             with mock.patch("os.fsync"):
-                commit(root, [row], **tables)
+                Store(root).commit("0123456789abcdef", {**tables, "cells": [row]})
             before = _outside(Path(folder))
             told = [
                 readers.commanded(*(word.format(root=root.parent) for word in words))[0]
