@@ -150,11 +150,11 @@ def test_what_is_called_parquet_and_is_not_is_not_unpacked(write, tmp_path):
 def test_a_table_that_has_no_room_is_not_read(tmp_path, monkeypatch):
     path = tmp_path / "bomb.parquet"
     pq.write_table(pa.table({"img": pa.array([b"x" * 1000] * 10_000)}), path, use_dictionary=False)
-    check_parquet([path], cache=tmp_path)
+    check_parquet([path], key="data.path", cache=tmp_path)
     free = type("Free", (), {"free": 10_000})()
     monkeypatch.setattr("kdbench.worker.strangers.shutil.disk_usage", lambda _: free)
     with pytest.raises(InputError, match="found 10,000 free"):
-        check_parquet([path], cache=tmp_path)
+        check_parquet([path], key="data.path", cache=tmp_path)
 
 
 @pytest.mark.parametrize("name", ["zip::x", "a::b.parquet"])

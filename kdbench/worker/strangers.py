@@ -39,11 +39,12 @@ def check_local(root: Path) -> None:
         )
 
 
-def check_parquet(files: Sequence[Path], *, cache: Path) -> None:
+def check_parquet(files: Sequence[Path], *, key: str, cache: Path) -> None:
     """Check that files are parquet, and that what they say they hold has room.
 
     Args:
         files: of one split.
+        key: the key of the matrix file that names it.
         cache: where the library writes what it reads from them.
 
     Raises:
@@ -59,20 +60,20 @@ def check_parquet(files: Sequence[Path], *, cache: Path) -> None:
             raise InputError(
                 f"expected a parquet file, found another or a damaged one: {told}",
                 where=file,
-                key="data.path",
+                key=key,
             ) from error
         rows += metadata.num_rows
         size += sum(metadata.row_group(n).total_byte_size for n in range(metadata.num_row_groups))
     if rows > _MOST_ROWS:
         problem = f"expected at most {_MOST_ROWS:,} rows, found {rows:,}"
-        raise InputError(problem, where=files[0].parent, key="data.path")
+        raise InputError(problem, where=files[0].parent, key=key)
     there = next((folder for folder in (cache, *cache.parents) if folder.exists()), Path("/"))
     free = shutil.disk_usage(there).free
     if size > free:
         raise InputError(
             f"the tables have {size:,} bytes when they are read, found {free:,} free in {there}",
             where=files[0].parent,
-            key="data.path",
+            key=key,
             hint="HF_DATASETS_CACHE names another place",
         )
 

@@ -79,7 +79,7 @@ def _parquet(data: Data, root: Path, key: str) -> Any:  # noqa: ANN401
     files = _single(root, split, key) if root.is_file() else _parts(root, split)
     if not files:
         raise _no_split(split, _known_splits(root), root, key)
-    check_parquet(files, cache=Path(datasets.config.HF_DATASETS_CACHE))
+    check_parquet(files, key=f"data.{key}", cache=Path(datasets.config.HF_DATASETS_CACHE))
     try:
         return datasets.load_dataset(
             "parquet", data_files={split: [str(file) for file in files]}, split=expression
