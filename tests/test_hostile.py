@@ -25,6 +25,7 @@ from kdbench.analysis.soundness import sound
 from kdbench.cli.options import csv_value
 from kdbench.errors import InputError, KdbenchError, brief, did_you_mean, quoted
 from kdbench.matrix import load_matrix
+from kdbench.pytest_plugin.summary import _sound
 from kdbench.store import arrow_schema, read_table
 from tests.analysis_fixtures import cell_row, commit, paper_rows
 from tests.conftest import REPOSITORY, TINY
@@ -388,6 +389,26 @@ def test_a_drawing_is_xml_whatever_it_says(text):
         style.write_lines(figure, [escaped(text)[:300]], left=0.1, top=1, size=8)
         figure.savefig(file, format="svg")
     assert ET.fromstring(file.getvalue()).tag.endswith("svg")
+
+
+@pytest.mark.parametrize(
+    "info",
+    [
+        None,
+        [1],
+        {"peak_bytes": "x"},
+        {"peak_bytes": -1, "flops": {}},
+        {"a.peak_bytes": 10**400},
+        {"peak_bytes": True, "torch_version": 3.5},
+    ],
+)
+def test_saved_benchmarks_of_somebody_else_are_no_figures(info):
+    assert all("peak" not in key for key in _sound(info))
+
+
+def test_what_a_saved_benchmark_says_is_kept():
+    info = {"peak_bytes": 5, "torch_version": "2", "flops": 3, "b.peak_bytes": 1}
+    assert _sound(info) == info
 
 
 # ------------------------------------------------------------------------------------ rows

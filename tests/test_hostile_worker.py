@@ -4,6 +4,8 @@ import gzip
 import json
 import os
 import pickle
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -31,6 +33,7 @@ from kdbench.worker.strangers import check_local, check_parquet
 from kdbench.worker.stream import load_images
 from kdbench.worker.teacher import fitted_path, read_fitted
 from tests.checkpoints import pretrained, write_embedder
+from tests.conftest import REPOSITORY, TINY
 from tests.image_sets import image_run, write_parquet, write_pictures
 from tests.models import tiny_run
 
@@ -344,3 +347,52 @@ def test_secrets_are_left_out():
     said = secrets.left_out("hf_0123456789 at https://user:pass@hub.example/x in /home/x, a@b.c")
     assert said == "[hidden] at https://[hidden]@hub.example/x in /home/x, a@b.c"
     assert Secrets({"HF_TOKEN": ""}).left_out("as it is") == "as it is"
+
+
+CANARIES = {
+    "HF_TOKEN": "hf_CANARY-token",
+    "HF_ENDPOINT": "http://user:CANARY-endpoint@127.0.0.1:9",
+    "HTTPS_PROXY": "http://user:CANARY-proxy@127.0.0.1:9",
+    "https_proxy": "http://user:CANARY-proxy@127.0.0.1:9",
+    "AWS_SECRET_ACCESS_KEY": "CANARY-aws",
+    "WANDB_API_KEY": "CANARY-wandb",
+    "GITHUB_TOKEN": "CANARY-github",
+    "NVIDIA_API_KEY": "CANARY-nvidia",
+}
+
+
+def test_what_a_worker_prints_has_no_secret():
+    said = "import os, sys, logging; from kdbench.worker.secrets import hide; hide();"
+    said += "logging.warning(os.environ['HF_ENDPOINT']); print(os.environ['HF_TOKEN'], flush=True);"
+    said += "raise ValueError(os.environ['HTTPS_PROXY'])"
+    environment = {**os.environ, **CANARIES, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", said],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "CANARY" not in done.stdout + done.stderr
+    assert done.stdout == "[hidden]\n"
+    assert "ValueError: http://[hidden]@127.0.0.1:9" in done.stderr
+
+
+def test_no_secret_is_in_what_a_run_writes(kdbench, tiny, tmp_path, monkeypatch):
+    for name, value in CANARIES.items():
+        monkeypatch.setenv(name, value)
+    hub = tmp_path / "hub.toml"
+    source = 'source = "datasets"\npath = "nobody/nothing"'
+    hub.write_text(TINY.replace('"tiny"', '"hub"').replace('source = "synthetic"', source))
+    said = [
+        kdbench("run", "--matrix", path, "--device", "cpu", "--only", "method=embed-kd")
+        for path in (tiny, hub)
+    ]
+    assert [one.code for one in said] == [0, 1]
+    said.append(kdbench("doctor", "results"))
+    assert all("CANARY" not in one.out + one.err for one in said)
+    for path in tmp_path.rglob("*"):
+        if path.is_file():
+            assert b"CANARY" not in path.read_bytes(), path
+        if path.suffix == ".parquet":
+            assert "CANARY" not in str(pq.read_table(path, partitioning=None).to_pylist()), path
