@@ -21,9 +21,9 @@ from kdbench.cell import (
     Teacher,
     Training,
 )
+from kdbench.contents import content_digests
 from kdbench.document import Document
 from kdbench.errors import InputError, brief, did_you_mean, quoted
-from kdbench.fingerprint import fingerprint_module, fingerprint_path
 from kdbench.grid import (
     AXES,
     MAIN_AXES,
@@ -36,7 +36,7 @@ from kdbench.grid import (
     matches,
     parse_values,
 )
-from kdbench.method import Method, defining_module, find_method, known_methods, near_methods
+from kdbench.method import Method, find_method, known_methods, near_methods
 from kdbench.sizes import check_embedded, check_size
 from kdbench.validation import dotted, validated
 
@@ -185,7 +185,7 @@ def _resolve(
         teacher=teacher,
         data=_data(file, training, where),
         training=_with_loss_weights(training, declared),
-        content_digests=_content_digests(method, teacher_name, teacher, file.data, where),
+        content_digests=content_digests(method, teacher_name, teacher, file.data, where),
     )
 
 
@@ -274,33 +274,6 @@ def _data(file: MatrixFile, training: Training, where: Path) -> Data:
         )
     check_embedded(file.data, training, where)
     return file.data
-
-
-def _content_digests(
-    method: str, teacher_name: str | None, teacher: Teacher | None, data: Data, where: Path
-) -> tuple[tuple[str, str], ...]:
-    """Digest what lies in the local files and folders that are read: names do not say what."""
-    found = []
-    module = defining_module(method)
-    if module is not None:
-        found.append(("method", fingerprint_module(module)))
-    if teacher is not None and teacher.weights == "pretrained":
-        key = f"teachers.{teacher_name}.checkpoint"
-        found += _local_digest("teacher", teacher.checkpoint, where, key)
-    if data.source == "datasets":
-        found += _local_digest("data", data.path, where, "data.path")
-    return tuple(found)
-
-
-def _local_digest(kind: str, path: str | None, where: Path, key: str) -> Iterator[tuple[str, str]]:
-    """Digest a local path, if it is one; else it is a name on the hub, and has a revision."""
-    if path is None or not Path(path).exists():
-        return
-    try:
-        yield kind, fingerprint_path(Path(path))
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise InputError(f"cannot read {path!r}: {reason}", where=where, key=key) from None
 
 
 def _is_missing_path(name: str) -> bool:

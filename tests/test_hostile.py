@@ -23,8 +23,9 @@ from kdbench.analysis.gate.findings import Finding, Report
 from kdbench.analysis.markup import Table, latex, markdown
 from kdbench.analysis.soundness import sound
 from kdbench.cli.options import csv_value
-from kdbench.errors import InputError, KdbenchError, brief, did_you_mean, quoted
+from kdbench.errors import InputError, KdbenchError, WorkerError, brief, did_you_mean, quoted
 from kdbench.matrix import load_matrix
+from kdbench.orchestrate.child import open_log
 from kdbench.pytest_plugin.summary import _sound
 from kdbench.store import arrow_schema, read_table
 from tests.analysis_fixtures import cell_row, commit, paper_rows
@@ -241,6 +242,19 @@ def test_figures_are_not_written_through_a_link(tmp_path):
     (root / "figures" / f".fig4.svg.{os.getpid()}").symlink_to(target)
     assert commanded("plot", root, "--figure", "fig4", "--format", "svg")[0] == 0
     assert target.read_text() == "kept"
+
+
+def test_a_log_is_not_written_through_a_link(tmp_path):
+    target, log = tmp_path / "target", tmp_path / "key.log"
+    target.write_text("kept")
+    log.symlink_to(target)
+    with pytest.raises(WorkerError, match="cannot write the log"):
+        open_log(log)
+    log.unlink()
+    for _ in range(2):
+        with open_log(log) as opened:
+            opened.write(b"x")
+    assert (log.read_bytes(), target.read_text()) == (b"xx", "kept")
 
 
 # ---------------------------------------------------------------- what is printed and written

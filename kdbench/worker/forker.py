@@ -114,7 +114,11 @@ def _wait(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def _to(path: str, descriptor: int, *, flags: int = os.O_WRONLY | os.O_APPEND | os.O_CREAT) -> None:
+# a link in the place of a log may lead to any file
+_APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
+
+
+def _to(path: str, descriptor: int, *, flags: int = _APPEND) -> None:
     opened = os.open(path, flags, 0o666)
     os.dup2(opened, descriptor)
     os.close(opened)

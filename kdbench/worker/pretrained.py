@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +13,7 @@ from transformers.utils import logging as transformers_logging
 
 from kdbench.cell import Teacher as Shape
 from kdbench.errors import brief, quoted
-from kdbench.worker.hub import CONFIG, Checkpoint, find_checkpoint
+from kdbench.worker.hub import CONFIG, Checkpoint, check_files, find_checkpoint, read_json
 
 # transformers' names of what a matrix file says of a teacher
 _SHAPE = {
@@ -46,9 +44,6 @@ _KEPT = (
 )
 # What is allocated goes by these, and the weights are compared with it only then.
 _LARGEST = {"intermediate_size": 2**20, "pooler_output_size": 2**20, "num_labels": 10**6}
-# A file that says what the weights are; a million classes have their names in it.
-_MOST_BYTES = 2**26
-_INDEX = "model.safetensors.index.json"
 _HEAD = frozenset({"classifier.weight", "classifier.bias"})
 # what transformers calls a class that has no name
 _UNNAMED = re.compile(r"LABEL_\d+")
@@ -80,7 +75,7 @@ def read_pretrained(
     checkpoint = find_checkpoint(shape, table)
     config = _read_config(checkpoint)
     _check_shape(checkpoint, config, shape)
-    _check_files(checkpoint)
+    check_files(checkpoint)
     model = _read_weights(checkpoint, config, classifier=classes is not None)
     if classes is not None:
         _check_classes(checkpoint, config, classes, class_names)
@@ -89,7 +84,7 @@ def read_pretrained(
 
 def _read_config(checkpoint: Checkpoint) -> Any:  # noqa: ANN401 - transformers has no type stubs
     """Read the configuration, before any weights: they may be large, and of something else."""
-    held = _read_json(checkpoint, CONFIG)
+    held = read_json(checkpoint, CONFIG)
     kind = held.get("model_type") if isinstance(held, dict) else None
     if kind != "vit":
         raise checkpoint.error(
@@ -109,40 +104,6 @@ def _read_config(checkpoint: Checkpoint) -> Any:  # noqa: ANN401 - transformers 
             problem = f"expected {name} of at most {most} in {CONFIG}, found {brief(found)}"
             raise checkpoint.error(problem)
     return config
-
-
-def _read_json(checkpoint: Checkpoint, name: str) -> Any:  # noqa: ANN401
-    path = checkpoint.folder / name
-    try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise checkpoint.error(f"expected {name} of at most {_MOST_BYTES} bytes, found more")
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise checkpoint.error(
-            f"cannot read {name}: {type(error).__name__}: {error}", hint=checkpoint.whole_again
-        ) from error
-
-
-def _check_files(checkpoint: Checkpoint) -> None:
-    """Refuse a folder whose weights are elsewhere; of the hub's, its library sees to that."""
-    folder = checkpoint.folder
-    if checkpoint.revision is not None:
-        return
-    if (folder / "adapter_config.json").exists():
-        raise checkpoint.error(
-            "expected whole weights, found an adapter to others",
-            hint="merge it into its base model, and save that with save_pretrained",
-        )
-    if not (folder / _INDEX).is_file():
-        return
-    index = _read_json(checkpoint, _INDEX)
-    names = index.get("weight_map") if isinstance(index, dict) else None
-    if not isinstance(names, dict):
-        raise checkpoint.error(f"expected a weight_map in {_INDEX}, found none")
-    for name in names.values():
-        if not isinstance(name, str) or Path(name).name != name:
-            problem = f"expected names of files beside it in {_INDEX}, found {brief(name)}"
-            raise checkpoint.error(problem)
 
 
 def _check_shape(checkpoint: Checkpoint, config: Any, shape: Shape) -> None:  # noqa: ANN401
