@@ -117,6 +117,13 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session
+def fuzz(session: nox.Session) -> None:
+    """Fire hostile files at the readers for ten minutes, or as long as `-- --seconds N` says."""
+    install(session, "test")
+    session.run("python", "-m", "tests.hostile", *session.posargs)
+
+
+@nox.session
 def gpu(session: nox.Session) -> None:
     """Gather the evidence that needs an NVIDIA GPU (results/reference/)."""
     install(session, "test")

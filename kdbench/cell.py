@@ -9,8 +9,9 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, field_validator
 
+from kdbench.errors import brief
 from kdbench.method import Method, find_method
 
 Mode = Literal["profile", "train"]
@@ -31,7 +32,28 @@ Rate = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Seconds = Annotated[float, Field(gt=0, le=10**8, allow_inf_nan=False)]
 # A name becomes part of a label and of a file's path.
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=80)]
+NAME, LONGEST_NAME = "^[A-Za-z0-9][A-Za-z0-9._+-]*$", 80
+Name = Annotated[str, Field(pattern=NAME, max_length=LONGEST_NAME)]
+
+
+def _path(text: str) -> str:
+    if any(len(part.encode()) > 255 for part in text.split("/")) or not text.isprintable():
+        raise ValueError(f"expected a path or a name on the hub, found {brief(text)}")
+    return text
+
+
+def _inside(text: str) -> str:
+    if text.startswith(("/", "~")) or ".." in text.split("/"):
+        raise ValueError(f"expected a name inside the data set, found {brief(text)}")
+    return _path(text)
+
+
+#: A file or folder, or a name on the hub: one that the system can be asked for.
+Located = Annotated[str, Field(min_length=1, max_length=4000), AfterValidator(_path)]
+#: Something inside of that, which leads nowhere else.
+Part = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_inside)]
+Revision = Annotated[str, Field(min_length=1, max_length=250), AfterValidator(_inside)]
+Column = Annotated[str, Field(max_length=1000)]
 
 
 class Frozen(BaseModel):
@@ -74,9 +96,9 @@ class Teacher(Frozen):
     #: `checkpoint`; fitted: trained by kdbench on the data set, and cached
     weights: Literal["random", "pretrained", "fitted"] = "random"
     #: hub name, or a local folder that `save_pretrained` wrote
-    checkpoint: str | None = None
+    checkpoint: Located | None = None
     #: commit, tag or branch of the hub's repository
-    revision: str | None = None
+    revision: Revision | None = None
     fit: Fit = Fit()
 
 
@@ -103,16 +125,16 @@ class Data(Frozen):
     #: processes that decode images
     workers: Annotated[int, Field(ge=1, le=256)] = 4
     #: for source = "datasets": hub name (owner/name), local folder or .parquet file...
-    path: str | None = None
+    path: Located | None = None
     #: ...its configuration: of a hub data set, or a folder inside the local one...
-    config: str | None = None
+    config: Part | None = None
     #: ...commit, tag or branch of the hub's repository...
-    revision: str | None = None
+    revision: Revision | None = None
     #: ...and its splits and columns; of parquet and of the hub also a part, as "train[:80%]"
-    train_split: str = "train"
-    test_split: str = "test"
-    image_column: str = "img"
-    label_column: str = "label"
+    train_split: Part = "train"
+    test_split: Part = "test"
+    image_column: Column = "img"
+    label_column: Column = "label"
 
     @field_validator("crop")
     @classmethod

@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 
 from kdbench.cell import Frozen, Name, digest
 from kdbench.document import read_document
-from kdbench.errors import InputError, did_you_mean, quoted
+from kdbench.errors import InputError, brief, did_you_mean, quoted
 from kdbench.units import parse_size
 from kdbench.validation import validated
 
@@ -36,7 +36,7 @@ class Profile(Frozen):
 
     name: Name
     #: the device as people know it
-    title: str
+    title: Annotated[str, Field(max_length=200)]
     device: Literal["cpu", "cuda"]
     #: memory that a process can have, as the driver tells it to torch; None: not known
     capacity_bytes: Bytes | None = None
@@ -52,20 +52,20 @@ class Profile(Frozen):
     #: by entry: "measured: ...", "source: ..." or "assumed: ..."
     basis: dict[str, str] = Field(default_factory=dict)
     #: what of this profile's predictions was held against a real device; "": nothing
-    verified: str = ""
+    verified: Annotated[str, Field(max_length=10_000)] = ""
 
     @model_validator(mode="after")
     def _founded(self) -> Profile:
         entries = self.model_fields_set - {"name", "title", "device", "basis", "verified"}
         for name in sorted(entries - self.basis.keys()):
-            raise ValueError(f"basis: expected what {name!r} rests on, found nothing")
+            raise ValueError(f"basis: expected what {brief(name)} rests on, found nothing")
         for name, words in sorted(self.basis.items()):
             if name not in entries:
-                raise ValueError(f"basis: there is no entry {name!r}")
+                raise ValueError(f"basis: there is no entry {brief(name)}")
             if words.partition(":")[0] not in _GRADES:
                 raise ValueError(
                     f"basis.{name}: expected words after one of {quoted(_GRADES)} and a colon, "
-                    f"found {words!r}"
+                    f"found {brief(words)}"
                 )
         return self
 

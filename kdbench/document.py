@@ -7,27 +7,35 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kdbench.errors import InputError, did_you_mean, quoted
+from kdbench.errors import InputError, brief, clipped, did_you_mean, quoted
 
 Document = dict[str, Any]
 
 # A matrix file is a page of text; whatever is larger is not one.
 MAX_BYTES = 1_000_000
+# So deep nobody nests on purpose, and every preset is checked whenever the file is read.
+_MOST_LEVELS = 16
+_MOST_PRESETS = 256
+# What TOML promises of an integer; Python reads others, and cannot even write them in a message.
+_LARGEST = 2**63 - 1
 
 
 def read_document(path: Path) -> Document:
     """Read a TOML file.
 
     Raises:
-        InputError: it is missing, unreadable, too large or not TOML.
+        InputError: it is missing, unreadable, too large or not TOML, or holds what no TOML file
+            of ours can: nesting without end, integers of more than 64 bits.
     """
     try:
         if path.is_dir():
             raise InputError("expected a TOML file, found a folder", where=path)
+        if path.exists() and not path.is_file():  # a pipe or a device: it may never end
+            raise InputError("expected a TOML file, found something else", where=path)
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
+    except (OSError, ValueError) as error:  # ValueError: no name that a file can have
+        reason = (getattr(error, "strerror", None) or str(error)).lower()
         raise InputError(
             f"cannot read the matrix file: {reason}",
             where=path,
@@ -38,11 +46,40 @@ def read_document(path: Path) -> Document:
             f"expected a matrix file of at most {MAX_BYTES} bytes, found more", where=path
         )
     try:
-        return tomllib.loads(raw.decode())
+        document = tomllib.loads(raw.decode())
     except UnicodeDecodeError as error:
         raise InputError(f"not UTF-8 text (byte {error.start})", where=path) from None
     except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
-        raise InputError(f"not valid TOML: {error or 'nested too deeply'}", where=path) from None
+        told = "nested too deeply" if isinstance(error, RecursionError) else error
+        raise InputError(f"not valid TOML: {told}", where=path) from None
+    _check_values(document, where=path)
+    return document
+
+
+def _check_values(document: Document, *, where: object, prefix: str = "") -> None:
+    """Check what every later step relies on, table by table and not by recursion.
+
+    Raises:
+        InputError: nested too deeply, or an integer of more than 64 bits.
+    """
+    waiting: list[tuple[str, int, Any]] = [(prefix, 0, document)]
+    while waiting:
+        key, level, node = waiting.pop()
+        if isinstance(node, dict):
+            inside = [(f"{key}.{name}" if key else name, value) for name, value in node.items()]
+        elif isinstance(node, list):
+            inside = [(f"{key}[{index}]", value) for index, value in enumerate(node)]
+        else:
+            if isinstance(node, int) and abs(node) > _LARGEST:
+                raise InputError("expected at most 64 bits, found more", where=where, key=key)
+            continue
+        if level == _MOST_LEVELS:
+            raise InputError(
+                f"expected at most {_MOST_LEVELS} levels of tables and lists, found more",
+                where=where,
+                key=key,
+            )
+        waiting += [(name, level + 1, value) for name, value in inside]
 
 
 def with_preset(document: Document, preset: str | None, *, where: object) -> Document:
@@ -50,7 +87,10 @@ def with_preset(document: Document, preset: str | None, *, where: object) -> Doc
     presets = document.get("presets", {})
     base = {key: value for key, value in document.items() if key != "presets"}
     if not isinstance(presets, dict):
-        raise InputError(f"expected a table, found {presets!r}", where=where, key="presets")
+        raise InputError(f"expected a table, found {brief(presets)}", where=where, key="presets")
+    if len(presets) > _MOST_PRESETS:
+        problem = f"expected at most {_MOST_PRESETS} presets, found {len(presets)}"
+        raise InputError(problem, where=where, key="presets")
     if preset is None:
         return base
     if preset not in presets:
@@ -61,7 +101,7 @@ def with_preset(document: Document, preset: str | None, *, where: object) -> Doc
     override = presets[preset]
     if not isinstance(override, dict):
         raise InputError(
-            f"expected a table, found {override!r}", where=where, key=f"presets.{preset}"
+            f"expected a table, found {brief(override)}", where=where, key=f"presets.{preset}"
         )
     return _merged(base, override)
 
@@ -77,12 +117,17 @@ def with_assignments(document: Document, assignments: Sequence[str]) -> Document
         key = key.strip()
         if not equals or not all(key.split(".")):
             raise InputError(
-                f"expected KEY=VALUE, found {assignment!r}",
+                f"expected KEY=VALUE, found {brief(assignment)}",
                 where="--set",
                 hint="for instance --set training.batch_size=32",
             )
-        override: Document = {key.split(".")[-1]: _toml_value(text, key)}
-        for part in reversed(key.split(".")[:-1]):
+        parts = key.split(".")
+        if len(parts) > _MOST_LEVELS:
+            problem = f"expected at most {_MOST_LEVELS} parts of a key, found {len(parts)}"
+            raise InputError(problem, where="--set", key=key)
+        override: Document = {parts[-1]: _toml_value(text, key)}
+        _check_values(override, where="--set", prefix=".".join(parts[:-1]))
+        for part in reversed(parts[:-1]):
             override = {part: override}
         _check_path(document, key)
         document = _merged(document, override)
@@ -92,14 +137,14 @@ def with_assignments(document: Document, assignments: Sequence[str]) -> Document
 def _toml_value(text: str, key: str) -> Any:  # noqa: ANN401
     try:
         parsed = tomllib.loads(f"value = {text}")
-    except (tomllib.TOMLDecodeError, RecursionError):
+    except (tomllib.TOMLDecodeError, RecursionError, ValueError):
         parsed = {}
     if set(parsed) != {"value"}:
         raise InputError(
-            f"expected a TOML value, found {text!r}",
+            f"expected a TOML value, found {brief(text)}",
             where="--set",
             key=key,
-            hint=f"""a string needs quotes: --set '{key}="{text.strip()}"'""",
+            hint=f"""a string needs quotes: --set '{key}="{clipped(text.strip(), 80)}"'""",
         )
     return parsed["value"]
 
@@ -110,7 +155,7 @@ def _check_path(document: Mapping[str, Any], key: str) -> None:
         node = node.get(part, {})
         if not isinstance(node, dict):
             raise InputError(
-                f"{'.'.join(key.split('.')[:depth])} is {node!r}, no table to set a key in",
+                f"{'.'.join(key.split('.')[:depth])} is {brief(node)}, no table to set a key in",
                 where="--set",
                 key=key,
             )

@@ -4,12 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from itertools import islice
+
+# What a message may be long. Names and values in it may be a stranger's, and a megabyte each.
+_LONGEST = 4000
+_LONGEST_PLACE = 500
+_LONGEST_VALUE = 200
+# A near match is looked for among so many names, each no longer than that.
+_MOST_NAMES, _LONGEST_NAME = 2000, 200
+_MOST_QUOTED = 40
 
 
 class KdbenchError(Exception):
-    """Anything that kdbench itself reports; `exit_code` is what the process then returns."""
+    """Anything that kdbench itself reports; `exit_code` is what the process then returns.
+
+    The message is a line that is safe to print, whatever was found: files come from other people.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(clipped(printable(message), _LONGEST))
 
 
 class InputError(KdbenchError):
@@ -32,7 +47,8 @@ class InputError(KdbenchError):
         key: str | None = None,
         hint: str | None = None,
     ) -> None:
-        parts = [str(part) for part in (where, key, problem) if part is not None and str(part)]
+        place = [clipped(str(part), _LONGEST_PLACE) for part in (where, key) if part is not None]
+        parts = [part for part in (*place, problem) if part]
         super().__init__(": ".join(parts) + (f"; {hint}" if hint else ""))
 
 
@@ -52,11 +68,37 @@ class WorkerError(KdbenchError):
 
 def did_you_mean(found: object, known: Iterable[object]) -> str | None:
     """Near matches of `found` among `known`, as a question; None where nothing is near."""
-    names = [str(name) for name in known]
-    near = get_close_matches(str(found), names, n=3, cutoff=0.6)
+    meant = str(found)
+    if len(meant) > _LONGEST_NAME:
+        return None
+    names = [name for name in map(str, islice(known, _MOST_NAMES)) if len(name) <= _LONGEST_NAME]
+    near = get_close_matches(meant, names, n=3, cutoff=0.6)
     return f"did you mean {quoted(near, ' or ')}?" if near else None
 
 
 def quoted(names: Iterable[object], joint: str = ", ") -> str:
-    """Join names, each in single quotes with control characters escaped, for a message."""
-    return joint.join(repr(str(name)) for name in names)
+    """Join names, each in single quotes with control characters escaped, for a message.
+
+    Of very many, the first are named and the rest is counted.
+    """
+    each = [brief(str(name)) for name in names]
+    more = len(each) - _MOST_QUOTED
+    return joint.join(each[:_MOST_QUOTED]) + (f" and {more} more" if more > 0 else "")
+
+
+def brief(value: object) -> str:
+    """Write a value from a file for a message, as Python does, and no more of it than fits."""
+    try:
+        return clipped(repr(value), _LONGEST_VALUE)
+    except (RecursionError, ValueError):  # an integer of very many digits has no decimal text
+        return f"a value ({type(value).__name__}) too large to be shown"
+
+
+def clipped(text: str, most: int) -> str:
+    """Cut a text that is longer than `most` letters, and say so."""
+    return text if len(text) <= most else f"{text[:most]}... ({len(text)} letters)"
+
+
+def printable(text: object) -> str:
+    r"""Escape what a terminal would obey or garble: `\x1b`, `\n`."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))

@@ -23,7 +23,17 @@ def predict_digest() -> str:
 
 @lru_cache(maxsize=64)
 def fingerprint_path(path: Path) -> str:
-    """Digest of the names and contents of a file, or of all files in a folder (16 hex digits)."""
+    """Digest of the names and contents of a file, or of all files in a folder (16 hex digits).
+
+    What is neither a file nor a folder, such as a pipe, is passed over: it may never end.
+
+    Raises:
+        OSError: a file cannot be read, or it is the system's own folder: a matrix file of somebody
+            else's is not to have all of a disk read, nor the kernel's memory.
+    """
+    there = path.resolve()
+    if there == there.parent or there.is_relative_to("/proc") or there.is_relative_to("/sys"):
+        raise OSError("a folder of the system")
     if path.is_file():
         return _digest_files(path.parent, [path])
     return _digest_files(path, sorted(found for found in path.rglob("*") if found.is_file()))
@@ -53,5 +63,7 @@ def _digest_files(root: Path, paths: Iterable[Path]) -> str:
     for path in paths:
         with path.open("rb") as file:
             content = hashlib.file_digest(file, "blake2b").hexdigest()
-        total.update(f"{path.relative_to(root).as_posix()}\0{content}\n".encode())
+        total.update(
+            f"{path.relative_to(root).as_posix()}\0{content}\n".encode(errors="surrogateescape")
+        )
     return total.hexdigest()

@@ -20,6 +20,8 @@ Point = Mapping[str, Any]
 
 # A sweep above this is a typing error; it is told before anything is built.
 MAX_CELLS = 100_000
+# Each entry is compared with each point.
+MAX_ENTRIES = 256
 
 
 class AxisValues(Frozen):

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import itertools
 import platform
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from kdbench.cell import Budget, Cell, CellRun, Launch, Mode
+from kdbench.cell import LONGEST_NAME, NAME, Budget, Cell, CellRun, Launch, Mode
 from kdbench.document import Document, read_document, with_assignments, with_preset
-from kdbench.errors import InputError
+from kdbench.errors import InputError, brief
 from kdbench.gauges import Tolerances, parse_tolerances
 from kdbench.only import Only
 from kdbench.resolve import MatrixFile, resolve_cells
 from kdbench.schema import PLAN_COLUMNS
+from kdbench.sizes import check_runs
 from kdbench.validation import validated
 
 
@@ -81,9 +83,11 @@ def load_matrix(
     document = read_document(where)
     for other in document.get("presets") or ():
         # A mistake in a preset is told now, not on the day somebody picks it.
-        _parsed(with_preset(document, other, where=where), where=where, origin=f"preset {other!r}")
+        _parsed(
+            with_preset(document, other, where=where), where=where, origin=f"preset {brief(other)}"
+        )
     chosen = with_assignments(with_preset(document, preset, where=where), assignments)
-    file = _parsed(chosen, where=where, origin=f"preset {preset!r}" if preset else None)
+    file = _parsed(chosen, where=where, origin=f"preset {brief(preset)}" if preset else None)
     _check_launch(file.launch, where)
     name = file.name or _name_from(where)
     matrix = Matrix(
@@ -100,6 +104,7 @@ def load_matrix(
     )
     if not matrix.cells:
         raise InputError("no cells left: [[exclude]] drops every one", where=where, key="exclude")
+    check_runs(len(matrix.cells), len(matrix.seeds), matrix.repeats, where)
     columns = [column.name for column in PLAN_COLUMNS]
     matrix = replace(matrix, only=tuple(Only.parse(text, columns) for text in only))
     matrix.runs()  # so that a wrong filter is told here
@@ -120,9 +125,9 @@ def _check_launch(launch: Launch, where: Path) -> None:
 
 def _name_from(path: Path) -> str:
     name = path.stem
-    if not name or not all(c.isalnum() or c in "._+-" for c in name) or name.startswith("."):
+    if not re.fullmatch(NAME, name) or len(name) > LONGEST_NAME:
         raise InputError(
-            f"cannot name the matrix after the file {path.name!r}",
+            f"cannot name the matrix after the file {brief(path.name)}",
             where=path,
             key="name",
             hint='give it a name: name = "my-matrix"',

@@ -21,12 +21,26 @@ from kdbench.cell import (
     Teacher,
     Training,
 )
+from kdbench.contents import content_digests
 from kdbench.document import Document
-from kdbench.errors import InputError, did_you_mean, quoted
-from kdbench.fingerprint import fingerprint_module, fingerprint_path
-from kdbench.grid import AXES, MAIN_AXES, Point, Values, grid, included, matches, parse_values
-from kdbench.method import Method, defining_module, find_method, known_methods, near_methods
+from kdbench.errors import InputError, brief, did_you_mean, quoted
+from kdbench.grid import (
+    AXES,
+    MAIN_AXES,
+    MAX_CELLS,
+    MAX_ENTRIES,
+    Point,
+    Values,
+    grid,
+    included,
+    matches,
+    parse_values,
+)
+from kdbench.method import Method, find_method, known_methods, near_methods
+from kdbench.sizes import check_embedded, check_size
 from kdbench.validation import dotted, validated
+
+Entries = Annotated[tuple[dict[str, Any], ...], Field(strict=False, max_length=MAX_ENTRIES)]
 
 
 class MatrixFile(Frozen):
@@ -40,8 +54,8 @@ class MatrixFile(Frozen):
     threads: Annotated[int, Field(ge=1, le=65536)] | None = None
     launch: Launch = "spawn"
     axes: dict[str, Any]
-    exclude: Annotated[tuple[dict[str, Any], ...], Field(strict=False)] = ()
-    include: Annotated[tuple[dict[str, Any], ...], Field(strict=False)] = ()
+    exclude: Entries = ()
+    include: Entries = ()
     students: dict[Name, Student]
     teachers: dict[Name, Teacher] = Field(default_factory=dict)
     data: Data
@@ -84,6 +98,9 @@ def resolve_cells(matrix: str, file: MatrixFile, document: Document, where: Path
         _check_names(values, entry, file, where, key)
         shown |= {name for name in values if name not in MAIN_AXES}
         points.extend(included(values, axes, where=where, key=key))
+        if len(points) > MAX_CELLS:
+            problem = f"expected at most {MAX_CELLS} cells, found more"
+            raise InputError(problem, where=where, key=key)
     extra = [name for name in AXES if name in shown]
     labels: dict[str, None] = {}
     for point in points:
@@ -141,9 +158,12 @@ def _resolve(
     training = validated(Training, settings, where=where, prefix="training")
     student = file.students[point["student"]]
     teacher = file.teachers[teacher_name] if teacher_name else None
+    classes = file.data.classes
     _check_shape(f"students.{point['student']}", student, size, where)
+    check_size(f"students.{point['student']}", student, size, classes, where)
     if teacher is not None:
         _check_shape(f"teachers.{teacher_name}", teacher, teacher.image_size, where)
+        check_size(f"teachers.{teacher_name}", teacher, teacher.image_size, classes, where)
         _check_teacher(f"teachers.{teacher_name}", teacher, file, where)
     if declared.teacher == "image-embeddings" and file.data.crop is not None:
         raise InputError(
@@ -165,7 +185,7 @@ def _resolve(
         teacher=teacher,
         data=_data(file, training, where),
         training=_with_loss_weights(training, declared),
-        content_digests=_content_digests(method, teacher, file.data),
+        content_digests=content_digests(method, teacher_name, teacher, file.data, where),
     )
 
 
@@ -211,7 +231,7 @@ def _check_teacher(key: str, teacher: Teacher, file: MatrixFile, where: Path) ->
         )
     if teacher.weights == "pretrained" and _is_missing_path(str(teacher.checkpoint)):
         raise InputError(
-            f"expected a hub name or a local folder, found no folder {teacher.checkpoint!r}",
+            f"expected a hub name or a local folder, found no folder {brief(teacher.checkpoint)}",
             where=where,
             key=f"{key}.checkpoint",
             hint="a path is relative to the folder that kdbench is started in",
@@ -252,21 +272,8 @@ def _data(file: MatrixFile, training: Training, where: Path) -> Data:
             where=where,
             key="data.train_images",
         )
+    check_embedded(file.data, training, where)
     return file.data
-
-
-def _content_digests(
-    method: str, teacher: Teacher | None, data: Data
-) -> tuple[tuple[str, str], ...]:
-    """Digest what lies in local files and folders: their names do not say what is in them."""
-    module = defining_module(method)
-    code = () if module is None else (("method", fingerprint_module(module)),)
-    local = {"teacher": teacher.checkpoint if teacher else None, "data": data.path}
-    return code + tuple(
-        (kind, fingerprint_path(Path(path)))
-        for kind, path in local.items()
-        if path and Path(path).exists()
-    )
 
 
 def _is_missing_path(name: str) -> bool:

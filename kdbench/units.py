@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from decimal import Decimal
 from typing import Literal
 
+from kdbench.errors import brief
+
 Unit = Literal["bytes", "seconds", "joules", "fraction"]
 
 MISSING = "–"
@@ -59,7 +61,7 @@ def parse_size(text: str) -> int:
     found = _SIZE.fullmatch(text.strip())
     if found is None or found[2] not in _SIZES:
         names = ", ".join(_SIZES)
-        raise ValueError(f"expected a size such as '24 GiB' (in {names}), found {text!r}")
+        raise ValueError(f"expected a size such as '24 GiB' (in {names}), found {brief(text)}")
     return int(Decimal(found[1]) * _SIZES[found[2]])
 
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from kdbench.errors import InputError, did_you_mean, quoted
+from kdbench.errors import InputError, brief, did_you_mean, quoted
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -90,7 +90,7 @@ def _as_input_error(
     if kind == "literal_error":
         expected = _literals_at(model, path) or context.get("expected", "")
         shown = quoted(expected) if isinstance(expected, list) else expected
-        problem = f"expected one of {shown}, found {found!r}"
+        problem = f"expected one of {shown}, found {brief(found)}"
         near = did_you_mean(found, expected) if isinstance(expected, list) else None
         return InputError(problem, where=where, key=key, hint=near)
     if kind == "missing":
@@ -98,10 +98,10 @@ def _as_input_error(
     if kind == "value_error":
         return InputError(str(context.get("error", error["msg"])), where=where, key=key)
     if kind in _TYPES:
-        kindly = f"{found!r} ({type(found).__name__})"
+        kindly = f"{brief(found)} ({type(found).__name__})"
         return InputError(f"expected {_TYPES[kind]}, found {kindly}", where=where, key=key)
     told = error["msg"].removeprefix("Input should ").removeprefix("be ")
-    return InputError(f"expected: {told}; found {found!r}", where=where, key=key)
+    return InputError(f"expected: {told}; found {brief(found)}", where=where, key=key)
 
 
 def _fields_at(model: type[BaseModel], path: Sequence[str | int]) -> list[str]:

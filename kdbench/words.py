@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+from kdbench.errors import printable
 
-def printable(text: object) -> str:
-    r"""Escape what a terminal would obey or garble: `\x1b`, `\n`."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+__all__ = ["fold_label", "printable"]
 
 
 def fold_label(label: str, width: int) -> list[str]:

@@ -54,7 +54,7 @@ def test_annotations_are_one_command_a_cell_and_escaped(evil, tmp_path, monkeypa
     )
     text = summary.read_text()
     assert text.startswith("before\n**fig4: regressed: 1 regressed, 4 held; 1 cell**")
-    assert r"\<b>&" in text
+    assert r"\<b>\&" in text
     assert r"\|" in text
     assert "\x1b" not in text
 

@@ -263,7 +263,7 @@ def test_damaged_tables(tmp_path):
     folder = write_parquet(tmp_path / "set")
     part = folder / "data" / "test-00000-of-00001.parquet"
     part.write_bytes(part.read_bytes()[:-100])
-    with pytest.raises(InputError, match=r"data.test_split: cannot load the data set"):
+    with pytest.raises(InputError, match=r"data.test_split: expected a parquet file"):
         loaded(tmp_path, folder)
     saved = write_saved(tmp_path / "saved")
     (arrow,) = (saved / "train").glob("*.arrow")

@@ -10,6 +10,7 @@ from typing import Any, TypeGuard
 
 from kdbench.analysis.metrics import Metric
 from kdbench.stats import FEWEST_PROCESSES, mean_interval, median_interval
+from kdbench.words import printable
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def estimate_of(rows: Sequence[Mapping[str, Any]], metric: Metric) -> Estimate |
         count=len(values),
         ends=(min(values), max(values)),
         extrapolated="extrapolated" in kinds,
-        sources=tuple(sorted(sources - {None})),
+        sources=tuple(sorted(map(printable, sources - {None}))),
     )
 
 

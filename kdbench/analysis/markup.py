@@ -57,7 +57,7 @@ def latex(table: Table) -> str:
     """Write a `table` with the rules of the booktabs package."""
     columns = "".join("r" if numeric else "l" for numeric in table.numeric)
     rows = [
-        " & ".join(_escaped(text, _LATEX) for text in row) + r" \\"
+        _row_start(row) + " & ".join(_escaped(text, _LATEX) for text in row) + r" \\"
         for row in (table.head, *table.rows)
     ]
     notes = [rf"\par\smallskip\footnotesize {_escaped(note, _LATEX)}" for note in table.notes]
@@ -79,6 +79,11 @@ def latex(table: Table) -> str:
     )
 
 
+def _row_start(row: Sequence[str]) -> str:
+    r"""Keep the end of the row before, `\\`, from taking a bracket or an asterisk for its own."""
+    return "{}" if row[0].startswith(("[", "*")) else ""
+
+
 # One letter at a time, so that what an escape puts in is never escaped again.
 _LATEX = {
     **{c: rf"\{c}" for c in "&%$#_{}"},
@@ -90,7 +95,7 @@ _LATEX = {
     "–": "--",
     "|": r"\textbar{}",
 }
-_MARKDOWN = {c: rf"\{c}" for c in "\\|*_`<[]"}
+_MARKDOWN = {c: rf"\{c}" for c in "\\|*_`<[]&~$#"}
 
 
 def _escaped(text: str, escapes: Mapping[str, str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -19,6 +20,7 @@ from kdbench.analysis.figures.style import drawing
 from kdbench.analysis.metrics import find_metrics
 from kdbench.analysis.reference import check_reference, find_reference
 from kdbench.analysis.results import Results
+from kdbench.cell import LONGEST_NAME, NAME, digest
 from kdbench.errors import InputError, did_you_mean, quoted
 
 # No dates in the files: the same results give the same bytes.
@@ -83,7 +85,7 @@ def plot(
     for (kind, sheet), folder in zip(allowed, folders, strict=True):
         stem = kind.name
         if shared[kind.name, folder] > 1:
-            stem += f"-{sheet.matrix}-{sheet.environment.id}"
+            stem += f"-{_name_of(sheet.matrix)}-{sheet.environment.id}"
         with drawing():
             drawn = kind.draw(sheet)
             written += [
@@ -130,14 +132,36 @@ def _check_formats(formats: Sequence[str]) -> None:
 
 
 def _folder(results: Results, sheet: Sheet, out: str | Path | None) -> Path:
-    return results.homes[sheet.matrix] / "figures" if out is None else Path(out)
+    """Choose where figures go.
+
+    Raises:
+        InputError: the results have a link there, which may lead anywhere.
+    """
+    if out is not None:
+        return Path(out)
+    folder = results.homes[sheet.matrix] / "figures"
+    if folder.is_symlink():
+        raise InputError(
+            "expected a folder for the figures, found a link",
+            where=folder,
+            hint="name where it leads with --out, if you trust it",
+        )
+    return folder
+
+
+def _name_of(matrix: str) -> str:
+    """Make a part of a file's name: the matrix's own, unless results have another than any file."""
+    plain = re.fullmatch(NAME, matrix) and len(matrix) <= LONGEST_NAME
+    return matrix if plain else digest(matrix)[:8]
 
 
 def _write(figure: Figure, path: Path, form: str) -> Path:
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(unfinished, format=form, metadata=_METADATA[form])
+        unfinished.unlink(missing_ok=True)
+        with unfinished.open("xb") as file:  # never through a link that lay there
+            figure.savefig(file, format=form, metadata=_METADATA[form])
         unfinished.replace(path)
     except OSError as error:
         with suppress(OSError):

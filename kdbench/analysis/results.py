@@ -15,6 +15,7 @@ from kdbench.analysis.environments import (
     assign_environments,
     pick_environment,
 )
+from kdbench.analysis.soundness import sound
 from kdbench.errors import InputError, quoted
 from kdbench.only import Only
 from kdbench.schema import TABLES
@@ -115,7 +116,9 @@ class Results:
         for home in dict.fromkeys(self.homes[matrix] for matrix in self.matrices):
             here = [matrix for matrix in self.matrices if self.homes[matrix] == home]
             runs = self.cells.loc[self.cells["matrix"].isin(here), ["run_key", "matrix", "label"]]
-            frames.append(read_table(home, name).merge(runs, on="run_key", how="inner"))
+            frames.append(
+                sound(read_table(home, name), name, home).merge(runs, on="run_key", how="inner")
+            )
         return pd.concat(frames, ignore_index=True)
 
 
@@ -165,7 +168,7 @@ def _read_cells(where: Path) -> tuple[dict[str, Path], list[pd.DataFrame]]:
     homes: dict[str, Path] = {}
     frames = []
     for home in find_stores(where):
-        frame = read_table(home, "cells")
+        frame = sound(read_table(home, "cells"), "cells", home)
         for name in frame["matrix"].unique():
             other = homes.setdefault(str(name), home)
             if other != home:

@@ -88,7 +88,9 @@ def _run(arguments: Sequence[str] | None) -> int:
         typer.echo(f"kdbench: {printable(error)}", err=True)
         return error.exit_code
     except _UsageError as error:
-        error.show()
+        usage = getattr(getattr(error, "ctx", None), "get_usage", str)()
+        told = printable(error.format_message())
+        typer.echo(f"{usage}\n\nError: {told}".strip(), err=True)
         return int(error.exit_code)
     except (typer.Abort, KeyboardInterrupt):
         return STOPPED

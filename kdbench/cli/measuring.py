@@ -17,6 +17,7 @@ from kdbench.cli.options import (
     printed,
     steady_console,
 )
+from kdbench.errors import printable
 
 
 def doctor(
@@ -40,7 +41,6 @@ def doctor(
     from kdbench.orchestrate.doctor import examine, render
     from kdbench.orchestrate.repair import examine_results, lines
     from kdbench.orchestrate.repair import repair as put_in_order
-    from kdbench.words import printable
 
     if repair and results is None:
         raise InputError("it needs the results folder", where="--repair")
@@ -133,7 +133,8 @@ def predict(
         room = format_value(capacity, "bytes") if fits == "card" else fits
         title = f"{loaded.name}, predicted for {device.title} with torch {rows[0]['torch_version']}"
         console().print(*predicted.render(rows, fitting, title=title, capacity=room), sep="\n\n")
-        typer.echo(f"kept; see: kdbench show {folder} --only source=predicted --memory", err=True)
+        kept = f"kept; see: kdbench show {folder} --only source=predicted --memory"
+        typer.echo(printable(kept), err=True)
     else:
         typer.echo(printed(predicted.records(rows, fitting), format), nl=format == "json")
     raise typer.Exit(1 if any(row["status"] != "ok" for row in rows) else 0)
@@ -176,20 +177,19 @@ def run(
         progress=Shown(steady_console()),
     )
     for label, status in done.failed:
-        typer.echo(f"{status}: {label}", err=True)
+        typer.echo(printable(f"{status}: {label}"), err=True)
     if done.failed:
         statuses = ",".join(sorted({status for _, status in done.failed}))
-        typer.echo(
-            f"see: kdbench show {done.folder}; --retry {statuses} runs these again", err=True
-        )
+        again = f"see: kdbench show {done.folder}; --retry {statuses} runs these again"
+        typer.echo(printable(again), err=True)
     if done.tally.given_up:
-        typer.echo(
+        given_up = (
             f"{done.tally.given_up}; the cells that are left were not run. When it is back, the "
-            "same command goes on from here",
-            err=True,
+            "same command goes on from here"
         )
+        typer.echo(printable(given_up), err=True)
     if done.tally.interrupted:
         typer.echo("interrupted; the same command goes on from here", err=True)
     elif not done.failed and not done.tally.given_up:
-        typer.echo(f"done; see: kdbench show {done.folder}; kdbench plot {done.folder}")
+        typer.echo(printable(f"done; see: kdbench show {done.folder}; kdbench plot {done.folder}"))
     raise typer.Exit(done.tally.exit_code)

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kdbench.errors import InputError, did_you_mean, quoted
+from kdbench.errors import InputError, did_you_mean, printable, quoted
 
 if TYPE_CHECKING:
+    from pandas import DataFrame
     from rich.console import Console
 
 MatrixOption = Annotated[Path, typer.Option("--matrix", metavar="FILE", help="The matrix file.")]
@@ -77,8 +78,25 @@ def printed(records: list[dict[str, Any]], format: str) -> str:
     file = io.StringIO()
     writer = csv.DictWriter(file, fieldnames=list(records[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(records)
+    writer.writerows({name: csv_value(value) for name, value in row.items()} for row in records)
     return file.getvalue()
+
+
+def csv_value(value: Any) -> Any:  # noqa: ANN401
+    """Make a value safe for a terminal and a spreadsheet; one of our own stays as it is.
+
+    A terminal obeys control characters, and a spreadsheet computes a text that begins like a
+    formula: an apostrophe in front, as spreadsheets have it, makes a text of it.
+    """
+    if not isinstance(value, str):
+        return value
+    text = printable(value)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
+
+
+def as_csv(frame: DataFrame) -> str:
+    """Write a frame as csv."""
+    return frame.map(csv_value).to_csv(index=False)
 
 
 def console() -> Console:

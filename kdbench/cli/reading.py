@@ -15,10 +15,11 @@ from kdbench.cli.options import (
     ReferenceOption,
     ResultsArgument,
     SetOption,
+    as_csv,
     check_format,
     console,
 )
-from kdbench.errors import IncomparableError, InputError
+from kdbench.errors import IncomparableError, InputError, printable
 
 
 def show(
@@ -49,7 +50,7 @@ def show(
         return
     frame = show_memory.summary(loaded) if memory else cells.summary(loaded, reference=reference)
     if format == "csv":
-        typer.echo(frame.to_csv(index=False), nl=False)
+        typer.echo(as_csv(frame), nl=False)
     else:
         typer.echo(frame.to_json(orient="records", indent=2))
 
@@ -97,7 +98,7 @@ def plot(
         out=out,
         reference=reference,
     ):
-        typer.echo(path)
+        typer.echo(printable(path))
 
 
 def tables(
@@ -186,7 +187,7 @@ def compare(
     elif format == "markdown":
         typer.echo(tables.markdown(comparison))
     elif format == "csv":
-        typer.echo(summary(comparison).to_csv(index=False), nl=False)
+        typer.echo(as_csv(summary(comparison)), nl=False)
     else:
         typer.echo(summary(comparison).to_json(orient="records", indent=2))
     if comparison.count == 0:

@@ -9,7 +9,11 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
+
+from kdbench.errors import WorkerError
+
+_APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Child(Protocol):
@@ -34,6 +38,19 @@ class Child(Protocol):
 Start = Callable[[Path, Path], Child]
 
 
+def open_log(path: Path) -> BinaryIO:
+    """Open a log to write behind what is in it; a link there may lead to any file of the user's.
+
+    Raises:
+        WorkerError: it is a link, or cannot be written to.
+    """
+    try:
+        return os.fdopen(os.open(path, _APPEND, 0o666), "ab")
+    except OSError as error:
+        told = (error.strerror or str(error)).lower()
+        raise WorkerError(f"cannot write the log {path}: {told}") from None
+
+
 class Spawned:
     """A fresh interpreter."""
 
@@ -41,7 +58,7 @@ class Spawned:
     problem = None
 
     def __init__(self, job: Path, log: Path, *, environment: Mapping[str, str]) -> None:
-        with log.open("ab") as output:
+        with open_log(log) as output:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "kdbench.worker", str(job)],
                 stdin=subprocess.DEVNULL,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 import urllib.error
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdbench.environment import cache_folder, collect_environment
-from kdbench.errors import WorkerError
+from kdbench.errors import WorkerError, printable
 from kdbench.limits import memory_limit_bytes
 from kdbench.orchestrate.findings import (
     FROM_NVML,
@@ -123,10 +124,16 @@ def _hub(why_not: Callable[[str], str | None]) -> Finding:
         return Finding("hub", "not asked: HF_HUB_OFFLINE is set; only cached files are used")
     url = os.environ.get("HF_ENDPOINT") or _HUB
     problem = why_not(url)
+    url = _without_password(url)
     if problem is None:
         return Finding("hub", f"{url} answers")
     remedy = "without it, use random weights or files that are cached already"
     return Finding("hub", f"{url} cannot be used: {problem}", good=False, remedy=remedy)
+
+
+def _without_password(url: str) -> str:
+    """Leave out who asks, and the password: what is printed here goes into reports."""
+    return re.sub(r"//[^/@]*@", "//", url)
 
 
 def _why_unreachable(url: str) -> str | None:
@@ -180,10 +187,10 @@ def render(report: Report) -> RenderableType:
     table.add_column(ratio=3, overflow="fold")
     for finding in report.findings:
         mark = Text("ok", "green") if finding.good else Text("!!", "bold yellow")
-        table.add_row(mark, Text(finding.name, "bold"), Text(finding.found))
+        table.add_row(mark, Text(finding.name, "bold"), Text(printable(finding.found)))
         for label, columns in (("null", finding.null), ("lower bound", finding.lower_bound)):
             if columns:
                 table.add_row("", "", Text(f"{label}: {', '.join(columns)}", "dim"))
         if finding.remedy:
-            table.add_row("", "", Text(f"-> {finding.remedy}"))
+            table.add_row("", "", Text(printable(f"-> {finding.remedy}")))
     return table

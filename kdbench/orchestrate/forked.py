@@ -16,7 +16,7 @@ from typing import Any
 
 from kdbench.cell import CellRun
 from kdbench.errors import WorkerError
-from kdbench.orchestrate.child import Child, Start
+from kdbench.orchestrate.child import Child, Start, open_log
 from kdbench.orchestrate.launcher import environment_of
 from kdbench.orchestrate.stopping import Stopping
 
@@ -67,7 +67,7 @@ class WarmProcesses:
 class _Warm:
     def __init__(self, environment: Mapping[str, str], log: Path, *, teacher: bool) -> None:
         command = [sys.executable, "-P", "-m", "kdbench.worker.forker", str(os.getpid())]
-        with log.open("ab") as output:
+        with open_log(log) as output:
             self._process = subprocess.Popen(
                 [*command, *(["--teacher"] if teacher else [])],
                 stdin=subprocess.PIPE,

@@ -15,7 +15,7 @@ from kdbench.analysis.gate.compare import compare
 from kdbench.analysis.gate.findings import Report
 from kdbench.analysis.gate.snapshot import About, Entry, Observed, Snapshot
 from kdbench.analysis.gate.wording import by_cell, told
-from kdbench.errors import InputError
+from kdbench.errors import InputError, printable
 from kdbench.gauges import Tolerance, Tolerances
 from kdbench.schema import SCHEMA_VERSION
 from kdbench.step_memory import StepMemory, parse_tolerance
@@ -148,4 +148,4 @@ def _lines(report: Report) -> list[str]:
 
 def _in_pytest(text: str) -> str:
     """Name the option as it is called here."""
-    return text.replace("--update", _UPDATE)
+    return printable(text.replace("--update", _UPDATE))

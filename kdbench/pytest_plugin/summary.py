@@ -7,6 +7,7 @@ its hooks, and shown here.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,8 +16,11 @@ import pytest
 
 from kdbench.pytest_plugin.fixture import PROPERTY
 from kdbench.units import MISSING, format_value
+from kdbench.words import printable
 
 _PEAK = "peak_bytes"
+# Figures that are shown or reckoned with as numbers, also as `teacher.peak_bytes`.
+_COUNTED = re.compile(r"(^|\.)(peak_bytes|flops|operations)$")
 _HEAD = ("step", "peak", "bytes", "from then to now", "FLOPs", "operations")
 
 
@@ -53,7 +57,7 @@ class Summary:
         """Keep what a saved run has beside its times: pytest-benchmark compares with it."""
         self._saved.append(
             {
-                one["fullname"]: one.get("extra_info") or {}
+                one["fullname"]: _sound(one.get("extra_info"))
                 for one in compared_benchmark["benchmarks"]
             }
         )
@@ -75,10 +79,10 @@ class Summary:
         if steps and (self._asked or self._benchmarks) and not self._quiet:
             terminalreporter.section("kd_memory: one training step at its peak")
             for line in _table(self._rows(steps)):
-                terminalreporter.write_line(line)
+                terminalreporter.write_line(printable(line))
         for test, figures in told:
             if "note" in figures:
-                terminalreporter.write_line(f"{test}: {figures['note']}")
+                terminalreporter.write_line(printable(f"{test}: {figures['note']}"))
 
     def _rows(self, steps: Sequence[Measured]) -> Iterator[tuple[str, ...]]:
         yield _HEAD
@@ -117,6 +121,21 @@ def _steps(test: str, figures: Mapping[str, Any]) -> Iterator[Measured]:
     for prefix in names:
         own = {key.removeprefix(prefix): v for key, v in figures.items() if key.startswith(prefix)}
         yield Measured(test, prefix.removesuffix("."), own)
+
+
+def _sound(info: object) -> dict[str, Any]:
+    """Keep of a saved run what can be one of our figures: the file may be anybody's."""
+    found = info if isinstance(info, dict) else {}
+    return {
+        key: value
+        for key, value in found.items()
+        if isinstance(key, str) and (isinstance(value, str) or _is_count(value))
+        if not _COUNTED.search(key) or _is_count(value)
+    }
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
 
 
 def _is_peak(key: str) -> bool:

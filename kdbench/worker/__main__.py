@@ -8,10 +8,12 @@ from pathlib import Path
 from kdbench.lifetime import die_first, die_with_parent
 from kdbench.worker.ending import Ending
 from kdbench.worker.job import read_job, run_job
+from kdbench.worker.secrets import hide
 
 
 def main(argv: list[str]) -> int:
     """Run the job; its events go to `events.jsonl` in the same folder."""
+    hide()
     ending, path = Ending(), Path(argv[0])
     job = read_job(path)
     die_with_parent(job["parent"])

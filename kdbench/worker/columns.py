@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from kdbench.cell import Data
-from kdbench.errors import InputError, did_you_mean, quoted
+from kdbench.errors import InputError, brief, did_you_mean, quoted
 from kdbench.worker.tables import open_tables
 
 
@@ -27,22 +28,27 @@ class TableSource:
         *,
         labels: Tensor,
         class_names: tuple[str, ...] | None,
+        folder: Path | None,
     ) -> None:
         self._table, self._column, self._name = table, column, name
+        self._folder = folder
         self.labels, self.class_names = labels, class_names
 
     def encoded(self, row: int) -> bytes | Path:
-        """Return a picture's bytes, or the file that its row names."""
+        """Return a picture's bytes, or the file in the data set's folder that its row names."""
         held = self._table[row][self._column]
         if held is not None and held["bytes"] is not None:
             encoded: bytes = held["bytes"]
             return encoded
         path = None if held is None else held["path"]
-        if path is not None and Path(path).is_file():
-            return Path(path)
+        told = "none"
+        if path is not None:
+            file = _file_in(self._folder, path)
+            if file is not None:
+                return file
+            told = f"the path {brief(path)}, which is no file here"
         raise InputError(
-            "expected a picture, found "
-            + ("none" if path is None else f"the path {path!r}, which is no file here"),
+            f"expected a picture, found {told}",
             where=self.where(row),
             key=self.picture_key,
         )
@@ -50,6 +56,14 @@ class TableSource:
     def where(self, row: int) -> str:
         """Name a picture in an error."""
         return f"{self._name}, row {row}"
+
+
+def _file_in(folder: Path | None, path: str) -> Path | None:
+    """Find a file in a folder; a row is not to lead to whatever else this machine has."""
+    if folder is None or "\0" in path or not os.path.isfile(folder / path):  # noqa: PTH113
+        return None
+    file = (folder / path).resolve()
+    return file if file.is_relative_to(folder.resolve()) else None
 
 
 def open_columns(data: Data, root: Path) -> tuple[TableSource, TableSource]:
@@ -63,6 +77,7 @@ def open_columns(data: Data, root: Path) -> tuple[TableSource, TableSource]:
     names = [f"{data.path} ({split})" for split in splits]
     for table, name in zip(tables, names, strict=True):
         _check_columns(table, data, name)
+        _check_whole(table, data, name)
     _check_class_names(*tables, data)
     train, test = (
         TableSource(
@@ -71,6 +86,7 @@ def open_columns(data: Data, root: Path) -> tuple[TableSource, TableSource]:
             name,
             labels=_labels(table, data, name),
             class_names=_class_names(table, data),
+            folder=root if root.is_dir() else root.parent if root.exists() else None,
         )
         for table, name in zip(tables, names, strict=True)
     )
@@ -87,6 +103,17 @@ def _check_columns(table: Any, data: Data, where: str) -> None:  # noqa: ANN401 
                 hint=did_you_mean(column, table.column_names)
                 or f"the columns are {quoted(table.column_names)}",
             )
+
+
+def _check_whole(table: Any, data: Data, where: str) -> None:  # noqa: ANN401
+    """Check that what the columns' offsets point to is theirs: Arrow files are read as they are."""
+    try:
+        table.select_columns([data.image_column, data.label_column]).data.validate(full=True)
+    except Exception as error:  # whatever Arrow calls it
+        told = (str(error).splitlines() or [""])[0]
+        raise InputError(
+            f"damaged: {type(error).__name__}: {told}", where=where, key="data.path"
+        ) from error
 
 
 def _check_class_names(train: Any, test: Any, data: Data) -> None:  # noqa: ANN401

@@ -63,6 +63,7 @@ def load_data(cell: Cell, *, device: torch.device) -> DataSet:
     data = cell.data
     if data.source == "synthetic":
         held = min(data.train_images, _SYNTHETIC_BATCHES * cell.training.batch_size)
+        check_room(held * 3 * data.image_size**2)
         made = _on(device, _synthetic(data, held))
         return DataSet(made, made, train_count=data.train_images)
     if data.source == "digits":
@@ -71,6 +72,7 @@ def load_data(cell: Cell, *, device: torch.device) -> DataSet:
     if _streams(data, device):
         train, test = (_streamed(source, data, device) for source in sources)
         return DataSet(train, test, len(train.labels), sources[0].class_names)
+    check_room((data.train_images + data.test_images) * 3 * data.image_size**2)
     train_images, test_images = (
         load_images(source, side=data.image_size, workers=data.workers) for source in sources
     )
@@ -103,6 +105,17 @@ def free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return tightest().free_bytes
+
+
+def check_room(needed: int) -> None:
+    """Refuse images that the host's memory does not hold, before it is filled with them.
+
+    Raises:
+        MemoryError: it does not.
+    """
+    free = free_bytes(torch.device("cpu"))
+    if needed > free:
+        raise MemoryError(f"the images have {needed:,} bytes, found {free:,} free")
 
 
 def _on(device: torch.device, images: Images) -> Images:

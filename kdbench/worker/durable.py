@@ -20,6 +20,7 @@ def durably(path: Path, write: Callable[[Path], Any]) -> None:
         OSError: it cannot be put there; whatever `write` raises.
     """
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    unfinished.unlink(missing_ok=True)  # a link that lay there would be written through
     try:
         write(unfinished)
         _sync(unfinished)

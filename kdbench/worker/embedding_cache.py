@@ -11,14 +11,15 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from kdbench.cell import digest
+from kdbench.cell import Frozen, digest
 from kdbench.worker.durable import durably, make_folder
 from kdbench.worker.shortage import is_shortage
 
@@ -42,11 +43,16 @@ class Cost:
     seconds: float
     batches: int
     peak_bytes: int
-    kind: str = "measured"
+    kind: Literal["measured", "extrapolated"] = "measured"
 
-    def __post_init__(self) -> None:
-        if self.kind not in ("measured", "extrapolated"):
-            raise ValueError(f"expected measured or extrapolated, found {self.kind!r}")
+
+class _Told(Frozen):
+    """What a file says of its cost."""
+
+    seconds: Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
+    batches: Annotated[int, Field(ge=0, le=2**53)]
+    peak_bytes: Annotated[int, Field(ge=0, le=2**53)] | None
+    kind: Literal["measured", "extrapolated"] = "measured"
 
 
 class DamagedError(Exception):
@@ -80,8 +86,8 @@ def read_embeddings(
             if (tuple(held.get_shape()), held.get_dtype()) != (shape, "F32"):
                 raise DamagedError(f"expected float32 {list(shape)}, found {held.get_shape()}")
             tensor = file.get_tensor(_TENSOR)
-        cost = Cost(**header["cost"])
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        cost = Cost(**_Told.model_validate(header["cost"]).model_dump())
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         if is_shortage(error):
             raise
         raise DamagedError(f"cannot be read: {type(error).__name__}: {error}") from error

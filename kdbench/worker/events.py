@@ -12,6 +12,7 @@ from time import monotonic_ns
 from typing import Any
 
 from kdbench.worker.probes import Probes
+from kdbench.worker.secrets import SECRETS
 from kdbench.worker.suspension import Suspension
 
 #: Events that become rows of their own. What a set-up tells is not among them: a resumed training
@@ -67,5 +68,7 @@ class Events:
 
 
 def _json(value: Any) -> Any:  # noqa: ANN401
+    if isinstance(value, str):  # such as an error of the hub's library
+        return SECRETS.left_out(value)
     # NaN and infinity have no place in JSON; the loss that is one of them becomes null.
     return None if isinstance(value, float) and not math.isfinite(value) else value

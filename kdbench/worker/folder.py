@@ -91,8 +91,11 @@ def _listed(folder: Path, names: list[str]) -> FolderSource:
         found = sorted(
             entry.path
             for entry in os.scandir(folder / name)
-            # what else lies about, such as an index of thumbnails, is no picture
-            if Path(entry.name).suffix.lower() in SUFFIXES and entry.name[0] != "."
+            # what else lies about, such as an index of thumbnails, is no picture; and a pipe that
+            # is named like one would never end
+            if entry.is_file()
+            and Path(entry.name).suffix.lower() in SUFFIXES
+            and entry.name[0] != "."
         )
         files += found
         labels += [numbers[name]] * len(found)

@@ -21,10 +21,12 @@ from typing import Any
 from kdbench.lifetime import die_first, die_with_parent
 from kdbench.worker.ending import Ending
 from kdbench.worker.job import read_job, run_job
+from kdbench.worker.secrets import hide
 
 
 def main(argv: list[str]) -> int:
     """Serve jobs until the input ends; in a child, run one and return its exit status."""
+    hide()
     ending = Ending()
     die_with_parent(int(argv[0]))
     answers = Answers()
@@ -113,7 +115,11 @@ def _wait(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def _to(path: str, descriptor: int, *, flags: int = os.O_WRONLY | os.O_APPEND | os.O_CREAT) -> None:
+# a link in the place of a log may lead to any file
+_APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
+
+
+def _to(path: str, descriptor: int, *, flags: int = _APPEND) -> None:
     opened = os.open(path, flags, 0o666)
     os.dup2(opened, descriptor)
     os.close(opened)

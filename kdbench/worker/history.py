@@ -87,8 +87,11 @@ class History:
         return lines
 
     def _read(self, count: int) -> bytes:
-        """Read the first bytes of the file; all of it where it has not so many."""
-        with opened(self._path, os.O_RDONLY | os.O_NOFOLLOW) as descriptor:
+        """Read the first bytes of the file; all of it where it has not so many.
+
+        A pipe in its place has none, and is not waited for.
+        """
+        with opened(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK) as descriptor:
             left = min(count, os.fstat(descriptor).st_size)
             parts = []
             while left and (part := os.read(descriptor, left)):

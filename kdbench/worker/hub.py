@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import constants, hf_hub_download, scan_cache_dir
 from huggingface_hub.errors import (
@@ -14,9 +16,12 @@ from huggingface_hub.errors import (
 )
 
 from kdbench.cell import Teacher as Shape
-from kdbench.errors import InputError, quoted
+from kdbench.errors import InputError, brief, quoted
 
 CONFIG = "config.json"
+# A file that says what the weights are; a million classes have their names in it.
+_MOST_BYTES = 2**26
+_INDEX = "model.safetensors.index.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +75,49 @@ def find_checkpoint(shape: Shape, table: str) -> Checkpoint:
         raise _not_found(error, name, shape.revision, table) from error
     # .../snapshots/COMMIT/config.json
     return Checkpoint(name=name, table=table, folder=config.parent, revision=config.parent.name)
+
+
+def read_json(checkpoint: Checkpoint, name: str) -> Any:  # noqa: ANN401
+    """Read a file of a checkpoint that describes it.
+
+    Raises:
+        InputError: it cannot be read, or is too large to be one.
+    """
+    path = checkpoint.folder / name
+    try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise checkpoint.error(f"expected {name} of at most {_MOST_BYTES} bytes, found more")
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise checkpoint.error(
+            f"cannot read {name}: {type(error).__name__}: {error}", hint=checkpoint.whole_again
+        ) from error
+
+
+def check_files(checkpoint: Checkpoint) -> None:
+    """Refuse a folder whose weights are elsewhere; of the hub's, its library sees to that.
+
+    Raises:
+        InputError: it is an adapter to other weights, or its index names files elsewhere.
+    """
+    folder = checkpoint.folder
+    if checkpoint.revision is not None:
+        return
+    if (folder / "adapter_config.json").exists():
+        raise checkpoint.error(
+            "expected whole weights, found an adapter to others",
+            hint="merge it into its base model, and save that with save_pretrained",
+        )
+    if not (folder / _INDEX).is_file():
+        return
+    index = read_json(checkpoint, _INDEX)
+    names = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(names, dict):
+        raise checkpoint.error(f"expected a weight_map in {_INDEX}, found none")
+    for name in names.values():
+        if not isinstance(name, str) or Path(name).name != name:
+            problem = f"expected names of files beside it in {_INDEX}, found {brief(name)}"
+            raise checkpoint.error(problem)
 
 
 def _not_found(error: Exception, name: str, revision: str | None, table: str) -> InputError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,8 +12,8 @@ from transformers import ViTConfig, ViTForImageClassification, ViTModel
 from transformers.utils import logging as transformers_logging
 
 from kdbench.cell import Teacher as Shape
-from kdbench.errors import quoted
-from kdbench.worker.hub import CONFIG, Checkpoint, find_checkpoint
+from kdbench.errors import brief, quoted
+from kdbench.worker.hub import CONFIG, Checkpoint, check_files, find_checkpoint, read_json
 
 # transformers' names of what a matrix file says of a teacher
 _SHAPE = {
@@ -24,6 +23,27 @@ _SHAPE = {
     "patch_size": "patch_size",
     "image_size": "image_size",
 }
+# What else of a configuration counts. Whatever it may say beside it is left out: some keys have
+# transformers fetch code, such as kernels for its attention, or load other files.
+_KEPT = (
+    *_SHAPE,
+    "attention_probs_dropout_prob",
+    "encoder_stride",
+    "hidden_act",
+    "hidden_dropout_prob",
+    "id2label",
+    "initializer_range",
+    "intermediate_size",
+    "label2id",
+    "layer_norm_eps",
+    "num_channels",
+    "num_labels",
+    "pooler_act",
+    "pooler_output_size",
+    "qkv_bias",
+)
+# What is allocated goes by these, and the weights are compared with it only then.
+_LARGEST = {"intermediate_size": 2**20, "pooler_output_size": 2**20, "num_labels": 10**6}
 _HEAD = frozenset({"classifier.weight", "classifier.bias"})
 # what transformers calls a class that has no name
 _UNNAMED = re.compile(r"LABEL_\d+")
@@ -55,6 +75,7 @@ def read_pretrained(
     checkpoint = find_checkpoint(shape, table)
     config = _read_config(checkpoint)
     _check_shape(checkpoint, config, shape)
+    check_files(checkpoint)
     model = _read_weights(checkpoint, config, classifier=classes is not None)
     if classes is not None:
         _check_classes(checkpoint, config, classes, class_names)
@@ -63,13 +84,7 @@ def read_pretrained(
 
 def _read_config(checkpoint: Checkpoint) -> Any:  # noqa: ANN401 - transformers has no type stubs
     """Read the configuration, before any weights: they may be large, and of something else."""
-    path = checkpoint.folder / CONFIG
-    try:
-        held = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise checkpoint.error(
-            f"cannot read {CONFIG}: {type(error).__name__}: {error}", hint=checkpoint.whole_again
-        ) from error
+    held = read_json(checkpoint, CONFIG)
     kind = held.get("model_type") if isinstance(held, dict) else None
     if kind != "vit":
         raise checkpoint.error(
@@ -77,12 +92,18 @@ def _read_config(checkpoint: Checkpoint) -> Any:  # noqa: ANN401 - transformers 
             hint="a teacher is a ViT, such as google/vit-base-patch16-224-in21k",
         )
     try:
-        return ViTConfig.from_dict(held)
+        config = ViTConfig.from_dict({name: held[name] for name in _KEPT if name in held})
     except Exception as error:  # each version of transformers checks the values in its own way
         told = " ".join(str(error).split())
         raise checkpoint.error(
             f"cannot use {CONFIG}: {type(error).__name__}: {told}", hint=checkpoint.whole_again
         ) from error
+    for name, most in _LARGEST.items():
+        found = getattr(config, name, None)
+        if found is not None and not (type(found) is int and 0 <= found <= most):
+            problem = f"expected {name} of at most {most} in {CONFIG}, found {brief(found)}"
+            raise checkpoint.error(problem)
+    return config
 
 
 def _check_shape(checkpoint: Checkpoint, config: Any, shape: Shape) -> None:  # noqa: ANN401

@@ -12,6 +12,7 @@ from time import monotonic
 from safetensors import SafetensorError
 
 from kdbench.cell import CellRun
+from kdbench.errors import InputError
 from kdbench.worker.checkpoint import (
     LOSSES,
     Header,
@@ -48,6 +49,7 @@ class Checkpoints:
         self._told = ""
         self._history, self._lines = History(folder / "history.jsonl"), b""
         self._found: Header | None = None
+        _check_place(folder)
         for unfinished in folder.glob(".*.safetensors.*"):  # a process was killed while writing
             _remove(unfinished)
         self._find()
@@ -160,6 +162,21 @@ class Checkpoints:
     def _forget(self) -> None:
         for path in (self._last, self._best):
             _remove(path)
+
+
+def _check_place(folder: Path) -> None:
+    """Refuse a link: results are passed on, and nothing in them is to say where we write.
+
+    Raises:
+        InputError: the run's folder, or that of all checkpoints, is one.
+    """
+    for place in (folder, folder.parent):
+        if place.is_symlink():
+            raise InputError(
+                "expected a folder for checkpoints, found a link",
+                where=place,
+                hint="remove it; --out names another folder for the results",
+            )
 
 
 def _remove(path: Path) -> None:

@@ -7,7 +7,6 @@ or Arrow, and what the hub's name leads to is left to `datasets`, which has no s
 from __future__ import annotations
 
 import glob
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 from kdbench.cell import Data
 from kdbench.errors import InputError, did_you_mean, quoted
+from kdbench.worker.strangers import check_local, check_parquet, check_saved
 
 # A bare name would make `datasets` look for one of its own readers, such as "pandas" for pickles.
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -32,6 +32,8 @@ def open_tables(data: Data, root: Path) -> tuple[Any, Any]:
         InputError: no such data set or split, or its files are damaged.
     """
     opener: Callable[[Data, Path, str], Any]
+    if root.exists():
+        check_local(root)
     if root.is_file() or (root.is_dir() and not _saved_splits(root)):
         opener = _parquet
     else:
@@ -58,9 +60,12 @@ def _saved(data: Data, root: Path, key: str) -> Any:  # noqa: ANN401 - datasets 
         raise _no_split(split, known, root, key)
     try:
         # an empty split is written without a file, and cannot be read back
-        empty = json.loads((root / split / "state.json").read_text())["_data_files"] == []
+        empty = not check_saved(root / split)
         if not empty:
-            return datasets.load_from_disk(str(root / split))
+            # in no format: that of its author is none of ours
+            return datasets.load_from_disk(str(root / split)).with_format(None)
+    except InputError:
+        raise
     except Exception as error:
         raise _cannot_load(error, root / split, "data.path", "save it again") from error
     raise _empty(root / split, f"data.{key}")
@@ -74,6 +79,7 @@ def _parquet(data: Data, root: Path, key: str) -> Any:  # noqa: ANN401
     files = _single(root, split, key) if root.is_file() else _parts(root, split)
     if not files:
         raise _no_split(split, _known_splits(root), root, key)
+    check_parquet(files, key=f"data.{key}", cache=Path(datasets.config.HF_DATASETS_CACHE))
     try:
         return datasets.load_dataset(
             "parquet", data_files={split: [str(file) for file in files]}, split=expression

@@ -156,9 +156,17 @@ def read_fitted(cell: Cell, cache: Path) -> Any:  # noqa: ANN401
 
     Versions of transformers name the weights differently: a file of another one is none either.
     """
-    model = _without_storage(cell.required_teacher, cell.data.classes)
+    model, path = (
+        _without_storage(cell.required_teacher, cell.data.classes),
+        fitted_path(cell, cache),
+    )
+    if not path.is_file():
+        return None
     try:
-        model.load_state_dict(load_file(fitted_path(cell, cache)), assign=True)
+        weights = load_file(path)
+        if any(tensor.dtype != torch.float32 for tensor in weights.values()):
+            return None
+        model.load_state_dict(weights, assign=True)
     except (OSError, SafetensorError, RuntimeError) as error:
         if is_shortage(error):
             raise

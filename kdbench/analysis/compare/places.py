@@ -181,7 +181,7 @@ def _packages(rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:
 def _environment_of(row: Mapping[str, Any]) -> dict[str, Any]:
     try:
         known = json.loads(row["environment"] or "{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return known if isinstance(known, dict) else {}
 

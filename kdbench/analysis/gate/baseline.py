@@ -85,7 +85,8 @@ def write_baseline(path: Path, snapshot: Snapshot, note: str = _NOTE) -> None:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with unfinished.open("w", encoding="utf-8", newline="\n") as file:
+            unfinished.unlink(missing_ok=True)
+            with unfinished.open("x", encoding="utf-8", newline="\n") as file:
                 file.write(render(snapshot, note))
                 file.flush()
                 os.fsync(file.fileno())

@@ -29,6 +29,8 @@ def read_text(path: Path) -> str:
     """
     if path.is_dir():
         raise InputError("expected a baseline file, found a folder", where=path)
+    if path.exists() and not path.is_file():  # a pipe or a device: it may never end
+        raise InputError("expected a baseline file, found something else", where=path)
     try:
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)

@@ -23,7 +23,7 @@ from kdbench.analysis.gate.wording import (
     total,
     value,
 )
-from kdbench.analysis.markup import Table, markdown
+from kdbench.analysis.markup import Table, markdown, markdown_text
 from kdbench.words import printable
 
 Level = Literal["error", "warning", "notice"]
@@ -72,13 +72,13 @@ def summary(report: Report) -> str:
     notes = [f"{label}: {changes(report, label)}" for label in report.changed]
     notes += [*report.notes, *([f"{more} more are not shown here"] if more > 0 else [])]
     if not rows:
-        lines = [_plain(line) for line in (report.matrix, total(report), *notes)]
+        lines = [markdown_text(line) for line in (report.matrix, total(report), *notes)]
         return "\n\n".join([f"**{lines[0]}**", *lines[1:]]) + "\n"
     head = ("cell", "figure", "before", "after", "difference", "share", "verdict", "what grew")
     numeric = (False, False, True, True, True, True, False, False)
     title = f"{report.matrix}: {total(report)}"
     table = Table(title, head, numeric, tuple(rows[:_MOST_ROWS]), tuple(notes))
-    return markdown(table).replace(table.title, _plain(table.title), 1) + "\n"
+    return markdown(table).replace(table.title, markdown_text(table.title), 1) + "\n"
 
 
 def add_summary(text: str, environment: Mapping[str, str]) -> str | None:
@@ -106,7 +106,3 @@ def _level(finding: Finding) -> Level:
 
 def _escaped(text: str, escapes: Mapping[str, str]) -> str:
     return "".join(escapes.get(c, c) for c in text).replace("##[", "# #[")
-
-
-def _plain(text: str) -> str:
-    return "".join(f"\\{c}" if c in "\\|*_`<[]" else c for c in printable(text))

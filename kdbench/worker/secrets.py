@@ -1,0 +1,64 @@
+"""What a worker must know and never tells: the hub's token, and passwords in addresses.
+
+A worker that reads from the hub is given these, and the hub's libraries write addresses into their
+warnings. Logs and results are passed on.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+_HIDDEN = "[hidden]"
+# A shorter one would be found in the middle of words.
+_SHORTEST = 6
+_PASSWORD = re.compile(r"(?<=//)[^/@\s'\"]+@")
+
+
+class Secrets:
+    """The secrets in an environment, to be left out of texts."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        tokens = {
+            value.strip()
+            for name, value in environment.items()
+            if name.startswith(("HF_", "HUGGING")) and "TOKEN" in name
+        }
+        self._tokens = sorted((t for t in tokens if len(t) >= _SHORTEST), key=len, reverse=True)
+
+    def left_out(self, text: str) -> str:
+        """Return a text without them."""
+        for token in self._tokens:
+            text = text.replace(token, _HIDDEN)
+        return _PASSWORD.sub(f"{_HIDDEN}@", text) if "@" in text else text
+
+
+SECRETS = Secrets(os.environ)
+
+
+class _Stream:
+    """A text stream that leaves secrets out of what it writes; else it is the one it stands for."""
+
+    def __init__(self, stream: Any) -> None:  # noqa: ANN401
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write a text without the secrets in it."""
+        self._stream.write(SECRETS.left_out(text))
+        return len(text)
+
+    def writelines(self, lines: list[str]) -> None:
+        """Write lines without the secrets in them."""
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+        return getattr(self._stream, name)
+
+
+def hide() -> None:
+    """Keep secrets out of what this process prints, before any library holds its streams."""
+    sys.stdout, sys.stderr = _Stream(sys.stdout), _Stream(sys.stderr)

@@ -1,0 +1,1 @@
+"""What a stranger may send: strategies for it, and readers that must survive it."""
