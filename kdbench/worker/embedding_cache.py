@@ -25,6 +25,7 @@ from kdbench.worker.shortage import is_shortage
 
 _TENSOR, _HEADER = "embeddings", "kdbench"
 
+CostKind = Literal["measured", "extrapolated"]
 #: what embeddings are made from: JSON values
 Recipe = Mapping[str, Any]
 
@@ -43,7 +44,7 @@ class Cost:
     seconds: float
     batches: int
     peak_bytes: int
-    kind: Literal["measured", "extrapolated"] = "measured"
+    kind: CostKind = "measured"
 
 
 class _Told(Frozen):
@@ -52,7 +53,7 @@ class _Told(Frozen):
     seconds: Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
     batches: Annotated[int, Field(ge=0, le=2**53)]
     peak_bytes: Annotated[int, Field(ge=0, le=2**53)] | None
-    kind: Literal["measured", "extrapolated"] = "measured"
+    kind: CostKind = "measured"
 
 
 class DamagedError(Exception):

@@ -17,6 +17,7 @@ from kdbench.worker.batch_times import BatchTimes
 from kdbench.worker.data import DataSet, free_bytes
 from kdbench.worker.embedding_cache import (
     Cost,
+    CostKind,
     DamagedError,
     Recipe,
     cached_path,
@@ -56,7 +57,7 @@ class Precompute:
     batches: int
     batches_total: int
     seconds: float
-    kind: str
+    kind: CostKind
     timed: BatchTimes | None
     peak_bytes: int | None
     key: str | None
