@@ -29,9 +29,12 @@ def main() -> int:
         if number == asked.rounds or time.monotonic() >= end:
             break
         for name in asked.only or TARGETS:
-            told = fire(name, seed=first + number, examples=asked.examples)
+            told = fire(name, seed=first + number, examples=asked.examples, end=end)
             counts[name] += told.count
-            print(f"{name} seed {first + number}: {told.count} examples, {told.outcomes}")
+            print(
+                f"{name} seed {first + number}: {told.count} examples, {dict(told.outcomes)}",
+                flush=True,
+            )
             if told.found is not None:
                 wrong += 1
                 print(f"FOUND by {name}, seed {first + number}:\n{told.found}", flush=True)

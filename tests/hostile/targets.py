@@ -1,7 +1,9 @@
 """What is fired at: a strategy, and what is done with each of its examples."""
 
+import math
 import shutil
 import tempfile
+import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -11,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest import mock
+from xml.etree import ElementTree
 
 import hypothesis
 from hypothesis import HealthCheck, Phase, given, settings
@@ -131,6 +134,8 @@ def _rows(*commands: tuple[str, ...]) -> Iterator[Attempt]:
                 readers.commanded(*(word.format(root=root.parent) for word in words))[0]
                 for words in commands
             ]
+            for drawn in (root / "figures").glob("*.svg"):
+                ElementTree.parse(drawn)
             assert _outside(Path(folder)) == before, "something was written elsewhere"
             return "read" if 0 in told else "refused"
 
@@ -207,8 +212,8 @@ TARGETS: dict[str, tuple[Callable[[], st.SearchStrategy[Any]], Callable[[], Any]
 _SLOWER = {"figures": 20, "rows": 3, "parts": 1}
 
 
-def fire(name: str, *, seed: int, examples: int) -> Fired:
-    """Fire examples at one target."""
+def fire(name: str, *, seed: int, examples: int, end: float = math.inf) -> Fired:
+    """Fire examples at one target, until `end` on the monotonic clock at the latest."""
     strategy, prepare = TARGETS[name]
     fired = Fired()
     with prepare() as attempt:
@@ -224,6 +229,8 @@ def fire(name: str, *, seed: int, examples: int) -> Fired:
         )
         @given(strategy())
         def shoot(example: Any) -> None:
+            if time.monotonic() >= end:
+                return
             fired.count += 1
             fired.outcomes[attempt(Path(), example)] += 1
 
