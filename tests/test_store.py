@@ -460,7 +460,9 @@ def test_what_is_set_aside_never_replaces_anything(store, monkeypatch):
     assert [part.name for part in aside] == [f"{KEY}.{n}.parquet" for n in (5, 6, 7)]
 
 
-@pytest.mark.parametrize("name", ["cells", "logs", ".spool", ".superseded"])
+@pytest.mark.parametrize(
+    "name", ["cells", "logs", ".spool", ".superseded", ".set-aside", "checkpoints"]
+)
 def test_a_link_in_the_place_of_a_folder_is_not_followed(name, tmp_path):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -470,6 +472,25 @@ def test_a_link_in_the_place_of_a_folder_is_not_followed(name, tmp_path):
     with pytest.raises(InputError, match=f"expected {name} to be a folder, found a link"):
         Store(root).prepare()
     assert list(elsewhere.iterdir()) == []
+
+
+def test_a_link_in_the_place_of_the_results_is_not_followed(tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (tmp_path / "fig4").symlink_to(elsewhere)
+    with pytest.raises(InputError, match="expected fig4 to be a folder, found a link"):
+        Store(tmp_path / "fig4").prepare()
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_a_link_in_the_place_of_a_temporary_file_is_not_followed(store, tmp_path):
+    precious = tmp_path / "precious"
+    precious.write_text("kept")
+    trap = store.root / "cells" / f".{KEY}.parquet.{os.getpid()}"
+    trap.symlink_to(precious)
+    store.commit(KEY, rows())
+    assert precious.read_text() == "kept"
+    assert statuses(store.root) == {KEY: "ok"}
 
 
 def test_a_link_in_the_place_of_the_lock_is_not_followed(store, tmp_path):

@@ -63,6 +63,8 @@ _ALLOWED_PREFIXES = (
 # Only a cell that reads from the hub is let onto the network, and is given what that needs.
 _NETWORK = (
     "HF_",
+    "ALL_PROXY",
+    "all_proxy",
     "HTTP_PROXY",
     "HTTPS_PROXY",
     "NO_PROXY",
@@ -221,8 +223,9 @@ def worker_environment(environment: Mapping[str, str], *, network: bool) -> dict
             if name in environment
         }
     # The child must find the very kdbench that started it.
-    package = str(Path(__file__).parents[2])
-    allowed["PYTHONPATH"] = os.pathsep.join(filter(None, (package, allowed.get("PYTHONPATH"))))
+    # An empty item would be the current folder, where anybody's files may lie.
+    others = filter(None, allowed.get("PYTHONPATH", "").split(os.pathsep))
+    allowed["PYTHONPATH"] = os.pathsep.join((str(Path(__file__).parents[2]), *others))
     allowed["PYTHONUNBUFFERED"] = "1"
     return allowed
 

@@ -91,7 +91,10 @@ def read_part(part: Path, table: str, columns: Sequence[str] | None = None) -> p
     except _UnfitError as error:
         raise DamagedPartError(Damage(part, table, str(error), newer=error.newer)) from None
     # whatever a library makes of bytes that are no parquet, it is the file's fault
-    except (OSError, pa.ArrowException, ValueError, KeyError, TypeError, OverflowError) as error:
+    except (
+        *(OSError, pa.ArrowException, ValueError, KeyError, TypeError, OverflowError),
+        MemoryError,
+    ) as error:
         told = (str(error).splitlines() or [type(error).__name__])[0]
         raise DamagedPartError(Damage(part, table, f"damaged: {told}")) from None
 

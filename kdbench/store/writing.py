@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
-import stat
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -58,6 +58,8 @@ class Store:
             InputError: the folder cannot be written to, or leads elsewhere.
         """
         with self.told(_ELSEWHERE):
+            for folder in (self.root, self.root / CHECKPOINTS, self.root / SET_ASIDE):
+                _refuse_link(folder)
             for table in TABLES:
                 _make_own(self.root / table)
                 if not (self.root / table / EMPTY_PART).exists():
@@ -203,7 +205,8 @@ class Store:
         unfinished = folder / f".{name}.{os.getpid()}"
         content = pa.Table.from_pylist([dict(row) for row in rows], schema=schema)
         try:
-            with unfinished.open("wb") as file:
+            unfinished.unlink(missing_ok=True)  # a killed process's of this number, or a trap
+            with unfinished.open("xb") as file:
                 pq.write_table(content, file, compression="zstd", write_page_checksum=True)
                 file.flush()
                 os.fsync(file.fileno())
@@ -244,9 +247,13 @@ def _make_own(folder: Path) -> None:
     Raises:
         OSError: it cannot be made, or is none.
     """
+    _refuse_link(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    if not stat.S_ISDIR(folder.lstat().st_mode):
-        raise OSError(0, f"expected {folder.name} to be a folder, found a link")
+
+
+def _refuse_link(folder: Path) -> None:
+    if folder.is_symlink():
+        raise OSError(errno.ELOOP, f"expected {folder.name} to be a folder, found a link")
 
 
 def _sync_folder(folder: Path) -> None:
