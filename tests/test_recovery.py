@@ -2,11 +2,13 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import pandas as pd
 import pyarrow as pa
@@ -19,6 +21,7 @@ from kdbench.orchestrate.probe import ResolvedDevice
 from kdbench.orchestrate.progress import Silent
 from kdbench.orchestrate.recovery import Record, recover
 from kdbench.orchestrate.runner import run_matrix
+from kdbench.orchestrate.standing import stand
 from kdbench.schema import TABLES
 from kdbench.store import Store, arrow_schema, read_table
 from kdbench.store.inspection import inspect
@@ -37,28 +40,38 @@ class Notes(Silent):
         self.told.append(text)
 
 
+def matrix_in(folder):
+    return tiny_matrix(folder, 'axes.method="embed-kd"')
+
+
 @pytest.fixture
 def matrix(tmp_path):
-    sets = ('axes.method="embed-kd"', 'launch="fork"')
-    return tiny_matrix(tmp_path, *(sets if sys.platform == "linux" else sets[:1]))
+    return matrix_in(tmp_path)
+
+
+def run_in(folder, matrix, **options):
+    notes, device = Notes(), ResolvedDevice("cpu")
+    tally = run_matrix(matrix, out=folder / "results", device=device, progress=notes, **options)
+    return tally, notes.told
 
 
 @pytest.fixture
 def run(matrix, tmp_path):
     """Run the matrix; returns how it went and what was noted."""
+    return partial(run_in, tmp_path, matrix)
 
-    def call(**options):
-        notes = Notes()
-        tally = run_matrix(
-            matrix,
-            out=tmp_path / "results",
-            device=ResolvedDevice("cpu"),
-            progress=notes,
-            **options,
-        )
-        return tally, notes.told
 
-    return call
+@pytest.fixture(scope="module")
+def done_once(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("done")
+    assert run_in(folder, matrix_in(folder))[0].exit_code == 0
+    return folder / "results"
+
+
+@pytest.fixture
+def done(done_once, tmp_path):
+    """The results of a run that has ended well; `run` goes on with them."""
+    return shutil.copytree(done_once, tmp_path / "results") / "tiny"
 
 
 class PowerCut(BaseException):
@@ -116,7 +129,6 @@ def events(root):
         ("commit", 1, "ok"),  # before anything of it is written
         # in mid-commit; an empty part of each table comes first
         ("_write", len(TABLES) + 3, "ok"),
-        ("_write", 2 * len(TABLES), "ok"),
         ("drop_spool", 1, None),  # it is committed, and only its spool is left
     ],
 )
@@ -159,8 +171,8 @@ def fail(*_, **__):
 
 
 def test_a_fresh_run_that_is_killed_goes_on_without_fresh(tmp_path, monkeypatch):
-    matrix = tiny_matrix(tmp_path, 'axes.method="student-only"', "seeds=[0, 1]")
-    root = tmp_path / "results/models"
+    sets = ('axes.method="student-only"', "seeds=[0, 1]")
+    matrix = tiny_matrix(tmp_path, *sets, *(['launch="fork"'] if sys.platform == "linux" else []))
 
     def call(**options):
         place = {"out": tmp_path / "results", "device": ResolvedDevice("cpu")}
@@ -226,10 +238,9 @@ def test_what_cannot_be_understood_is_set_aside(damage, matrix, tmp_path):
     assert store.spools() == []
 
 
-def test_a_run_is_never_dated_before_an_earlier_one(run, tmp_path, monkeypatch):
+def test_a_run_is_never_dated_before_an_earlier_one(run, done, monkeypatch):
     # The later of two is the one that counts, whatever the clock was set to in between.
-    first, _ = run()
-    before = read_table(first.folder, "cells")["started_at"].max()
+    before = read_table(done, "cells")["started_at"].max()
 
     class SetBack(datetime):
         @classmethod
@@ -244,8 +255,8 @@ def test_a_run_is_never_dated_before_an_earlier_one(run, tmp_path, monkeypatch):
 # --- what is run again, and why
 
 
-def test_a_damaged_row_is_set_aside_and_its_run_done_again(run):
-    root = run()[0].folder
+def test_a_damaged_row_is_set_aside_and_its_run_done_again(run, done):
+    root = done
     (part,) = [p for p in (root / "cells").glob("*.parquet") if p.stem != "empty"]
     part.write_bytes(part.read_bytes()[:300])
     tally, notes = run()
@@ -258,8 +269,8 @@ def test_a_damaged_row_is_set_aside_and_its_run_done_again(run):
     assert list(statuses(root).values()) == ["ok"]
 
 
-def test_a_run_of_which_a_table_is_gone_is_done_again(run, kdbench, tmp_path):
-    root = run()[0].folder
+def test_a_run_of_which_a_table_is_gone_is_done_again(run, done, kdbench, tmp_path):
+    root = done
     (part,) = [p for p in (root / "steps").glob("*.parquet") if p.stem != "empty"]
     part.write_bytes(b"not parquet")
     said = kdbench("doctor", tmp_path / "results", "--repair")
@@ -282,13 +293,20 @@ def test_a_run_of_which_a_table_is_gone_is_done_again(run, kdbench, tmp_path):
         ({"budget": {"max_steps": 3}}, "other code or budget: 1"),
     ],
 )
-def test_why_a_cell_that_seems_to_be_there_is_measured_again(changes, why, run, tmp_path):
-    root = run()[0].folder
+def test_why_a_cell_that_seems_to_be_there_is_measured_again(changes, why, done, matrix):
+    root = done
     (part,) = [p for p in (root / "cells").glob("*.parquet") if p.stem != "empty"]
+    row = read_table(root, "cells").iloc[0]
+    machine = {name: row[name] for name in ("torch_version", "cpu_model")}
+    machine |= {"gpu_name": None, "driver_version": None}
+    runs = [(part.stem, planned) for planned in matrix.runs("cpu")]
+    assert stand(Store(root), runs, machine=machine, retry=(), fresh=False).todo == ()
     for table in TABLES:
         restamp(root / table / part.name, changes)
-    _, notes = run()
-    assert f"1 cell was measured before, otherwise ({why}); those rows stay" in notes
+    standing = stand(Store(root), runs, machine=machine, retry=(), fresh=False)
+    assert list(standing.todo) == runs
+    told = f"1 cell was measured before, otherwise ({why}); those rows stay"
+    assert standing.notes == (told,)
 
 
 def restamp(part, changes):
@@ -304,7 +322,7 @@ def restamp(part, changes):
     pq.write_table(content, part.with_stem("e" * 16))
 
 
-def test_a_signal_is_left_to_whoever_heard_it_before(run):
+def test_a_signal_is_left_to_whoever_heard_it_before(run, done):
     heard = []
     before = signal.signal(signal.SIGTERM, lambda *_: heard.append(1))
     try:
