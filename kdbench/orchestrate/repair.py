@@ -11,6 +11,7 @@ from kdbench.store.inspection import Health, inspect
 
 # Of a folder full of rubbish the first files tell enough; all are counted.
 _SHOWN = 20
+_LEFT = "left behind by a run that was killed; the next one takes it up"
 
 
 def examine_results(path: Path) -> list[Health]:
@@ -63,7 +64,7 @@ def lines(health: Health) -> Iterator[str]:
         "run with a table's part gone",
     )
     yield from _few(
-        [f"  {path}: left behind by a run that was killed" for path in health.leftovers],
+        [f"  {path}: {_LEFT}" for path in health.leftovers],
         "left-over file",
     )
 
