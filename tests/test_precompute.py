@@ -388,7 +388,10 @@ def spoil(path, **changes):
         (lambda path: save_file({"embeddings": torch.zeros(3, 4)}, path), "cannot be read"),
         (lambda path: spoil(path, recipe={"kind": "other"}), "made from something else"),
         (lambda path: spoil(path, cost={"price": 1}), "cannot be read"),
-        (lambda path: spoil(path, cost=asdict(COST) | {"kind": "x"}), "expected measured or extr"),
+        (
+            lambda path: spoil(path, cost=asdict(COST) | {"kind": "x"}),
+            "'measured' or 'extrapolated'",
+        ),
         (lambda path: spoil(path, tensor=torch.zeros(3, 4)), "not those that were written"),
         (lambda path: spoil(path, tensor=torch.zeros(3, 5)), "expected float32"),
         (lambda path: spoil(path, tensor=torch.zeros(3, 4).half()), "expected float32"),

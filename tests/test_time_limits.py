@@ -131,10 +131,7 @@ def test_outside_of_the_main_thread_it_hears_nothing_and_takes_nothing_over():
     assert seen == [before, True]
 
 
-HANGS = {
-    "budget.phase_timeouts.step=1": "no step done for ",
-    "budget.phase_timeouts.measure=4": "measure not done after ",
-}
+HANGS = {"budget.phase_timeouts.step=1": "no step done for "}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds its processes in /proc")

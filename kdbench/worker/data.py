@@ -115,7 +115,10 @@ def check_room(needed: int) -> None:
     """
     free = free_bytes(torch.device("cpu"))
     if needed > free:
-        raise MemoryError(f"the images have {needed:,} bytes, found {free:,} free")
+        raise MemoryError(
+            f"can't allocate memory: tried to allocate {needed} bytes for the images, found "
+            f"{free} free"
+        )
 
 
 def _on(device: torch.device, images: Images) -> Images:

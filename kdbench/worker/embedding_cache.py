@@ -91,7 +91,8 @@ def read_embeddings(
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         if is_shortage(error):
             raise
-        raise DamagedError(f"cannot be read: {type(error).__name__}: {error}") from error
+        told = " ".join(str(error).split("\n    For further")[0].split())
+        raise DamagedError(f"cannot be read: {type(error).__name__}: {told}") from error
     if header.get("recipe") != json.loads(json.dumps(recipe)):
         raise DamagedError("it was made from something else")
     if header.get("digest") != tensor_digest([tensor]):
