@@ -41,5 +41,5 @@ def test_nothing_is_lost(tmp_path):
     assert done.returncode == 0, done.stdout
     told = json.loads(report.read_text())
     assert (told["rows_lost"], told["rows_doubled"], told["orphans"]) == (0, 0, 0)
-    assert told["cells_finished"] >= 10
+    assert told["cells_finished"] >= 8
     assert set(told["faults"]) | set(told["missed"]) | set(told["not_to_be_had"]) >= set(SHORT)
