@@ -71,7 +71,7 @@ def tests(session: nox.Session) -> None:
 def chaos(session: nox.Session) -> None:
     """Kill real sweeps 200 times, and more; nothing may be lost (half an hour)."""
     install(session, "test")
-    session.run("python", "-m", "tests.chaos", *session.posargs)
+    session.run("python", "-m", "tests.chaos", "--jobs", "4", *session.posargs)
 
 
 @nox.session

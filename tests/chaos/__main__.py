@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 
 from tests.chaos.deck import NAMES, Deck
+from tests.chaos.jobs import run_jobs
 from tests.chaos.matrices import SWEEPS
 from tests.chaos.outside import mount_disk, unmount_disk
 from tests.chaos.sandbox import Sandbox
@@ -31,6 +32,8 @@ def main(arguments):
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in (signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
+    if options.jobs > 1:
+        return run_jobs(options)
     folder = Path(tempfile.mkdtemp(prefix="kdbench-chaos-")).resolve()
     tally = Tally(options.kills, options.faults, lambda line: print(line, flush=True))
     _storms(options, folder, tally)
@@ -64,7 +67,9 @@ def _storms(options, folder, tally):
             return
         name, seed = sweeps[number % len(sweeps)], options.seeds[number % len(options.seeds)]
         draw = random.Random(f"{seed} {name} {number}")
-        deck = decks.setdefault(seed, Deck(options.faults, random.Random(seed)))
+        if seed not in decks:
+            decks[seed] = Deck(options.faults, random.Random(seed), first=not decks)
+        deck = decks[seed]
         place = folder / f"{number}-{name}-{seed}"
         sandbox = Sandbox(place, SWEEPS[name])
         # Every other one on a small disk of its own, where that is allowed.
@@ -85,6 +90,12 @@ def _parser():
     parser.add_argument("--seeds", type=_listed, default=["1", "2", "3"], help="of all chance")
     parser.add_argument("--faults", type=_listed, default=list(NAMES), help=", ".join(NAMES))
     parser.add_argument("--sweeps", type=_listed, default=list(LONG_SWEEPS), help=", ".join(SWEEPS))
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=1,
+        help="so many storms at once, most of them of kills alone: what they wait for is no work",
+    )
     parser.add_argument("--report", type=Path, metavar="FILE.json", help="all counts, and problems")
     return parser
 

@@ -41,11 +41,11 @@ class Deck:
         lacks: why a kind could not be had, by its name.
     """
 
-    def __init__(self, names, draw):
+    def __init__(self, names, draw, *, first):
         self._kinds = [fault for fault in ALL if fault.name in names]
         self._draw = draw
         self._left = []
-        self._first = True
+        self._first = first
         self.lacks = {}
 
     def deal(self, sandbox, wanted):
