@@ -16,7 +16,7 @@ def run_jobs(options):
     """Run the jobs that the options ask for; returns the exit code.
 
     The first has every fault and every sweep, each at least once; the kills that are wanted are the
-    others' work. They kill where starting again is quick: a fork's sweep, not one in which each cell
+    others' work. They kill where starting again is quick: in a fork's sweep, where not each cell
     imports torch.
     """
     quick = [name for name in options.sweeps if SWEEPS[name].launch == "fork"] or options.sweeps
