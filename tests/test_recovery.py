@@ -108,7 +108,7 @@ def test_a_runner_that_is_killed_leaves_a_row(tiny, tmp_path, kdbench):
     assert "left behind by a run that was killed" in said.out
     said = kdbench(*arguments)
     assert said.code == 0, said
-    assert f"{LABEL} was running when kdbench was killed; kept as interrupted" in said.out
+    assert f"{LABEL} was not done when kdbench ended without it; kept as interrupted" in said.out
     cells = read_table(root, "cells").set_index("status")
     assert cells.loc["interrupted", "error"].startswith("kdbench itself was killed while this ran")
     assert cells.loc["interrupted", "steps_measured"] >= 4
@@ -141,8 +141,8 @@ def test_what_a_worker_had_finished_is_kept(where, times, kept, run, tmp_path, m
     assert len(events(root)) == 1
     tally, notes = run()
     assert (tally.done, tally.skipped, tally.exit_code) == (0, 1, 0), "it was whole"
-    told = [f"{LABEL} was running when kdbench was killed; kept as {kept}"] if kept else []
-    assert [note for note in notes if "was killed" in note] == told
+    told = [f"{LABEL} had finished when kdbench ended without it; kept as {kept}"] if kept else []
+    assert [note for note in notes if "ended without it" in note] == told
     assert list(statuses(root).values()) == ["ok"]
     assert check_results(root) == 1
     assert not events(root)
@@ -276,12 +276,28 @@ def test_a_run_of_which_a_table_is_gone_is_done_again(run, done, kdbench, tmp_pa
     said = kdbench("doctor", tmp_path / "results", "--repair")
     assert said.code == 1, "its rows are to be measured again"
     assert f"moved {part} to " in said.out
-    assert f"{part.stem} has no part in steps: the same run measures it again" in said.out
+    assert f"{part.stem} has no part in steps: the same command measures it again" in said.out
+    assert "as it was called for these results, measures again what they lack" in said.err
+    assert "--repair" not in said.err, "there is nothing more to move"
     tally, notes = run()
     assert (tally.done, tally.exit_code) == (1, 0)
-    assert "of 1 cell a table's part is gone: run again" in notes
+    assert "1 cell lacks a table's part, and will be measured again" in notes
+    assert not any("measured before" in note for note in notes)
     assert inspect(root).good
     assert check_results(root) == 1
+
+
+@pytest.mark.parametrize("damage", [b"", b"not parquet", None])
+def test_a_run_whose_other_table_is_damaged_is_done_again(damage, done, matrix):
+    (part,) = [p for p in (done / "memory").glob("*.parquet") if p.stem != "empty"]
+    runs = [(part.stem, planned) for planned in matrix.runs("cpu")]
+    known = {"machine": {}, "retry": (), "fresh": False}
+    assert stand(Store(done), runs, **known).todo == ()
+    part.write_bytes(part.read_bytes()[:-9] if damage is None else damage)
+    standing = stand(Store(done), runs, **known)
+    assert list(standing.todo) == runs
+    assert standing.notes == ("1 cell lacks a table's part, and will be measured again",)
+    assert inspect(done).runs == 0
 
 
 @pytest.mark.parametrize(

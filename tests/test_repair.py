@@ -52,7 +52,8 @@ def test_what_is_wrong_is_named_and_moved_away(results, kdbench):
     said = kdbench("doctor", results)
     assert said.code == 1
     assert "kdbench doctor" in said.err
-    assert "--repair moves these away, and keeps them" in said.err
+    assert "--repair moves these files away, and keeps them" in said.err
+    assert "update kdbench to read what a newer one wrote" in said.err
     for name, problem in problems.items():
         assert any(line.startswith(f"  {root}/{name}: {problem}") for line in said.out.splitlines())
         assert (root / name).exists(), "looking changes nothing"

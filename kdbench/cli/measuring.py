@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,9 +15,13 @@ from kdbench.cli.options import (
     check_format,
     console,
     printed,
+    reader_may_go,
     steady_console,
 )
 from kdbench.errors import printable
+
+if TYPE_CHECKING:
+    from kdbench.api import Run
 
 
 def doctor(
@@ -39,7 +43,7 @@ def doctor(
     """Say what this machine offers, which figures will be missing, and what results lack."""
     from kdbench.errors import InputError
     from kdbench.orchestrate.doctor import examine, render
-    from kdbench.orchestrate.repair import examine_results, lines
+    from kdbench.orchestrate.repair import advice, examine_results, lines
     from kdbench.orchestrate.repair import repair as put_in_order
 
     if repair and results is None:
@@ -59,11 +63,9 @@ def doctor(
     for health in found:
         for told in lines(health):
             typer.echo(printable(told))
+    for told in dict.fromkeys(line for health in found for line in advice(health, results)):
+        typer.echo(printable(told), err=True)
     if not all(health.good for health in found):
-        if not repair:
-            typer.echo(
-                f"kdbench doctor {results} --repair moves these away, and keeps them", err=True
-            )
         raise typer.Exit(1)
 
 
@@ -176,6 +178,13 @@ def run(
         fresh=fresh,
         progress=Shown(steady_console()),
     )
+    with reader_may_go():
+        _tell(done)
+    raise typer.Exit(done.tally.exit_code)
+
+
+def _tell(done: Run) -> None:
+    """Say how a run went, and what to do next."""
     for label, status in done.failed:
         typer.echo(printable(f"{status}: {label}"), err=True)
     if done.failed:
@@ -192,4 +201,3 @@ def run(
         typer.echo("interrupted; the same command goes on from here", err=True)
     elif not done.failed and not done.tally.given_up:
         typer.echo(printable(f"done; see: kdbench show {done.folder}; kdbench plot {done.folder}"))
-    raise typer.Exit(done.tally.exit_code)

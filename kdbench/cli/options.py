@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -117,6 +118,15 @@ def steady_console() -> Console:
             read_by_nobody()
 
     return Steady()
+
+
+@contextmanager
+def reader_may_go() -> Iterator[None]:
+    """Let what is printed here be read by nobody: it changes no exit code."""
+    try:
+        yield
+    except BrokenPipeError:
+        read_by_nobody()
 
 
 def read_by_nobody() -> None:

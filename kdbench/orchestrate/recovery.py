@@ -100,7 +100,8 @@ def recover(store: Store, tell: Callable[[str], None]) -> None:
         store.supersede(key)
         store.commit(key, rows)
         status = rows["cells"][0]["status"]
-        tell(f"{record.run.cell.label} was running when kdbench was killed; kept as {status}")
+        did = "had finished" if status == "ok" else "was not done"
+        tell(f"{record.run.cell.label} {did} when kdbench ended without it; kept as {status}")
 
 
 def _rows(record: Record, folder: Path, log: Path) -> Rows:

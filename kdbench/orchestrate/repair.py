@@ -11,7 +11,7 @@ from kdbench.store.inspection import Health, inspect
 
 # Of a folder full of rubbish the first files tell enough; all are counted.
 _SHOWN = 20
-_LEFT = "left behind by a run that was killed; the next one takes it up"
+_LEFT = "left behind by a run that was killed, or found no room; the next one takes it up"
 
 
 def examine_results(path: Path) -> list[Health]:
@@ -46,6 +46,21 @@ def repair(health: Health, tell: Callable[[str], None]) -> None:
         store.tidy()
 
 
+def advice(health: Health, path: Path) -> Iterator[str]:
+    """Say what to do about a store, a line for each kind of thing."""
+    if any(damage.newer for damage in health.damage):
+        yield "update kdbench to read what a newer one wrote"
+    if health.damage:
+        yield f"kdbench doctor {path} --repair moves these files away, and keeps them"
+    if health.lacking:
+        yield "kdbench run, as it was called for these results, measures again what they lack"
+    if health.leftovers:
+        yield (
+            "kdbench run, as it was called for these results, goes on from what was left behind; "
+            f"kdbench doctor {path} --repair makes rows of it"
+        )
+
+
 def lines(health: Health) -> Iterator[str]:
     """Say how a store is, a line for each thing."""
     older = ", ".join(f"{count} of schema {v}" for v, count in sorted(health.older.items()))
@@ -58,7 +73,7 @@ def lines(health: Health) -> Iterator[str]:
     yield from _few([f"  {damage}" for damage in health.damage], "damaged or foreign file")
     yield from _few(
         [
-            f"  {key} has no part in {', '.join(tables)}: the same run measures it again"
+            f"  {key} has no part in {', '.join(tables)}: the same command measures it again"
             for key, tables in health.lacking.items()
         ],
         "run with a table's part gone",

@@ -78,16 +78,18 @@ def stand(
             notes.append(f"{damage}; it is run again, and the file is kept in {aside}")
         else:
             warn_left_out(damage)
-    lacking = store.incomplete()
-    known = {row["run_key"]: row["status"] for row in rows if row["run_key"] not in lacking}
+    there = {row["run_key"]: row["status"] for row in rows}
+    lacking = store.incomplete(own & there.keys())
+    known = {key: status for key, status in there.items() if key not in lacking}
     again = {*retry, *UNFINISHED}
     todo = [(key, run) for key, run in runs if fresh or known.get(key, "interrupted") in again]
     left = {key for key, _ in todo}
     skipped = [(run.cell.label, known[key]) for key, run in runs if key not in left]
-    if lacking & own:
-        notes.append(f"of {_cells(len(lacking & own))} a table's part is gone: run again")
+    if lacking:
+        lacks = "lacks" if len(lacking) == 1 else "lack"
+        notes.append(f"{_cells(len(lacking))} {lacks} a table's part, and will be measured again")
     notes += _skipped(Counter(status for _, status in skipped))
-    notes += _made_before(todo, known, rows, machine)
+    notes += _made_before(todo, rows, machine)
     latest = max((row["started_at"] for row in rows if row["started_at"]), default=None)
     return Standing(tuple(todo), known, tuple(skipped), tuple(notes), latest)
 
@@ -98,7 +100,7 @@ def _skipped(statuses: Counter[str]) -> list[str]:
         return []
     told = ", ".join(f"{count} {status}" for status, count in statuses.most_common())
     bad = ",".join(status for status in statuses if status != "ok")
-    again = f"--retry {bad} runs those again, --fresh all" if bad else "--fresh runs them again"
+    again = f"--retry {bad} runs those again, --fresh all" if bad else "--fresh runs all again"
     count = statuses.total()
     are = "is there already and is" if count == 1 else "are there already and are"
     return [f"{_cells(count)} {are} not run again ({told}); {again}"]
@@ -106,7 +108,6 @@ def _skipped(statuses: Counter[str]) -> list[str]:
 
 def _made_before(
     todo: Sequence[tuple[str, CellRun]],
-    known: Mapping[str, str],
     rows: Sequence[Mapping[str, Any]],
     machine: Mapping[str, str | None],
 ) -> list[str]:
@@ -118,7 +119,7 @@ def _made_before(
     for key, run in todo:
         plan = run.plan_row()
         before = earlier.get(tuple(plan[name] for name in _WHICH), [])
-        if key not in known and before:
+        if before and all(row["run_key"] != key for row in before):
             reasons[_change(plan["cell_id"], machine, before)] += 1
     if not reasons:
         return []

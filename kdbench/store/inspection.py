@@ -80,7 +80,7 @@ def inspect(root: Path) -> Health:
     }
     return Health(
         root=root,
-        runs=len(versions) - len(lacking),
+        runs=len(versions.keys() - lacking.keys() - {key for _, key in damaged}),
         older=dict(Counter(v for v in versions.values() if v != SCHEMA_VERSION)),
         damage=tuple(damage),
         lacking=lacking,

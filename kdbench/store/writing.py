@@ -30,7 +30,7 @@ from kdbench.store.layout import (
     part_files,
     part_name,
 )
-from kdbench.store.parts import is_sound
+from kdbench.store.parts import has_footer, is_sound
 
 Row = Mapping[str, Any]
 
@@ -174,13 +174,15 @@ class Store:
                     if part.name not in committed and is_sound(part, table):
                         self._move(part, self.root / SUPERSEDED / table)
 
-    def incomplete(self) -> set[str]:
-        """Return the keys of committed runs of which another table's part is gone."""
-        cells = {part.stem for part in part_files(self.root, "cells")}
-        whole = (
-            {part.stem for part in part_files(self.root, table)} for table in _COMMIT_FIRST[1:]
-        )
-        return cells.difference(cells.intersection(*whole))
+    def incomplete(self, keys: Iterable[str]) -> set[str]:
+        """Return those of committed runs of which another table's part is gone, or not whole."""
+        return {
+            key
+            for key in keys
+            if not all(
+                has_footer(self.root / table / part_name(key), table) for table in _COMMIT_FIRST[1:]
+            )
+        }
 
     @contextmanager
     def told(self, hint: str) -> Iterator[None]:
