@@ -106,6 +106,9 @@ class Storm:
                 met.append(fault)
         before = self._ledger.statuses
         code = run.wait()
+        # What is left there has lost its sampler with its runner: it may become a row, and whole,
+        # whose samples end before it did.
+        self._unsampled |= {folder.name for folder in (sandbox.root / ".spool").glob("*")}
         orphans = sandbox.orphans()
         problems += [Problem("orphan", line) for line in orphans]
         problems += self._ledger.update()
