@@ -69,7 +69,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def chaos(session: nox.Session) -> None:
-    """Kill real sweeps 200 times, and more; nothing may be lost (half an hour)."""
+    """Kill real sweeps 200 times, and more; nothing may be lost (it takes long)."""
     install(session, "test")
     session.run("python", "-m", "tests.chaos", "--jobs", "4", *session.posargs)
 

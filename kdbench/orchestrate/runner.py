@@ -168,7 +168,7 @@ class _Runner:
                 # when the last cell is whole, nothing was left out
                 tally.interrupted = status == "interrupted" or number < len(standing.todo)
                 return
-            if status == "interrupted":
+            if measuring.lost_card is not None:
                 tally.given_up = measuring.lost_card
                 return
 
