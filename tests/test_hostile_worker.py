@@ -202,7 +202,7 @@ def test_a_pipe_among_pictures_is_passed_over(tmp_path):
 def test_images_that_memory_does_not_hold_are_refused_before_it_is_filled(tmp_path, monkeypatch):
     monkeypatch.setattr(data_module, "free_bytes", lambda _: 1000)
     check_room(1000)
-    with pytest.raises(MemoryError, match="found 1,000 free"):
+    with pytest.raises(MemoryError, match="found 1000 free"):
         data_module.load_data(tiny_run(tmp_path).cell, device=torch.device("cpu"))
 
 
