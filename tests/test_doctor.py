@@ -2,6 +2,7 @@
 
 import http.server
 import io
+import resource
 import subprocess
 import sys
 import threading
@@ -333,6 +334,18 @@ def test_a_folder_that_only_a_try_tells_from_a_good_one(fake_nvml):
     fake_nvml(**NO_DRIVER)
     finding = look(results=Path("/proc/results"))["results"]
     assert (finding.good, "cannot be written to" in finding.found) == (False, True)
+
+
+def test_a_disk_that_is_full_lets_files_be_made_and_not_written(fake_nvml, tmp_path):
+    fake_nvml(**NO_DRIVER)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:  # stands in for the disk: it, too, refuses what is written alone
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+        finding = look(results=tmp_path)["results"]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not finding.good
+    assert "cannot be written to: file too large" in finding.found
 
 
 def test_the_report_reads_at_80_columns(fake_nvml):

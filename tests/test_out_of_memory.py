@@ -103,6 +103,31 @@ def test_an_allocation_that_a_limit_of_address_space_refuses(tiny, tmp_path, lau
         is_run_again(tmp_path, again, cell)
 
 
+def test_a_teacher_that_is_not_fitted_for_want_of_memory(tiny, tmp_path):
+    """Its cells end as it did, so that `--retry oom` tries them again."""
+    limit = 3 * GIB
+    said = run(
+        tiny,
+        tmp_path,
+        before=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
+        settings=[
+            'data.source="digits"',
+            "data.classes=10",
+            "data.image_size=8",
+            "data.train_images=64",
+            'teachers.dwarf.weights="fitted"',
+            "teachers.dwarf.width=32768",
+            'axes.method=["embed-kd"]',
+            "axes.batch_size=[8]",
+        ],
+    )
+    assert said.returncode == 1, said
+    (cell,) = table(tmp_path / "results/tiny", "cells").to_dict("records")
+    assert (cell["status"], cell["oom_source"]) == ("oom", "host"), cell["error"]
+    assert cell["oom_asked_bytes"] == 4 * 32768**2, "its first square matrix"
+    assert cell["error"].startswith("fitting the teacher 'dwarf': out of memory on the host: ")
+
+
 def test_a_limit_that_leaves_no_room_for_torch(tiny, tmp_path):
     """The worker cannot even say how it ended: its last words must do."""
     limit = 600_000_000

@@ -6,7 +6,7 @@ import pytest
 
 from kdbench.analysis.figures import FIGURES
 from kdbench.analysis.figures.style import OTHER_COLOUR, drawing, method_colours
-from kdbench.analysis.metrics import find_metrics
+from kdbench.analysis.metrics import METRICS, find_metrics
 from kdbench.analysis.plot import plot
 from kdbench.analysis.results import load_results
 from kdbench.cli import main
@@ -242,3 +242,18 @@ def test_the_help_names_every_figure(capsys):
     assert main(["plot", "--help"]) == 0
     told = set(re.findall(r"\w+", capsys.readouterr().out))
     assert {name for kind in FIGURES.values() for name in (kind.name, *kind.aliases)} <= told
+    assert set(METRICS) <= told
+
+
+def test_several_figures_are_drawn_or_none(tmp_path, capsys):
+    root = commit(tmp_path / "a", paper_rows())
+    out = ["--out", str(tmp_path / "drawn")]
+    both = ["--figure", "memory", "--figure", "fig4"]
+    assert main(["plot", str(root), *both, *out]) == 2
+    told = capsys.readouterr().err
+    assert "memory: " in told
+    assert "fig4" not in told
+    assert not (tmp_path / "drawn").exists()
+    root = commit_trainings(tmp_path / "b", sweep_rows(seeds=1))
+    assert main(["plot", str(root), "--figure", "fig5", "--figure", "fig4", *out]) == 0
+    assert {path.name for path in (tmp_path / "drawn").iterdir()} == {"fig5.png", "fig4.png"}

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from kdbench.orchestrate.ending import End
 from kdbench.orchestrate.launcher import Outcome
 from kdbench.orchestrate.summary import failed_rows, summarise
 from kdbench.schema import PLAN_COLUMNS, SCHEMA_VERSION, TABLES
@@ -307,7 +308,7 @@ def test_a_run_without_a_word_has_nulls_and_no_zeros(summed):
 
 def test_a_run_that_never_started(run, tmp_path):
     rows = failed_rows(
-        run, status="failed", error="no teacher", environment=ENVIRONMENT, started_at=STARTED
+        run, End("failed", "no teacher"), environment=ENVIRONMENT, started_at=STARTED
     )
     cell = cell_of(rows)
     assert list(cell) == [column.name for column in TABLES["cells"]]

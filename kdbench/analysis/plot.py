@@ -35,7 +35,7 @@ FORMATS = tuple(_METADATA)
 def plot(
     results: Results,
     *,
-    figure: str | None = None,
+    figure: str | Sequence[str] | None = None,
     metrics: Sequence[str] | None = None,
     formats: Sequence[str] = ("png",),
     out: str | Path | None = None,
@@ -45,7 +45,8 @@ def plot(
 
     Args:
         results: what to draw from.
-        figure: name of the one to draw; by default every one that the results allow.
+        figure: name of the one to draw, or of several; by default every one that the results
+            allow.
         metrics: what to show in place of a figure's own choice of memory metrics; only figures
             that show such a choice are then drawn.
         formats: png, svg, pdf.
@@ -57,11 +58,12 @@ def plot(
         `fig4-<matrix>-<environment id>.png`.
 
     Raises:
-        InputError: an unknown figure, metric, format or reference, results that do not allow the
-            figure, or a folder that cannot be written to.
+        InputError: an unknown figure, metric, format or reference, results that do not allow a
+            figure that was named, or a folder that cannot be written to.
     """
     wanted = tuple(find_metrics(metrics or ()))
-    kinds = _kinds(figure, with_metrics=bool(wanted))
+    named = [figure] if isinstance(figure, str) else list(dict.fromkeys(figure or ()))
+    kinds = _kinds(named, with_metrics=bool(wanted))
     _check_formats(formats)
     groups = group_cells(results)
     check_reference(groups, reference)
@@ -70,11 +72,12 @@ def plot(
         own = [g for g in groups if (g.matrix, g.environment) == (matrix, environment)]
         sheets.append(Sheet(matrix, environment, rows, own, find_reference(own, reference), wanted))
     allowed = [(kind, sheet) for kind in kinds for sheet in sheets if kind.refusal(sheet) is None]
-    if not allowed:
-        told = dict.fromkeys(f"{k.name}: {k.refusal(s)}" for k in kinds for s in sheets)
+    lacking = [kind for kind in kinds if all(kind is not drawn for drawn, _ in allowed)]
+    if not allowed or (named and lacking):
+        told = dict.fromkeys(f"{k.name}: {k.refusal(s)}" for k in lacking for s in sheets)
         raise InputError(
             f"these results give no figure ({'; '.join(told)})",
-            where="--figure" if figure else None,
+            where="--figure" if named else None,
             hint="kdbench show lists what there is",
         )
     folders = [_folder(results, sheet, out) for _, sheet in allowed]
@@ -94,29 +97,30 @@ def plot(
     return written
 
 
-def _kinds(figure: str | None, *, with_metrics: bool) -> list[FigureKind]:
+def _kinds(named: Sequence[str], *, with_metrics: bool) -> list[FigureKind]:
     """List the kinds to draw, named as the user named them: the files are called so."""
-    if figure is None:
+    if not named:
         return [kind for kind in FIGURES.values() if kind.takes_metrics or not with_metrics]
     known = {
         name: replace(kind, name=name)
         for kind in FIGURES.values()
         for name in (kind.name, *kind.aliases)
     }
-    if figure not in known:
-        raise InputError(
-            f"unknown figure {figure!r}",
-            where="--figure",
-            hint=did_you_mean(figure, known) or f"the figures are {quoted(known)}",
-        )
-    if with_metrics and not known[figure].takes_metrics:
-        takers = [kind.name for kind in FIGURES.values() if kind.takes_metrics]
-        raise InputError(
-            f"the figure {figure!r} shows no metrics to choose",
-            where="--metric",
-            hint=f"those that do: {quoted(takers)}",
-        )
-    return [known[figure]]
+    for name in named:
+        if name not in known:
+            raise InputError(
+                f"unknown figure {name!r}",
+                where="--figure",
+                hint=did_you_mean(name, known) or f"the figures are {quoted(known)}",
+            )
+        if with_metrics and not known[name].takes_metrics:
+            takers = [kind.name for kind in FIGURES.values() if kind.takes_metrics]
+            raise InputError(
+                f"the figure {name!r} shows no metrics to choose",
+                where="--metric",
+                hint=f"those that do: {quoted(takers)}",
+            )
+    return [known[name] for name in named]
 
 
 def _check_formats(formats: Sequence[str]) -> None:

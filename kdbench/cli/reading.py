@@ -58,11 +58,11 @@ def show(
 def plot(
     results: ResultsArgument = Path("results"),
     figure: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             metavar="NAME",
             help="curves (or fig2, fig3), fig4, fig5, breakeven, pareto, memory, timeline; all "
-            "that the results allow.",
+            "that the results allow. Repeatable.",
         ),
     ] = None,
     metric: Annotated[
@@ -70,8 +70,10 @@ def plot(
         typer.Option(
             metavar="NAME",
             help="Draw this instead of the two memory figures, beside accuracy and epoch time: "
-            "parameters, allocated, reserved, process, device, host, step_time, "
-            "precompute_time, energy. Repeatable.",
+            "parameters, allocated, reserved, process, device, host, step_time, data_time, "
+            "teacher_time, forward_time, backward_time, optimizer_time, epoch_time, "
+            "precompute_time, energy, epoch_energy, training_energy, precompute_energy, "
+            "host_energy, utilisation, accuracy. Repeatable.",
         ),
     ] = None,
     format: Annotated[

@@ -35,6 +35,8 @@ _FROM_CUDA = ("reserved_peak_bytes",)
 
 _HUB = "https://huggingface.co"
 _HUB_TIMEOUT_SECONDS = 3
+# What a disk is tried with: a cell's rows are about as large.
+_LEAST_ROOM = 1 << 20
 _YES = ("1", "ON", "YES", "TRUE")
 
 
@@ -167,11 +169,15 @@ def _folder(name: str, folder: Path) -> Finding:
     # A folder that is not there yet is judged by the one it would be created in.
     there = next((f for f in (folder, *folder.parents) if f.exists()), folder)
     try:
-        # Asking for permission is not enough: a read-only mount, or /proc, refuses only the try.
-        with tempfile.TemporaryFile(dir=there):
-            pass
-    except OSError:
-        return Finding(name, f"{folder} cannot be written to", good=False)
+        # Asking for permission is not enough: a read-only mount, or /proc, refuses only the try,
+        # and a full disk only what is written.
+        with tempfile.TemporaryFile(dir=there) as file:
+            file.write(bytes(_LEAST_ROOM))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        why = (error.strerror or str(error)).lower()
+        return Finding(name, f"{folder} cannot be written to: {why}", good=False)
     new = "" if there == folder else " (not there yet)"
     return Finding(name, f"{folder}{new}, {gib(shutil.disk_usage(there).free)} free")
 

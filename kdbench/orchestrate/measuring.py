@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from kdbench.cell import CellRun, digest
 from kdbench.environment import cache_folder
 from kdbench.errors import WorkerError
+from kdbench.orchestrate.ending import End, ending
 from kdbench.orchestrate.forked import WarmProcesses
 from kdbench.orchestrate.launcher import Outcome, launch
 from kdbench.orchestrate.nvml import why_lost
@@ -21,7 +23,7 @@ from kdbench.orchestrate.recovery import SAMPLES, Record
 from kdbench.orchestrate.sampling import SamplerProcess
 from kdbench.orchestrate.spool import last_line, read_lines
 from kdbench.orchestrate.stopping import Stopping
-from kdbench.orchestrate.summary import Rows, failed_rows, summarise
+from kdbench.orchestrate.summary import Rows, by_kind, failed_rows, summarise
 from kdbench.store import Store
 
 # The system refuses another process, for now: no fault of the folder that results go to.
@@ -55,8 +57,8 @@ class Measuring:
     lost_card: str | None = None
     #: by precision: what the device reaches at best, measured by this run's first cell of it
     _rates: dict[str, dict[str, Any]] = field(default_factory=dict)
-    #: by teacher: what went wrong with its fitting; None: nothing
-    _unfitted: dict[str, str | None] = field(default_factory=dict)
+    #: by teacher: how its fitting ended, where it did not end well
+    _unfitted: dict[str, End | None] = field(default_factory=dict)
     _warm: WarmProcesses = field(default_factory=WarmProcesses)
     _cache: Path = field(default_factory=cache_folder)
     _told_to_wait: bool = False
@@ -65,28 +67,32 @@ class Measuring:
         """End the processes that outlive a run."""
         self._warm.close()
 
-    def rows(self, key: str, run: CellRun, problem: str | None) -> Rows:
+    def rows(self, key: str, run: CellRun, problem: End | None) -> Rows:
         """Measure a cell, unless it has a problem already.
 
         Raises:
             InputError: the results cannot be written to any more.
         """
+        rows = self._rows(key, run, problem)
+        self._look_after_the_card(rows["cells"][0])
+        return rows
+
+    def _rows(self, key: str, run: CellRun, problem: End | None) -> Rows:
         started_at = self._now()
         if problem is None:
             try:
                 outcome, samples = self._measure(key, run, started_at)
-            except WorkerError as error:  # its process could not be started
-                problem = str(error)
+            except WorkerError as error:
+                problem = End("failed", str(error))
         if problem is not None:
             stopped = self.stopping.now
             return failed_rows(
                 run,
-                status="interrupted" if stopped else "failed",
-                error=stopped or problem,
+                End("interrupted", stopped) if stopped else problem,
                 environment=self.environment,
                 started_at=started_at,
             )
-        rows = summarise(
+        return summarise(
             run,
             outcome,
             samples=samples,
@@ -95,11 +101,9 @@ class Measuring:
             log=self.store.log(key),
             rates=self._rates.get(run.cell.training.precision, {}),
         )
-        self._look_after_the_card(rows["cells"][0])
-        return rows
 
-    def ensure_teacher(self, run: CellRun) -> str | None:
-        """Fit the run's teacher before its first cell; return what went wrong, if anything.
+    def ensure_teacher(self, run: CellRun) -> End | None:
+        """Fit the run's teacher before its first cell; return how that ended, if not well.
 
         It is a process of its own, so that no cell's memory or time has the fitting in it.
         """
@@ -109,10 +113,12 @@ class Measuring:
         key = digest([teacher.model_dump(), run.cell.data.model_dump(), run.device])
         if key not in self._unfitted:
             self.progress.fit_started(str(run.cell.teacher_name))
-            problem, result = self._fit(run, f"fit-{key}")
-            if problem is not None:
-                problem = f"fitting the teacher {run.cell.teacher_name!r}: {problem}"
-            self.progress.fit_finished(str(run.cell.teacher_name), result, problem)
+            end, result = self._fit(run, f"fit-{key}")
+            told, problem = None, None
+            if end.status != "ok":
+                told = f"fitting the teacher {run.cell.teacher_name!r}: {end.error}"
+                problem = replace(end, error=told)
+            self.progress.fit_finished(str(run.cell.teacher_name), result, told)
             self._unfitted[key] = problem
         return self._unfitted[key]
 
@@ -127,43 +133,39 @@ class Measuring:
         self.latest = now
         return now
 
-    def _fit(self, run: CellRun, key: str) -> tuple[str | None, dict[str, Any] | None]:
-        """Return what went wrong, and what is told of the teacher."""
+    def _fit(self, run: CellRun, key: str) -> tuple[End, dict[str, Any] | None]:
+        """Return how it ended, and what is told of the teacher."""
         spool, log = self.store.spool(key), self.store.log(key)
-        with self.store.told("a teacher was being fitted"):
-            log.unlink(missing_ok=True)
-            outcome = launch(
-                "fit",
-                run,
-                spool=spool,
-                log=log,
-                cache=self._cache,
-                machine=self.machine,
-                on_start=lambda _pid: None,
-                on_tick=lambda events: self._tick(events, None),
-                stopping=self.stopping,
-            )
+        try:
+            with self.store.told("a teacher was being fitted"), _process_started():
+                log.unlink(missing_ok=True)
+                outcome = launch(
+                    "fit",
+                    run,
+                    spool=spool,
+                    log=log,
+                    cache=self._cache,
+                    machine=self.machine,
+                    on_start=lambda _pid: None,
+                    on_tick=lambda events: self._tick(events, None),
+                    stopping=self.stopping,
+                )
+        except WorkerError as error:
+            return End("failed", str(error)), None
         self.store.drop_spool(key)
-        told = {event["event"]: event for event in outcome.events}
-        end = told.get("end", {"status": "failed", "error": f"see {log}"})
-        problem = None if end["status"] == "ok" else str(end.get("error"))
-        return problem, told.get("teacher")
+        events = by_kind(outcome.events)
+        return ending(outcome, events, log), next(iter(events.get("teacher", [])), None)
 
     def _measure(
         self, key: str, run: CellRun, started_at: datetime
     ) -> tuple[Outcome, list[dict[str, Any]]]:
         spool, log = self.store.spool(key), self.store.log(key)
         checkpoints = self.store.checkpoints(key) if keeps_checkpoints(run) else None
-        with self.store.told(f"what was measured is kept in {spool}"):
+        with self.store.told(f"what was measured is kept in {spool}"), _process_started():
             Record(key, run, started_at, dict(self.environment)).write(spool)
             if checkpoints is None or not checkpoints.exists():
                 log.unlink(missing_ok=True)  # the log is of the run whose rows these are
-            try:
-                return self._launched(run, spool, log, checkpoints)
-            except OSError as error:
-                if error.errno not in _NO_PROCESS:
-                    raise
-                raise WorkerError(f"its process could not be started: {error}") from None
+            return self._launched(run, spool, log, checkpoints)
 
     def _launched(
         self, run: CellRun, spool: Path, log: Path, checkpoints: Path | None
@@ -213,6 +215,21 @@ class Measuring:
         if self.lost_card is not None:
             cell["error"] = f"{self.lost_card}; it ended as {cell['status']}: {cell['error']}"
             cell["status"] = "interrupted"
+
+
+@contextmanager
+def _process_started() -> Iterator[None]:
+    """Tell a system that refuses another process from a folder that cannot be written to.
+
+    Raises:
+        WorkerError: it did.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_PROCESS:
+            raise
+        raise WorkerError(f"its process could not be started: {error}") from None
 
 
 def keeps_checkpoints(run: CellRun) -> bool:

@@ -11,6 +11,7 @@ from kdbench.environment import collect_environment, decisive
 from kdbench.errors import InputError, did_you_mean, quoted
 from kdbench.fingerprint import worker_digest
 from kdbench.matrix import Matrix
+from kdbench.orchestrate.ending import End
 from kdbench.orchestrate.host import busy_note
 from kdbench.orchestrate.measuring import Measuring, keeps_checkpoints
 from kdbench.orchestrate.probe import ResolvedDevice
@@ -172,7 +173,7 @@ class _Runner:
                 tally.given_up = measuring.lost_card
                 return
 
-    def _run_one(self, measuring: Measuring, key: str, run: CellRun, problem: str | None) -> str:
+    def _run_one(self, measuring: Measuring, key: str, run: CellRun, problem: End | None) -> str:
         """Run and commit one cell; returns its status."""
         self._progress.cell_started(run)
         rows = measuring.rows(key, run, problem)

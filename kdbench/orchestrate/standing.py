@@ -10,6 +10,7 @@ from typing import Any
 
 from kdbench.cell import CellRun
 from kdbench.store import Store
+from kdbench.store.layout import SUPERSEDED
 from kdbench.store.parts import Damage
 from kdbench.store.reading import read_rows, warn_left_out
 
@@ -88,6 +89,10 @@ def stand(
     if lacking:
         lacks = "lacks" if len(lacking) == 1 else "lack"
         notes.append(f"{_cells(len(lacking))} {lacks} a table's part, and will be measured again")
+    if fresh and known.keys() & own:
+        count = len(known.keys() & own)
+        are = "is there and is" if count == 1 else "are there and are"
+        notes.append(f"{_cells(count)} {are} set aside, in {store.root / SUPERSEDED}")
     notes += _skipped(Counter(status for _, status in skipped))
     notes += _made_before(todo, rows, machine)
     latest = max((row["started_at"] for row in rows if row["started_at"]), default=None)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kdbench.cell import CellRun
-from kdbench.orchestrate.ending import ending
+from kdbench.orchestrate.ending import End, ending
 from kdbench.orchestrate.launcher import Outcome
 from kdbench.orchestrate.sampled import (
     condition_columns,
@@ -48,7 +48,7 @@ def summarise(
         log: where its output is.
         rates: what the device reaches at best in the run's precision; empty where not known.
     """
-    events = _by_kind(outcome.events)
+    events = by_kind(outcome.events)
     end = ending(outcome, events, log)
     # told by every process since there is the word; what has none is of an earlier one
     steps = [step | {"suspended": bool(step.get("suspended"))} for step in events.get("step", [])]
@@ -127,17 +127,15 @@ def summarise(
 
 def failed_rows(
     run: CellRun,
+    end: End,
     *,
-    status: str,
-    error: str,
     environment: Mapping[str, Any],
     started_at: datetime,
 ) -> Rows:
-    """Make the row of a run that could not even be started."""
+    """Make the row of a run that could not even be started, and of how that ended."""
     cell = {
         **run.plan_row(),
-        "status": status,
-        "error": error,
+        **end.columns(),
         "wall_seconds": 0.0,
         "started_at": started_at,
         "schema_version": SCHEMA_VERSION,
@@ -146,7 +144,8 @@ def failed_rows(
     return {"cells": [_columns("cells", cell)]}
 
 
-def _by_kind(events: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+def by_kind(events: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Sort a process's events by their kind; each without it."""
     kinds: dict[str, list[dict[str, Any]]] = {}
     for event in events:
         values = {key: value for key, value in event.items() if key != "event"}
