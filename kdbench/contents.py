@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from kdbench.cell import Data, Teacher
 from kdbench.errors import InputError, brief
 from kdbench.fingerprint import fingerprint_module, fingerprint_path
 from kdbench.method import defining_module
+from kdbench.settings import Data, Teacher
 
 
 def content_digests(

@@ -13,9 +13,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from kdbench.cell import Frozen, Name, digest
+from kdbench.cell import digest
 from kdbench.document import read_document
 from kdbench.errors import InputError, brief, did_you_mean, quoted
+from kdbench.settings import Frozen, Name
 from kdbench.units import parse_size
 from kdbench.validation import validated
 

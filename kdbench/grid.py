@@ -9,8 +9,8 @@ from typing import Any
 
 from pydantic import Field, PositiveInt
 
-from kdbench.cell import Attention, Frozen, Loss, Name, OptimizerKernels, Precision, Side
 from kdbench.errors import InputError, did_you_mean, quoted
+from kdbench.settings import Attention, Frozen, Loss, Name, OptimizerKernels, Precision, Side
 from kdbench.validation import validated
 
 #: values by axis

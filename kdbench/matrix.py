@@ -9,13 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from kdbench.cell import LONGEST_NAME, NAME, Budget, Cell, CellRun, Launch, Mode
+from kdbench.budget import Budget
+from kdbench.cell import Cell, CellRun, Launch, Mode
 from kdbench.document import Document, read_document, with_assignments, with_preset
 from kdbench.errors import InputError, brief
 from kdbench.gauges import Tolerances, parse_tolerances
 from kdbench.only import Only
 from kdbench.resolve import MatrixFile, resolve_cells
 from kdbench.schema import PLAN_COLUMNS
+from kdbench.settings import LONGEST_NAME, NAME
 from kdbench.sizes import check_runs
 from kdbench.validation import validated
 

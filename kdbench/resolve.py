@@ -8,19 +8,8 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from kdbench.cell import (
-    Budget,
-    Cell,
-    Data,
-    Frozen,
-    Launch,
-    Mode,
-    Name,
-    Seed,
-    Student,
-    Teacher,
-    Training,
-)
+from kdbench.budget import Budget
+from kdbench.cell import Cell, Launch, Mode
 from kdbench.contents import content_digests
 from kdbench.document import Document
 from kdbench.errors import InputError, brief, did_you_mean, quoted
@@ -37,6 +26,7 @@ from kdbench.grid import (
     parse_values,
 )
 from kdbench.method import Method, find_method, known_methods, near_methods
+from kdbench.settings import Data, Frozen, Name, Seed, Student, Teacher, Training
 from kdbench.sizes import check_embedded, check_size
 from kdbench.validation import dotted, validated
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from kdbench.cell import Data, Student, Teacher, Training
 from kdbench.errors import InputError
+from kdbench.settings import Data, Student, Teacher, Training
 
 # Above these something is a typing error, or meant to fill a machine.
 MAX_WEIGHTS = 10**12

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 import kdbench.worker.checkpoint as checkpoint_module
 import kdbench.worker.suspension as suspension_module
 import kdbench.worker.train as train_module
-from kdbench.cell import Training
+from kdbench.settings import Training
 from kdbench.worker.checkpoint import read_checkpoint, write_checkpoint
 from kdbench.worker.events import Events
 from kdbench.worker.history import History

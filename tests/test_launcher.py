@@ -18,7 +18,6 @@ from textwrap import dedent
 import psutil
 import pytest
 
-from kdbench.cell import Data, Teacher
 from kdbench.orchestrate import launcher
 from kdbench.orchestrate.launcher import launch, uses_hub, worker_environment
 from kdbench.orchestrate.probe import ResolvedDevice
@@ -26,6 +25,7 @@ from kdbench.orchestrate.progress import Silent
 from kdbench.orchestrate.runner import run_matrix
 from kdbench.orchestrate.spool import EventTail, last_line, read_lines
 from kdbench.orchestrate.stopping import Stopping
+from kdbench.settings import Data, Teacher
 from tests.models import tiny_matrix, tiny_run
 from tests.stores import statuses
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from kdbench.cell import Student as Shape
 from kdbench.method import BUILT_IN
+from kdbench.settings import Student as Shape
 from kdbench.worker.methods import Batch, Parts, build_forward
 from kdbench.worker.student import Student
 from tests.models import tiny_run

@@ -7,7 +7,7 @@ import torch
 from transformers import ViTModel
 
 from kdbench import load_matrix
-from kdbench.cell import Student as Shape
+from kdbench.settings import Student as Shape
 from kdbench.worker.student import Attention, Student
 from kdbench.worker.teacher import random_vit, vit_config
 from kdbench.worker.training import parameter_bytes

@@ -314,7 +314,7 @@ class Hub(BaseHTTPRequestHandler):
 CONFIG = b'{"model_type": "vit"}'
 ASK = """
 import sys
-from kdbench.cell import Teacher
+from kdbench.settings import Teacher
 from kdbench.errors import InputError
 from kdbench.worker.hub import find_checkpoint
 for asked in sys.argv[1:]:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kdbench.cell import Budget
+from kdbench.budget import Budget
 from kdbench.worker import profile as profile_module
 from kdbench.worker.events import Events
 from kdbench.worker.profile import profile

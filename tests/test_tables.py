@@ -10,9 +10,9 @@ from kdbench import load_matrix
 from kdbench.analysis.markup import Table, latex, markdown
 from kdbench.analysis.shapes import student_parameters, teacher_parameters
 from kdbench.analysis.tables import tables
-from kdbench.cell import Student, Teacher
 from kdbench.cli import main
 from kdbench.errors import InputError
+from kdbench.settings import Student, Teacher
 from kdbench.worker.student import Student as StudentModel
 from kdbench.worker.teacher import vit_config
 from tests.conftest import REPOSITORY

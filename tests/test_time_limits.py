@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from kdbench.cell import Budget, PhaseTimeouts
+from kdbench.budget import Budget, PhaseTimeouts
 from kdbench.errors import InputError
 from kdbench.matrix import load_matrix
 from kdbench.orchestrate.limits import Limits

@@ -20,8 +20,9 @@ from kdbench.analysis.figures.style import drawing
 from kdbench.analysis.metrics import find_metrics
 from kdbench.analysis.reference import check_reference, find_reference
 from kdbench.analysis.results import Results
-from kdbench.cell import LONGEST_NAME, NAME, digest
+from kdbench.cell import digest
 from kdbench.errors import InputError, did_you_mean, quoted
+from kdbench.settings import LONGEST_NAME, NAME
 
 # No dates in the files: the same results give the same bytes.
 _METADATA: Mapping[str, dict[str, Any]] = {

@@ -5,7 +5,7 @@ The command line must not load torch, so nothing is built; a test holds each cou
 
 from __future__ import annotations
 
-from kdbench.cell import Student, Teacher
+from kdbench.settings import Student, Teacher
 
 _CHANNELS = 3
 

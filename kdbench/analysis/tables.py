@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable, Sequence
 
 from kdbench.analysis.markup import FORMATS, Table
 from kdbench.analysis.shapes import student_parameters, teacher_parameters
-from kdbench.cell import Cell, Training
+from kdbench.cell import Cell
 from kdbench.errors import InputError, did_you_mean, quoted
 from kdbench.matrix import Matrix
+from kdbench.settings import Training
 from kdbench.units import MISSING
 
 

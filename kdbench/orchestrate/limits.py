@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from kdbench.cell import Budget
+from kdbench.budget import Budget
 
 # Phases in which every step or batch is told as it is done.
 _STEPPED = ("warmup", "measure", "train")

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 
-from kdbench.cell import Budget, Cell, CellRun
+from kdbench.budget import Budget
+from kdbench.cell import Cell, CellRun
 from kdbench.worker.augment import Draw
 from kdbench.worker.data import KEPT_SHARE, DataSet, load_data
 from kdbench.worker.embeddings import make_plan

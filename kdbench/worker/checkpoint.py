@@ -19,7 +19,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from kdbench.cell import Cell, Frozen
+from kdbench.cell import Cell
+from kdbench.settings import Frozen
 from kdbench.worker.durable import durably
 from kdbench.worker.shortage import is_shortage
 

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdbench.cell import Data
 from kdbench.errors import InputError, brief, did_you_mean, quoted
+from kdbench.settings import Data
 from kdbench.worker.tables import open_tables
 
 

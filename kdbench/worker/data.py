@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdbench.cell import Cell, Data
+from kdbench.cell import Cell
 from kdbench.errors import InputError
 from kdbench.limits import tightest
+from kdbench.settings import Data
 from kdbench.worker.images import Images
 from kdbench.worker.sources import Source, open_sources
 from kdbench.worker.stream import Streamed, check_images, load_images

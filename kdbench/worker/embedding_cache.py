@@ -19,7 +19,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from kdbench.cell import Frozen, digest
+from kdbench.cell import digest
+from kdbench.settings import Frozen
 from kdbench.worker.durable import durably, make_folder
 from kdbench.worker.shortage import is_shortage
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from kdbench.cell import Data
 from kdbench.errors import InputError, did_you_mean, quoted
+from kdbench.settings import Data
 from kdbench.worker.pictures import SUFFIXES
 
 

@@ -15,8 +15,8 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from kdbench.cell import Teacher as Shape
 from kdbench.errors import InputError, brief, quoted
+from kdbench.settings import Teacher as Shape
 
 CONFIG = "config.json"
 # A file that says what the weights are; a million classes have their names in it.

@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdbench.cell import Training
 from kdbench.errors import InputError
 from kdbench.method import Method
+from kdbench.settings import Training
 from kdbench.worker.student import Student
 
 Value = TypeVar("Value")

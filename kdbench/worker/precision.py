@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from kdbench.cell import Precision
 from kdbench.errors import InputError
+from kdbench.settings import Precision
 
 # What autocast computes in; the others compute in float32, of which TF32 is a way.
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}

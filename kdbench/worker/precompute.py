@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdbench.cell import Budget, Cell, CellRun, digest
+from kdbench.budget import Budget
+from kdbench.cell import Cell, CellRun, digest
 from kdbench.errors import InputError
 from kdbench.fingerprint import worker_digest
 from kdbench.worker.batch_times import BatchTimes

@@ -11,8 +11,8 @@ import torch
 from transformers import ViTConfig, ViTForImageClassification, ViTModel
 from transformers.utils import logging as transformers_logging
 
-from kdbench.cell import Teacher as Shape
 from kdbench.errors import brief, quoted
+from kdbench.settings import Teacher as Shape
 from kdbench.worker.hub import CONFIG, Checkpoint, check_files, find_checkpoint, read_json
 
 # transformers' names of what a matrix file says of a teacher

@@ -6,7 +6,7 @@ import itertools
 from time import monotonic
 from typing import Any
 
-from kdbench.cell import Budget
+from kdbench.budget import Budget
 from kdbench.stats import is_narrow, is_settled
 from kdbench.worker.events import Events
 from kdbench.worker.suspension import DisturbedError

@@ -8,7 +8,7 @@ from time import monotonic
 import torch
 from torch import Tensor
 
-from kdbench.cell import Precision
+from kdbench.settings import Precision
 from kdbench.worker.clock import step_clock
 from kdbench.worker.events import Events
 from kdbench.worker.precision import set_precision

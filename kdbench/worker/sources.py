@@ -7,8 +7,8 @@ from typing import Protocol
 
 from torch import Tensor
 
-from kdbench.cell import Data
 from kdbench.errors import InputError
+from kdbench.settings import Data
 from kdbench.worker.columns import open_columns
 from kdbench.worker.folder import open_folder
 

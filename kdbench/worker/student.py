@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from kdbench.cell import Attention as AttentionKernel
-from kdbench.cell import Student as Shape
+from kdbench.settings import Attention as AttentionKernel
+from kdbench.settings import Student as Shape
 
 
 class StudentOutput(NamedTuple):

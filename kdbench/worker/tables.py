@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from kdbench.cell import Data
 from kdbench.errors import InputError, did_you_mean, quoted
+from kdbench.settings import Data
 from kdbench.worker.strangers import check_local, check_parquet, check_saved
 
 # A bare name would make `datasets` look for one of its own readers, such as "pandas" for pickles.

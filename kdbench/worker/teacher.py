@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from transformers import ViTConfig, ViTForImageClassification, ViTModel
 
 from kdbench.cell import Cell, digest
-from kdbench.cell import Teacher as Shape
 from kdbench.errors import InputError
+from kdbench.settings import Teacher as Shape
 from kdbench.worker.pretrained import read_pretrained
 from kdbench.worker.shortage import is_shortage
 

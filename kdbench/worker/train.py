@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from kdbench.cell import Training
+from kdbench.settings import Training
 from kdbench.worker.augment import Draw, prepare
 from kdbench.worker.checkpoint import Standing
 from kdbench.worker.events import Events

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from kdbench.cell import Cell, OptimizerKernels
+from kdbench.cell import Cell
+from kdbench.settings import OptimizerKernels
 from kdbench.worker.augment import Draw, epoch_draws, make_batch
 from kdbench.worker.clock import StepClock, step_clock
 from kdbench.worker.compiled import compile_lazily, compile_now, eagerly
