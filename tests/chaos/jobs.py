@@ -33,13 +33,15 @@ def run_jobs(options):
             job.join()
         told = [json.loads(report.read_text()) for report in reports if report.exists()]
     result = _sum(told)
+    result.setdefault("problems", [])
     result["jobs_without_a_report"] = options.jobs - len(told)
     for name, value in result.items():
         if name != "problems":
             print(f"{name.replace('_', ' ')}: {json.dumps(value)}", flush=True)
     if options.report:
         options.report.write_text(json.dumps(result, indent=2) + "\n")
-    return 1 if result["problems"] or result["jobs_without_a_report"] else 0
+    wrong = ("problems", "never_met", "jobs_without_a_report")
+    return 1 if any(result[name] for name in wrong) else 0
 
 
 def _start(options, report, letter, faults, sweeps, kills):
@@ -75,6 +77,7 @@ def _sum(told):
             else:
                 result[name] = result.get(name, type(value)()) + value
     met = result.get("faults", {})
+    result["never_met"] = sorted(set(result.get("never_met", ())) - met.keys())
     result["not_to_be_had"] = {
         name: why for name, why in result.get("not_to_be_had", {}).items() if name not in met
     }

@@ -22,8 +22,9 @@ class Tally:
         log: is told each line.
     """
 
-    # A fault that finds nothing to meet so often is given up.
-    _TRIES = 6
+    # A fault that finds nothing to meet so often is given up, and the storm was not all that it
+    # should have been.
+    _TRIES = 12
 
     def __init__(self, kills, names, log):
         self._wanted, self._names, self._log = kills, names, log
@@ -82,7 +83,18 @@ class Tally:
 
     @property
     def wrong(self):
-        return bool(self._problems)
+        return bool(self._problems or self._never_met())
+
+    def _never_met(self):
+        """Names of the faults that could be had here, and of which none met a run.
+
+        One that was tried could be had, if only in some of the storms.
+        """
+        return [
+            name
+            for name in self._names
+            if not self._faults[name] and (self._missed[name] or name not in self.lacks)
+        ]
 
     def result(self):
         """Return all counts."""
@@ -97,6 +109,7 @@ class Tally:
             "not_to_be_had": {
                 name: why for name, why in sorted(self.lacks.items()) if not self._faults[name]
             },
+            "never_met": self._never_met(),
             "cells_finished": self._cells,
             "reads": self._reads,
             "rows_lost": kinds["lost"],
