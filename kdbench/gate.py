@@ -131,6 +131,7 @@ def update(gate: Gate) -> Update:
     before, notes = _replaceable(gate.baseline)
     if before is None:
         report, now = None, _observe(gate, None)
+        notes = (*notes, *now.notes)  # a report has these in it
     else:
         report, now = _compared(before, gate)
     if now.failures:

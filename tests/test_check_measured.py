@@ -170,7 +170,9 @@ def test_a_change_that_others_load_may_explain_is_none(kdbench, tmp_path):
 def test_times_that_neither_side_can_use_are_no_pass(kdbench, tmp_path):
     path = tmp_path / "busy.txt"
     busy = stored(tmp_path / "busy", contended=True)
-    assert kdbench("check", busy, "--baseline", path, "--update").code == 0
+    done = kdbench("check", busy, "--baseline", path, "--update")
+    assert done.code == 0
+    assert "as others used the machine; it has no time" in done.err
     assert "step_seconds" not in path.read_text()
     done = kdbench("check", busy, "--baseline", path)
     assert done.code == 3

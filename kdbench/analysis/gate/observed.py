@@ -199,7 +199,7 @@ def _doubts(group: CellGroup, rows: Sequence[Row]) -> Iterator[str]:
     if contended:
         yield (
             f"{group.label}: the times of {contended} of {len(rows)} processes are left out, "
-            "as others used the machine"
+            f"as others used the machine{'; it has no time' if contended == len(rows) else ''}"
         )
     unstable = sum(row["unstable"] is True for row in rows)
     if unstable:
