@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import pyarrow as pa
@@ -30,8 +32,19 @@ ARROW: dict[Dtype, pa.DataType] = {
 }
 
 
-def arrow_schema(table: str) -> pa.Schema:
-    """Return the Arrow schema of a table, with the version of the layout in its metadata."""
+def arrow_schema(table: str, columns: Sequence[str] | None = None) -> pa.Schema:
+    """Return the Arrow schema of a table, with the version of the layout in its metadata.
+
+    Args:
+        table: its name.
+        columns: those alone, without a version; None: all.
+    """
+    whole = _whole_schema(table)
+    return whole if columns is None else pa.schema([whole.field(name) for name in columns])
+
+
+@cache  # a schema cannot be changed, and each part is held against one
+def _whole_schema(table: str) -> pa.Schema:
     fields = [pa.field(column.name, ARROW[column.dtype]) for column in TABLES[table]]
     return pa.schema(fields, metadata={VERSION_KEY: str(SCHEMA_VERSION)})
 

@@ -175,9 +175,9 @@ def _check_key(rows: pa.Table, part: Path) -> None:
 
 
 def _cast(rows: pa.Table, table: str, columns: Sequence[str] | None) -> pa.Table:
-    expected = arrow_schema(table)
-    wanted = expected if columns is None else pa.schema([expected.field(c) for c in columns])
-    missing = [name for name in wanted.names if name not in rows.column_names]
+    wanted = arrow_schema(table, columns)
+    there = set(rows.column_names)
+    missing = [name for name in wanted.names if name not in there]
     if missing:
         raise _UnfitError(f"not a part of the table {table!r}: it has no column {missing[0]!r}")
     return rows.select(wanted.names).cast(wanted)

@@ -97,10 +97,7 @@ def read_rows(
             continue
         if found is not None:
             tables.append(found)
-    empty = arrow_schema(table)
-    if columns is not None:
-        empty = pa.schema([empty.field(name) for name in columns])
-    return pa.concat_tables(tables) if tables else empty.empty_table()
+    return pa.concat_tables(tables) if tables else arrow_schema(table, columns).empty_table()
 
 
 def _nullable(dtype: pa.DataType) -> Any:  # noqa: ANN401
