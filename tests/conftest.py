@@ -16,6 +16,9 @@ import pytest
 
 from kdbench import gate
 from kdbench.cli import main
+from kdbench.orchestrate import launcher
+from kdbench.orchestrate.forked import WarmProcesses
+from kdbench.orchestrate.stopping import Stopping
 from tests.gated import Predictor
 
 # A matrix whose cells take a second each, nearly all of it importing torch.
@@ -80,14 +83,15 @@ class Said:
 
 
 @pytest.fixture(autouse=True)
-def _own_folders(tmp_path, monkeypatch):
+def _own_folders(tmp_path, tmp_path_factory, monkeypatch):
     """Run in a folder of the test's own, and keep away from the user's cache and settings."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
     for name in ("KDBENCH_CACHE", "HF_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("KDBENCH_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    # one for all tests: it is part of what a worker sees, and so of what it can be forked from
+    monkeypatch.setenv("HF_HOME", str(tmp_path_factory.getbasetemp() / "hf"))
 
 
 @pytest.fixture
@@ -101,6 +105,32 @@ def kdbench(capfd):
         return Said(code, told.out, told.err)
 
     return call
+
+
+@pytest.fixture(scope="session")
+def _warm_workers(tmp_path_factory):
+    warm = WarmProcesses()
+    yield warm, tmp_path_factory.mktemp("warm") / "log"
+    warm.close()
+
+
+@pytest.fixture
+def forked_workers(_warm_workers, monkeypatch):
+    """Fork the workers of runs in this process from one that has imported torch already.
+
+    For tests that ask what becomes of a worker's rows, not how it came to be: a fresh one imports
+    for five seconds. A test that has its workers find other modules gets fresh ones.
+    """
+    warm, log = _warm_workers
+    own_path = os.environ.get("PYTHONPATH")
+    fresh = launcher.spawn
+
+    def spawn(run):
+        if os.environ.get("PYTHONPATH") != own_path:
+            return fresh(run)
+        return warm.starter(run, log, Stopping())
+
+    monkeypatch.setattr(launcher, "spawn", spawn)
 
 
 @pytest.fixture

@@ -5,6 +5,8 @@ import pytest
 
 from tests.conftest import TINY
 
+pytestmark = pytest.mark.usefixtures("forked_workers")
+
 # Five of the sixteen cells are enough to see each value beside another; tf32 needs a GPU.
 SWEEP = TINY.replace('method = ["teacher-kd", "embed-kd"]', 'method = ["student-only"]').replace(
     'teacher = ["dwarf"]\n',

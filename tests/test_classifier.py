@@ -26,6 +26,8 @@ from tests.image_sets import write_pictures
 from tests.models import tiny_run
 from tests.test_data import DIGITS
 
+pytestmark = pytest.mark.usefixtures("forked_workers")
+
 CPU = torch.device("cpu")
 VANILLA = 'axes.method=["vanilla-kd"]'
 FITTED = (*DIGITS, 'teachers.dwarf.weights="fitted"', "teachers.dwarf.fit.epochs=1")

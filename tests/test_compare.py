@@ -28,6 +28,8 @@ from tests.analysis_fixtures import (
 )
 from tests.conftest import TINY
 
+pytestmark = pytest.mark.usefixtures("forked_workers")
+
 NEW = {"torch_version": "2.13.0+cpu"}
 EMBED = "embed-kd/base/32px/vit-large-patch32"
 TEACHER = "teacher-kd/base/32px/vit-large-patch32"

@@ -8,6 +8,8 @@ from scipy.stats import binomtest
 from benchmarks import coverage
 from kdbench.stats import median_interval
 
+pytestmark = pytest.mark.usefixtures("forked_workers")
+
 
 def test_what_an_interval_of_order_statistics_says_of_itself():
     # 1 - 2 * (1/2)^6, and the 2nd and 9th of 10: 1 - 2 * 11 / 1024

@@ -5,6 +5,8 @@ import pytest
 import kdbench
 from kdbench.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("forked_workers")
+
 
 def test_load_run_read(tiny, tmp_path):
     matrix = kdbench.load_matrix(tiny, only=["method=embed-kd"])

@@ -14,6 +14,8 @@ from kdbench.store import arrow_schema, find_stores, read_table
 from kdbench.store.inspection import inspect
 from kdbench.store.migrate import tables_of
 
+pytestmark = pytest.mark.usefixtures("forked_workers")
+
 FIXTURES = Path(__file__).parent / "fixtures" / "schemas"
 VERSIONS = range(1, SCHEMA_VERSION)
 

@@ -31,6 +31,8 @@ from tests.conftest import TINY
 from tests.models import tiny_run
 from tests.test_data import DIGITS
 
+pytestmark = pytest.mark.usefixtures("forked_workers")
+
 CPU = torch.device("cpu")
 
 

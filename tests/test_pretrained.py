@@ -360,8 +360,11 @@ def test_what_the_hub_itself_answers(tmp_path):
     )
 
 
-def test_the_commit_and_where_the_images_are_come_into_the_table(kdbench, tiny, tmp_path):
+def test_the_commit_and_where_the_images_are_come_into_the_table(
+    kdbench, tiny, tmp_path, monkeypatch
+):
     """Through the command line: the worker finds the hub's cache by the environment alone."""
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     write_classifier(tmp_path / "vit")
     put_on_hub(tmp_path / "hf" / "hub", "some/vit", tmp_path / "vit", commit=FIRST)
     write_pictures(tmp_path / "set")

@@ -13,6 +13,8 @@ from kdbench.orchestrate.progress import Shown, Silent
 from kdbench.units import format_value
 from tests.models import tiny_run
 
+pytestmark = pytest.mark.usefixtures("forked_workers")
+
 ENVIRONMENT = {"cpu_model": "a processor", "gpu_name": "a card", "torch_version": "2.11.0"}
 PROFILE_PLAN = {"event": "plan", "seconds": 20.0, "steps": 200, "min_steps": 2}
 

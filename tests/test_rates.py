@@ -10,6 +10,8 @@ from kdbench.worker import rates
 from kdbench.worker.events import Events
 from tests.models import CPU
 
+pytestmark = pytest.mark.usefixtures("forked_workers")
+
 
 @pytest.fixture
 def stopwatch(monkeypatch):

@@ -29,6 +29,8 @@ from tests.consistency import check_results
 from tests.models import tiny_matrix
 from tests.stores import statuses
 
+pytestmark = pytest.mark.usefixtures("forked_workers")
+
 LABEL = "embed-kd/small/8px/dwarf"
 
 

@@ -11,6 +11,8 @@ from kdbench.store.inspection import inspect
 from tests.analysis_fixtures import cell_row, commit, paper_rows
 from tests.stores import statuses
 
+pytestmark = pytest.mark.usefixtures("forked_workers")
+
 
 @pytest.fixture
 def results(tmp_path):

@@ -16,6 +16,8 @@ from tests.test_run import fault
 from tests.test_train import digits_text
 from tests.trainings import attempt, cell_of, result_of, training_run
 
+pytestmark = pytest.mark.usefixtures("forked_workers")
+
 EPOCHS, STEPS = 10, 20
 EVERY_STEP = "budget.checkpoint_seconds=1e-9"
 LONG = 120

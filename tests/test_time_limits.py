@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import contextmanager
 
 import pytest
 
@@ -97,8 +98,9 @@ def test_ctrl_c_is_a_wish_first_and_an_order_then():
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
 def test_a_scheduler_gives_orders(name):
-    with Stopping() as stopping:
-        os.kill(os.getpid(), getattr(signal, name))
+    number = getattr(signal, name)
+    with handled(number, signal.SIG_DFL), Stopping() as stopping:
+        os.kill(os.getpid(), number)
         assert (stopping.after_cell(), stopping.now) == (True, f"stopped by {name}")
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
@@ -106,14 +108,21 @@ def test_a_scheduler_gives_orders(name):
 
 
 def test_what_was_ignored_stays_so():
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
+    with handled(signal.SIGHUP, signal.SIG_IGN):
         with Stopping() as stopping:
             os.kill(os.getpid(), signal.SIGHUP)
         assert not stopping.after_cell()
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+
+
+@contextmanager
+def handled(number, handler):
+    """Whatever whoever started the tests had done to it: `nohup` has SIGHUP ignored."""
+    before = signal.signal(number, handler)
+    try:
+        yield
     finally:
-        signal.signal(signal.SIGHUP, before)
+        signal.signal(number, before)
 
 
 def test_outside_of_the_main_thread_it_hears_nothing_and_takes_nothing_over():

@@ -7,6 +7,8 @@ from kdbench.method import BUILT_IN
 from tests.conftest import TINY
 from tests.consistency import check_results
 
+pytestmark = pytest.mark.usefixtures("forked_workers")
+
 TRAIN = """mode = "train"
 seeds = [0, 1]
 """

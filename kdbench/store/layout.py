@@ -39,14 +39,14 @@ def arrow_schema(table: str, columns: Sequence[str] | None = None) -> pa.Schema:
         table: its name.
         columns: those alone, without a version; None: all.
     """
-    whole = _whole_schema(table)
+    whole = _whole_schema(table, SCHEMA_VERSION)
     return whole if columns is None else pa.schema([whole.field(name) for name in columns])
 
 
 @cache  # a schema cannot be changed, and each part is held against one
-def _whole_schema(table: str) -> pa.Schema:
+def _whole_schema(table: str, version: int) -> pa.Schema:
     fields = [pa.field(column.name, ARROW[column.dtype]) for column in TABLES[table]]
-    return pa.schema(fields, metadata={VERSION_KEY: str(SCHEMA_VERSION)})
+    return pa.schema(fields, metadata={VERSION_KEY: str(version)})
 
 
 def part_name(run_key: str) -> str:
