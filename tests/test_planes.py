@@ -157,8 +157,13 @@ CASES = {
 }
 
 
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    return _site(tmp_path_factory.mktemp("site"))
+
+
 @pytest.fixture
-def stored(tmp_path, monkeypatch, fake_nvml_environment):
+def stored(tmp_path, site, monkeypatch, fake_nvml_environment, forked_workers):
     """Run one cell beside a fake driver; returns its row, the other tables and what was noted."""
 
     def run(script, method="slow-alone"):
@@ -171,10 +176,10 @@ def stored(tmp_path, monkeypatch, fake_nvml_environment):
         child = fake_nvml_environment(
             *script.get("gpus", ()), **script | {"gpus": script.get("gpus", [])}
         )
-        site = _site(tmp_path / "site")
         monkeypatch.syspath_prepend(site)
         monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(site), child["PYTHONPATH"]]))
         monkeypatch.setenv(driver.SCRIPT, child[driver.SCRIPT])
+        forked_workers()
         progress = _Noted(half)
         tally = run_matrix(
             _matrix(tmp_path, method),
@@ -211,12 +216,11 @@ class _Noted(Silent):
 
 
 def test_a_run_whose_card_goes_away_is_given_up_and_gone_on_with(
-    tmp_path, monkeypatch, fake_nvml_environment
+    tmp_path, site, monkeypatch, fake_nvml_environment
 ):
     """A worker that the card's end kills: the rest is not run against nothing."""
     # The runner asks for the card once, when a cell has not ended well: it is lost by then.
     child = fake_nvml_environment(card(lost_after=0))
-    site = _site(tmp_path / "site")
     monkeypatch.syspath_prepend(site)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(site), child["PYTHONPATH"]]))
     monkeypatch.setenv(driver.SCRIPT, child[driver.SCRIPT])
@@ -246,7 +250,7 @@ def test_a_run_whose_card_goes_away_is_given_up_and_gone_on_with(
 def _site(folder):
     """A folder with an installed package that declares the slow methods."""
     info = folder / "slow_method-1.dist-info"
-    info.mkdir(parents=True)
+    info.mkdir()
     shutil.copy(Path(__file__).with_name("slow_method.py"), folder)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: slow-method\nVersion: 1\n")
     (info / "entry_points.txt").write_text(

@@ -22,7 +22,7 @@ from kdbench.predict.replay import replay
 from kdbench.predict.trace import trace
 from kdbench.worker.account import account_step
 from kdbench.worker.ledger import Ledger
-from tests.conftest import REPOSITORY
+from tests.conftest import ALONE, REPOSITORY
 from tests.models import CPU, session_of, tiny_run
 
 CPU_PROFILE = load_profile("cpu")
@@ -325,6 +325,7 @@ def test_the_command_line_tells_what_fits(kdbench, tiny, tmp_path):
         "predict",
         "--matrix",
         tiny,
+        *ALONE,
         "--profile",
         "t4",
         "--fits",
@@ -368,7 +369,8 @@ def test_a_profile_of_ones_own(kdbench, tiny, tmp_path):
         'title = "my card"\ndevice = "cuda"\ncapacity_bytes = 1_000_000_000\n'
         '[basis]\ncapacity_bytes = "measured: by me"\n'
     )
-    said = kdbench("predict", "--matrix", tiny, "--profile", own, "--fits", "card", "--out", "r")
+    fits = ["--profile", own, "--fits", "card", "--out", "r"]
+    said = kdbench("predict", "--matrix", tiny, *ALONE, *fits)
     assert said.code == 0
     assert "predicted for my card" in said.out
     own.write_text('title = "my card"\ndevice = "cuda"\ncapacity_bytes = 1\n')
@@ -418,12 +420,12 @@ def test_predicting_again_replaces(kdbench, tiny, tmp_path, monkeypatch):
     results = tmp_path / "results"
     for digest in ("old", "new"):
         monkeypatch.setattr(prediction, "predict_digest", lambda digest=digest: digest)
-        assert kdbench("predict", "--matrix", tiny, "--out", results).code == 0
+        assert kdbench("predict", "--matrix", tiny, *ALONE, "--out", results).code == 0
     kept = frame(results / "tiny", "cells")
-    assert len(kept) == 2
-    kdbench("predict", "--matrix", tiny, "--profile", "t4", "--out", results)
+    assert len(kept) == 1
+    kdbench("predict", "--matrix", tiny, *ALONE, "--profile", "t4", "--out", results)
     assert set(frame(results / "tiny", "cells")["run_key"]) > set(kept["run_key"])
-    assert len(frame(results / "tiny", "cells")) == 4
+    assert len(frame(results / "tiny", "cells")) == 2
 
 
 def test_a_process_that_dies_is_an_error_not_a_traceback(kdbench, tiny, tmp_path, monkeypatch):

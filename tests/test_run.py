@@ -15,7 +15,7 @@ import pytest
 
 from kdbench.schema import MEMORY_CATEGORIES, TABLES
 from kdbench.store import Store
-from tests.conftest import TINY
+from tests.conftest import ALONE, TINY
 from tests.consistency import check_results
 
 pytestmark = pytest.mark.usefixtures("forked_workers")
@@ -211,8 +211,6 @@ if not flag.exists():
 """
 
 
-# Two cells without a teacher, whose workers start in half the time.
-ALONE = ["--set", 'axes.method=["student-only"]']
 TWO_ALONE = [*ALONE, "--set", "axes.batch_size=[4, 8]"]
 
 

@@ -341,14 +341,21 @@ def _numbered(listed):
 
 
 def _worker():
-    """The process that runs kdbench.worker and has the parent that this one has."""
-    for child in Path(f"/proc/{os.getppid()}/task/{os.getppid()}/children").read_text().split():
+    """The worker whose runner is this one's parent: its child, or one of a warm process of its."""
+    for child in _children(os.getppid()):
         try:
-            if b"kdbench.worker\0" in Path(f"/proc/{child}/cmdline").read_bytes():
-                return int(child)
+            command = Path(f"/proc/{child}/cmdline").read_bytes()
+            if b"kdbench.worker\0" in command:
+                return child
+            if b"kdbench.worker.forker\0" in command and (forked := _children(child)):
+                return forked[0]
         except OSError:
             continue
     return None
+
+
+def _children(parent):
+    return [int(c) for c in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
 
 
 def _write(kind, address, value):
