@@ -40,7 +40,7 @@ QUICK = settings(max_examples=100, deadline=None)
 
 
 @pytest.mark.parametrize(
-    ("target", "examples"), [(t, 6 if t in ("parts", "rows", "figures") else 40) for t in TARGETS]
+    ("target", "examples"), [(t, 3 if t in ("parts", "rows", "figures") else 40) for t in TARGETS]
 )
 def test_a_short_round(target, examples):
     # the long one is `nox -s fuzz`

@@ -40,20 +40,21 @@ def doctor(
         ),
     ] = False,
 ) -> None:
-    """Say what this machine offers, which figures will be missing, and what results lack."""
+    """Say what this machine offers and what will be missing; of results, what they lack."""
     from kdbench.errors import InputError
-    from kdbench.orchestrate.doctor import examine, render
+    from kdbench.orchestrate.doctor import examine, examine_folder, render
     from kdbench.orchestrate.repair import advice, examine_results, lines
     from kdbench.orchestrate.repair import repair as put_in_order
 
     if repair and results is None:
         raise InputError("it needs the results folder", where="--repair")
-    if not repair:
-        console().print(render(examine(results)))
     if results is None or not _has_results(results):
         if repair:
             examine_results(results or Path())  # says what is wrong with it
+        console().print(render(examine(results)))
         return
+    if not repair:
+        console().print(render(examine_folder(results)))
     found = examine_results(results)
     for health in found:
         if repair:

@@ -10,7 +10,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +57,7 @@ def examine(
     """Look at cards, driver, torch, processor, memory, hub and folders. Raises for nothing found.
 
     Args:
-        results: the folder that runs would write to, if one is meant.
+        results: the folder that runs would write to, if one is meant: no results are in it yet.
         probe: how torch is asked.
         reaches: returns why a URL does not answer, or None; a HEAD request unless given.
         root: of the file system that /proc and /sys are read from.
@@ -68,8 +68,14 @@ def examine(
         findings.append(_torch(environment, probe, has_card=bool(nvml.gpus())))
     findings += [_host_peak(can=can_reset_peak()), _hub(reaches or _why_unreachable), *_caches()]
     if results is not None:
-        findings.append(_folder("results", results))
+        folder = _folder("results", results)
+        findings.append(replace(folder, found=f"{folder.found}; no results in it yet"))
     return Report(tuple(findings))
+
+
+def examine_folder(results: Path) -> Report:
+    """Say whether results can be written to, and nothing of the machine."""
+    return Report((_folder("results", results),))
 
 
 def _machine(environment: dict[str, Any]) -> list[Finding]:
