@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import platform
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -89,7 +90,29 @@ def load_matrix(
             with_preset(document, other, where=where), where=where, origin=f"preset {brief(other)}"
         )
     chosen = with_assignments(with_preset(document, preset, where=where), assignments)
-    file = _parsed(chosen, where=where, origin=f"preset {brief(preset)}" if preset else None)
+    with _blamed_on(assignments):
+        matrix = _matrix(chosen, where, f"preset {brief(preset)}" if preset else None)
+    columns = [column.name for column in PLAN_COLUMNS]
+    matrix = replace(matrix, only=tuple(Only.parse(text, columns) for text in only))
+    matrix.runs()  # so that a wrong filter is told here
+    return matrix
+
+
+@contextmanager
+def _blamed_on(assignments: Sequence[str]) -> Iterator[None]:
+    """Tell a mistake in a key that the command line has set as the command line's."""
+    try:
+        yield
+    except InputError as error:
+        keys = (assignment.partition("=")[0].strip() for assignment in assignments)
+        # the key itself, or what is below it
+        if any(re.match(rf"{re.escape(key)}($|[.\[])", error.key or "") for key in keys):
+            raise error.elsewhere("--set") from None
+        raise
+
+
+def _matrix(chosen: Document, where: Path, origin: str | None) -> Matrix:
+    file = _parsed(chosen, where=where, origin=origin)
     _check_launch(file.launch, where)
     name = file.name or _name_from(where)
     matrix = Matrix(
@@ -107,9 +130,6 @@ def load_matrix(
     if not matrix.cells:
         raise InputError("no cells left: [[exclude]] drops every one", where=where, key="exclude")
     check_runs(len(matrix.cells), len(matrix.seeds), matrix.repeats, where)
-    columns = [column.name for column in PLAN_COLUMNS]
-    matrix = replace(matrix, only=tuple(Only.parse(text, columns) for text in only))
-    matrix.runs()  # so that a wrong filter is told here
     return matrix
 
 

@@ -164,7 +164,11 @@ BROKEN_ARGUMENTS = {
     ),
     "set of an unknown key": (
         ["run", "--matrix", "{tiny}", "--set", "training.batchsize=3"],
-        ["training.batchsize: unknown key", "did you mean 'batch_size'"],
+        ["--set: training.batchsize: unknown key", "did you mean 'batch_size'"],
+    ),
+    "set to what cannot be": (
+        ["run", "--matrix", "{tiny}", "--set", "axes.image_size=[8, 0]"],
+        ["--set: axes.image_size[1]: "],
     ),
     "set through a value": (
         ["run", "--matrix", "{tiny}", "--set", "mode.deeper=3"],
@@ -242,6 +246,14 @@ def test_a_file_that_is_too_large_is_not_read(kdbench, tmp_path):
     path.write_bytes(b"#" * 1_000_001)
     said = kdbench("cells", "--matrix", path)
     assert (said.code, "at most 1000000 bytes" in said.err) == (2, True)
+
+
+def test_a_mistake_in_the_file_is_not_blamed_on_what_was_set(kdbench, tiny):
+    tiny.write_text(TINY.replace("image_size = [8]", "image_size = [9]"))
+    for setting, blamed in (("seeds=[1]", tiny), ("students.small.patch_size=5", "--set")):
+        said = kdbench("cells", "--matrix", tiny, "--set", setting)
+        assert said.code == 2
+        assert said.err.startswith(f"kdbench: {blamed}: students.small.patch_size: "), said
 
 
 def test_too_many_cells_are_told_before_they_are_built(kdbench, tiny):
