@@ -38,7 +38,7 @@ _KINDS = {kind.__name__: kind for kind in (garbage, empty, truncated, foreign, n
 class Damage(Fault):
     """Readers and the next run go on without them and name them; doctor moves them away."""
 
-    name, goes_on = "damage", True
+    name, goes_on, later = "damage", True, True
 
     def __init__(self):
         self._planted = []
@@ -98,7 +98,7 @@ class Damage(Fault):
 class DamagedCommit(Fault):
     """A run whose row cannot be read is run again, and the damaged part is set aside."""
 
-    name, goes_on = "damaged-commit", True
+    name, goes_on, later = "damaged-commit", True, True
 
     def prepare(self, sandbox, draw):
         self._part = None

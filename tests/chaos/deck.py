@@ -59,13 +59,21 @@ class Deck:
             dealt.append(fault)
         return dealt
 
+    def wants_rows(self, wanted):
+        """Whether all that is still to be had needs a run that finds rows: a sweep goes on then."""
+        left = [k for k in self._kinds if k.name in wanted and k.name not in self.lacks]
+        return bool(left) and all(kind.later for kind in left)
+
     def _next(self, sandbox, wanted, dealt):
-        if not self._left:
+        rows = bool(sandbox.ledger.statuses)
+        if not any(rows or not kind.later for kind in self._left):
             if dealt:
                 return None
             self._shuffle(wanted)
         for place, kind in enumerate(self._left):
             fault = kind()
+            if fault.later and not rows:
+                continue
             lacks = fault.lacks(sandbox)
             if lacks is not None:
                 self.lacks[fault.name] = lacks

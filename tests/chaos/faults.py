@@ -20,13 +20,14 @@ class Fault:
         kills: whether it is a SIGKILL.
         holds: it can strike a runner that stands still.
         goes_on: the run survives it, so that others may follow in the same.
+        later: it is for a run that finds rows of an earlier one.
         codes: how a run may end that met it.
         statuses: what its cell may come to, beside ok.
     """
 
     name = ""
     kills = False
-    holds = goes_on = False
+    holds = goes_on = later = False
     codes = OWN
     statuses = frozenset()
     arguments = ()

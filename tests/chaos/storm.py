@@ -73,7 +73,7 @@ class Storm:
         try:
             for _ in range(_MOST_RUNS):
                 complete = self._round(self._deck.deal(self._sandbox, self._tally.wanted()))
-                if complete:
+                if complete and not self._deck.wants_rows(self._tally.wanted()):
                     break
         finally:
             rounds, told = self._reader.close()
