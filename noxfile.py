@@ -63,9 +63,9 @@ def tests(session: nox.Session) -> None:
         check_style(session)
         session.run("mypy")
         check_memory(session)
-    # Three at a time, since many wait for a worker. A file's tests together, in the files' order:
-    # by their number, the long ones would come last, and alone.
-    how = ("-n", "3", "--dist", "loadfile", "--no-loadscope-reorder")
+    # Two at a time, since many wait for a worker. A file's tests together, in the files' order: by
+    # their number, the long ones would come last, and alone.
+    how = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")
     session.run("pytest", *how, *session.posargs)
 
 
