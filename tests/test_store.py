@@ -146,6 +146,18 @@ def test_rows_survive_the_round_trip(table, store, data):
     assert read == [{"run_key": KEY, **row} for row in written]
 
 
+def test_one_row_is_not_packed_and_many_are(store):
+    seconds = [step / 7 for step in range(500)]
+    steps = [{"step": step, "seconds": value} for step, value in enumerate(seconds)]
+    store.commit(KEY, {"cells": [{"status": "ok"}], "steps": steps})
+    packed = {}
+    for table in ("cells", "steps"):
+        group = pq.read_metadata(store.root / table / f"{KEY}.parquet").row_group(0)
+        packed[table] = {group.column(n).compression for n in range(group.num_columns)}
+    assert packed == {"cells": {"UNCOMPRESSED"}, "steps": {"ZSTD"}}
+    assert read_table(store.root, "steps")["seconds"].tolist() == seconds
+
+
 @pytest.mark.parametrize("broken", TABLES)
 def test_a_crash_between_tables_commits_nothing(broken, store, monkeypatch):
     # The rows go to the disk table by table; the write of one of them fails.

@@ -35,6 +35,7 @@ from kdbench.store.parts import has_footer, is_sound
 Row = Mapping[str, Any]
 
 _LOCK_TRIES = 5
+_FEW_ROWS = 8
 _ELSEWHERE = "choose another folder with --out"
 #: `cells` first: whoever takes a run away takes its commit first
 _COMMIT_FIRST = ("cells", *(name for name in TABLES if name != "cells"))
@@ -209,7 +210,7 @@ class Store:
         try:
             unfinished.unlink(missing_ok=True)  # a killed process's of this number, or a trap
             with unfinished.open("xb") as file:
-                pq.write_table(content, file, compression="zstd", write_page_checksum=True)
+                pq.write_table(content, file, write_page_checksum=True, **_encoding(content))
                 file.flush()
                 os.fsync(file.fileno())
             unfinished.replace(folder / name)
@@ -231,6 +232,17 @@ class Store:
             _sync_folder(folder)
             _sync_folder(path.parent)
         return target
+
+
+def _encoding(content: pa.Table) -> dict[str, Any]:
+    """Return how a part is packed: a few rows are not.
+
+    For the one row of `cells`, a compressor, a dictionary and statistics for each of a hundred
+    columns are twice the work of writing it, of reading it, and a larger file.
+    """
+    if content.num_rows <= _FEW_ROWS:
+        return {"compression": "none", "use_dictionary": False, "write_statistics": False}
+    return {"compression": "zstd"}
 
 
 def _locked(file: TextIO) -> bool:
