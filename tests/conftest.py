@@ -1,6 +1,8 @@
 """Fixtures that many tests share: the command line, a tiny matrix, and one finished run of it."""
 
+import fcntl
 import os
+import shutil
 import signal
 
 # Read once, when the hub's library is imported: no test is to wait for a network.
@@ -147,32 +149,37 @@ def tiny(tmp_path):
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory):
-    """One finished run of the tiny matrix with its control, for tests that only read it."""
-    folder = tmp_path_factory.mktemp("finished")
+def finished(tmp_path_factory, worker_id):
+    """One finished run of the tiny matrix with its control, for tests that only read it.
+
+    Where tests run beside each other, the first that asks for it makes it for all.
+    """
+    shared = tmp_path_factory.getbasetemp()
+    if worker_id != "master":
+        shared = shared.parent
+    folder = shared / "finished"
+    with (shared / "finished.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "done").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            _finish(folder)
+            (folder / "done").touch()
+    return folder / "results"
+
+
+def _finish(folder):
     matrix = folder / "tiny.toml"
     matrix.write_text(TINY)
     before = dict(os.environ)
     os.environ["KDBENCH_CACHE"] = str(folder / "cache")
+    arguments = ["--preset", "control", "--device", "cpu", "--out", str(folder / "results")]
     try:
-        code = main(
-            [
-                "run",
-                "--matrix",
-                str(matrix),
-                "--preset",
-                "control",
-                "--device",
-                "cpu",
-                "--out",
-                str(folder / "results"),
-            ]
-        )
+        code = main(["run", "--matrix", str(matrix), *arguments])
     finally:
         os.environ.clear()
         os.environ.update(before)
     assert code == 0
-    return folder / "results"
 
 
 @pytest.fixture

@@ -145,13 +145,14 @@ def test_what_it_cannot_show_is_one_error(kdbench, tmp_path):
     assert "--reference: --memory shows no ratios" in said.err
 
 
-def test_a_real_run_comes_to_its_peak(kdbench, finished):
+def test_a_real_run_comes_to_its_peak(kdbench, finished, tmp_path):
     said = kdbench("show", finished, "--memory", "--format", "csv")
     frame = pd.read_csv(StringIO(said.out))
     sums = frame[frame["kind"] == "category"].groupby("label")["bytes"].sum()
     cells = pd.read_parquet(finished / "tiny/cells").set_index("label")
     assert sums.to_dict() == cells["allocated_peak_bytes"].to_dict()
-    written = kdbench("plot", finished, "--figure", "timeline", "--format", "svg")
+    figures = ("--figure", "timeline", "--format", "svg", "--out", tmp_path / "figures")
+    written = kdbench("plot", finished, *figures)
     assert written.code == 0, written
 
 

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from kdbench import load_matrix
+from kdbench.cli import main
 from kdbench.device_profile import known_profiles, load_profile
 from kdbench.orchestrate import prediction
 from kdbench.predict import fits as fits_module
@@ -22,7 +23,7 @@ from kdbench.predict.replay import replay
 from kdbench.predict.trace import trace
 from kdbench.worker.account import account_step
 from kdbench.worker.ledger import Ledger
-from tests.conftest import ALONE, REPOSITORY
+from tests.conftest import ALONE, REPOSITORY, TINY
 from tests.models import CPU, session_of, tiny_run
 
 CPU_PROFILE = load_profile("cpu")
@@ -50,13 +51,18 @@ def split(rows):
     return dict(total)
 
 
-def test_the_command_line_predicts_what_was_measured(kdbench, tiny, finished, tmp_path):
-    said = kdbench(
-        "predict", "--matrix", tiny, "--preset", "control", "--out", tmp_path / "results"
-    )
-    assert said.code == 0
-    assert "predicted for a CPU" in said.out
-    predicted = frame(tmp_path / "results" / "tiny", "cells").set_index("label")
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Predictions of the tiny matrix and its control."""
+    folder = tmp_path_factory.mktemp("predicted")
+    (folder / "tiny.toml").write_text(TINY)
+    arguments = ["--matrix", folder / "tiny.toml", "--preset", "control", "--out", folder]
+    assert main(["predict", *map(str, arguments)]) == 0
+    return folder / "tiny"
+
+
+def test_the_command_line_predicts_what_was_measured(made, finished):
+    predicted = frame(made, "cells").set_index("label")
     measured = frame(finished / "tiny", "cells").set_index("label")
     assert list(predicted.index.sort_values()) == list(measured.index.sort_values())
     for label, name in itertools.product(measured.index, EXACT):
@@ -69,11 +75,10 @@ def test_the_command_line_predicts_what_was_measured(kdbench, tiny, finished, tm
     assert set(predicted["cell_id"]) == set(measured["cell_id"])
 
 
-def test_categories_modules_and_timeline_are_those_measured(kdbench, tiny, finished, tmp_path):
-    kdbench("predict", "--matrix", tiny, "--preset", "control", "--out", tmp_path / "results")
+def test_categories_modules_and_timeline_are_those_measured(made, finished):
     tables = {
-        name: {t: frame(folder / "tiny", t) for t in ("cells", "memory", "timeline")}
-        for name, folder in (("predicted", tmp_path / "results"), ("measured", finished))
+        name: {t: frame(folder, t) for t in ("cells", "memory", "timeline")}
+        for name, folder in (("predicted", made), ("measured", finished / "tiny"))
     }
     found = defaultdict(dict)
     for name, own in tables.items():
@@ -277,24 +282,40 @@ def test_autocast_on_a_card_normalises_in_float32(tmp_path):
 # --- what fits
 
 
+@pytest.fixture
+def traced(monkeypatch):
+    """Trace each batch size once: it is the same again, as another test holds."""
+    known = {}
+
+    def once(run, device):
+        batch = run.cell.training.batch_size
+        if batch not in known:
+            known[batch] = trace(run, device)
+        return known[batch]
+
+    monkeypatch.setattr(fits_module, "trace", once)
+    return once
+
+
 @pytest.mark.parametrize(("profile", "method"), [("cpu", "teacher-kd"), ("h100", "embed-kd")])
-def test_the_largest_batch_is_the_largest(profile, method, tmp_path):
+def test_the_largest_batch_is_the_largest(profile, method, traced, tmp_path):
     device = load_profile(profile).model_copy(update={"context_bytes": 0})
     run = tiny_run(tmp_path, method, "data.train_images=256", "axes.image_size=24")
     needs = {}
     for batch in (1, 8, 40):
         sized = fits_module._with_batch(run, batch)
-        peaks = replay(trace(sized, device), device).peaks.values()
+        peaks = replay(traced(sized, device), device).peaks.values()
         needs[batch] = max(p.reserved or p.allocated for p in peaks)
     found = fit(run, device, needs[40])
     assert found.fits
     assert found.needs_bytes == needs[8]
     assert 40 <= found.largest_batch < 256
     for batch, suffices in ((found.largest_batch, True), (found.largest_batch + 1, False)):
-        traced = trace(fits_module._with_batch(run, batch), device)
-        assert fits_module._suffices(traced, device, needs[40]) is suffices
+        sized = traced(fits_module._with_batch(run, batch), device)
+        assert fits_module._suffices(sized, device, needs[40]) is suffices
 
 
+@pytest.mark.usefixtures("traced")
 def test_nothing_fits_into_nothing_and_everything_into_much(tmp_path):
     run = tiny_run(tmp_path, "student-only")
     found = fit(run, CPU_PROFILE, 1000)
@@ -447,7 +468,9 @@ def test_predicted_and_measured_rows_stay_apart(kdbench, tiny, finished, tmp_pat
     import shutil  # noqa: PLC0415
 
     shutil.copytree(finished, tmp_path / "both")
-    kdbench("predict", "--matrix", tiny, "--out", tmp_path / "both")
+    said = kdbench("predict", "--matrix", tiny, "--out", tmp_path / "both")
+    assert said.code == 0
+    assert "predicted for a CPU" in said.out
     said = kdbench("show", tmp_path / "both", "--format", "json")
     rows = json.loads(said.out)
     names = {row["environment_name"] for row in rows}
