@@ -244,6 +244,9 @@ def test_a_configuration_has_nothing_else_loaded(extra, tmp_path):
     [
         ({"intermediate_size": 10**12}, "expected intermediate_size of at most"),
         ({"pooler_output_size": 10**12}, "expected pooler_output_size of at most"),
+        # transformers names each of them as soon as it hears of their number
+        ({"num_labels": 10**12}, "expected num_labels of at most"),
+        ({"num_labels": -1}, "expected num_labels of at most"),
         ({"num_labels": "x"}, "cannot use config.json"),
         ({"hidden_act": "evil"}, "evil"),
     ],
@@ -347,6 +350,24 @@ def test_secrets_are_left_out():
     said = secrets.left_out("hf_0123456789 at https://user:pass@hub.example/x in /home/x, a@b.c")
     assert said == "[hidden] at https://[hidden]@hub.example/x in /home/x, a@b.c"
     assert Secrets({"HF_TOKEN": ""}).left_out("as it is") == "as it is"
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("http://user:hunter2's@hub:80", "for url 'http://user:hunter2's@hub:80/api'"),
+        ("http://user:hunter%202@hub", "at http://user:hunter%202@hub, with hunter 2"),
+        ("user:hunter2@proxy:3128", "through user:hunter2@proxy:3128"),
+        ("http://hunter2@hub", "at http://hunter2@hub"),
+        ("http://user:hunter2/@x@hub", "http://user:hunter2/@x@hub refused hunter2/@x"),
+    ],
+)
+@pytest.mark.parametrize("name", ["HF_ENDPOINT", "https_proxy"])
+def test_a_password_of_whatever_letters_is_left_out(name, address, said):
+    told = Secrets({name: address}).left_out(said)
+    assert "hunter" not in told
+    assert "[hidden]@" in told
+    assert told.partition("[hidden]")[0] == said.partition("user")[0].partition("hunter")[0]
 
 
 CANARIES = {

@@ -141,7 +141,7 @@ def _hub(why_not: Callable[[str], str | None]) -> Finding:
 
 def _without_password(url: str) -> str:
     """Leave out who asks, and the password: what is printed here goes into reports."""
-    return re.sub(r"//[^/@]*@", "//", url)
+    return re.sub(r"//.*@", "//", url)
 
 
 def _why_unreachable(url: str) -> str | None:

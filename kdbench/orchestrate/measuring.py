@@ -13,6 +13,7 @@ from typing import Any
 from kdbench.cell import CellRun, digest
 from kdbench.environment import cache_folder
 from kdbench.errors import WorkerError
+from kdbench.orchestrate.checkpoints import keeps_checkpoints
 from kdbench.orchestrate.ending import End, ending
 from kdbench.orchestrate.forked import WarmProcesses
 from kdbench.orchestrate.launcher import Outcome, launch
@@ -230,8 +231,3 @@ def _process_started() -> Iterator[None]:
         if error.errno not in _NO_PROCESS:
             raise
         raise WorkerError(f"its process could not be started: {error}") from None
-
-
-def keeps_checkpoints(run: CellRun) -> bool:
-    """Whether a run leaves checkpoints."""
-    return run.mode == "train" and run.budget.checkpoints != "none"

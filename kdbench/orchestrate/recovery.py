@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from kdbench.cell import CellRun
 from kdbench.errors import KdbenchError
+from kdbench.orchestrate.checkpoints import needs_no_more
 from kdbench.orchestrate.launcher import Outcome
 from kdbench.orchestrate.spool import read_lines
 from kdbench.orchestrate.summary import Rows, summarise
@@ -20,7 +21,10 @@ from kdbench.store import Store
 from kdbench.store.reading import read_rows
 
 EVENTS, SAMPLES, _RECORD = "events.jsonl", "samples.jsonl", "record.json"
-_KILLED = "kdbench itself was killed while this ran, or the machine stopped"
+_KILLED = (
+    "kdbench itself ended while this ran: it was killed, had no room to write, or the machine "
+    "stopped"
+)
 # A training of weeks tells less than this. Whatever is larger is not ours, and is not read.
 _MOST_BYTES = 2**30
 
@@ -94,22 +98,31 @@ def recover(store: Store, tell: Callable[[str], None]) -> None:
             rows = _rows(record, folder, store.log(key))
         # events of another version, or of somebody else: whatever they lead to
         except Exception as error:  # noqa: BLE001
-            aside = store.set_aside(folder)
-            tell(f"what a run left behind cannot be read ({_first_line(error)}); it is in {aside}")
+            _set_aside(store, folder, error, tell)
             continue
-        store.supersede(key)
-        store.commit(key, rows)
+        try:
+            store.commit(key, rows)
+        except ValueError as error:  # values that no table holds; what was there before stays
+            _set_aside(store, folder, error, tell)
+            continue
         status = rows["cells"][0]["status"]
+        if needs_no_more(record.run, status):
+            store.drop_checkpoints(key)
         did = "had finished" if status == "ok" else "was not done"
         tell(f"{record.run.cell.label} {did} when kdbench ended without it; kept as {status}")
 
 
+def _set_aside(store: Store, folder: Path, error: Exception, tell: Callable[[str], None]) -> None:
+    aside = store.set_aside(folder)
+    tell(f"what a run left behind cannot be read ({_first_line(error)}); it is in {aside}")
+
+
 def _rows(record: Record, folder: Path, log: Path) -> Rows:
-    samples = _lines(folder / SAMPLES)
+    samples, events = _lines(folder / SAMPLES), _lines(folder / EVENTS)
     outcome = Outcome(
         returncode=None,
         wall_seconds=_wall_seconds(samples),
-        events=tuple(_lines(folder / EVENTS)),
+        events=tuple(events),
         stopped=_KILLED,
     )
     return summarise(
@@ -119,7 +132,8 @@ def _rows(record: Record, folder: Path, log: Path) -> Rows:
         environment=record.environment,
         started_at=record.started_at,
         log=log,
-        rates={},
+        # measured by a run's first cell of a precision; of another, they went with the run
+        rates=next((event for event in events if event.get("event") == "rates"), {}),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from kdbench.errors import printable
 from kdbench.orchestrate.recovery import recover
 from kdbench.store import Store, find_stores
 from kdbench.store.inspection import Health, inspect
@@ -73,7 +74,8 @@ def lines(health: Health) -> Iterator[str]:
     yield from _few([f"  {damage}" for damage in health.damage], "damaged or foreign file")
     yield from _few(
         [
-            f"  {key} has no part in {', '.join(tables)}: the same command measures it again"
+            f"  {printable(health.labels[key])} ({key}) has no part in {', '.join(tables)}: the "
+            "command that it came from measures it again"
             for key, tables in health.lacking.items()
         ],
         "run with a table's part gone",

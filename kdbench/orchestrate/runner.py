@@ -11,9 +11,10 @@ from kdbench.environment import collect_environment, decisive
 from kdbench.errors import InputError, did_you_mean, quoted
 from kdbench.fingerprint import worker_digest
 from kdbench.matrix import Matrix
+from kdbench.orchestrate.checkpoints import needs_no_more, starts_anew
 from kdbench.orchestrate.ending import End
 from kdbench.orchestrate.host import busy_note
-from kdbench.orchestrate.measuring import Measuring, keeps_checkpoints
+from kdbench.orchestrate.measuring import Measuring
 from kdbench.orchestrate.probe import ResolvedDevice
 from kdbench.orchestrate.progress import Progress
 from kdbench.orchestrate.recovery import recover
@@ -21,10 +22,6 @@ from kdbench.orchestrate.standing import Standing, stand
 from kdbench.orchestrate.stopping import Stopping
 from kdbench.schema import STATUSES
 from kdbench.store import Store
-
-# Trainings that are over: one that ended so starts anew when it is run again. A diverged one would
-# go on to diverge again.
-_OVER = ("ok", "diverged")
 
 
 @dataclass
@@ -159,7 +156,7 @@ class _Runner:
             if self._stopping.after_cell():
                 tally.interrupted = True
                 return
-            if keeps_checkpoints(run) and known.get(key) in _OVER:
+            if starts_anew(run, known.get(key)):
                 self._store.supersede_training(key)
             status = self._run_one(measuring, key, run, problem)
             tally.done += 1
@@ -177,10 +174,9 @@ class _Runner:
         """Run and commit one cell; returns its status."""
         self._progress.cell_started(run)
         rows = measuring.rows(key, run, problem)
-        self._store.supersede(key)  # only now: until there is something new, the old stays
         self._store.commit(key, rows)
         cell = rows["cells"][0]
-        if run.budget.checkpoints == "resume" and cell["status"] in _OVER:
+        if needs_no_more(run, cell["status"]):
             self._store.drop_checkpoints(key)
         self._progress.cell_finished(cell)
         return str(cell["status"])

@@ -9,12 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow.parquet as pq
-
 from kdbench.schema import SCHEMA_VERSION, TABLES
-from kdbench.store.layout import EMPTY_PART, LOCK, SPOOL, VERSION_KEY, part_files
+from kdbench.store.layout import EMPTY_PART, LOCK, SPOOL, part_files, unfinished_files
 from kdbench.store.migrate import tables_of
-from kdbench.store.parts import Damage, DamagedPartError, read_part
+from kdbench.store.parts import Damage, DamagedPartError, read_versioned
 
 
 @dataclass(frozen=True)
@@ -26,7 +24,9 @@ class Health:
         runs: whole, readable runs.
         older: how many of them have which older schema version; they are migrated on read.
         damage: files in the tables' folders that are none of their parts.
-        lacking: committed runs of which another table's part is gone, with those tables.
+        lacking: committed runs of which another table's part is gone, with those tables; none
+            while a run is going on, which may just be setting them aside.
+        labels: of those runs.
         leftovers: what runs left behind that were killed: spools, temporary files, rows without a
             commit. The next run deals with them.
         writing: a run is going on here, whose leftovers are none.
@@ -37,6 +37,7 @@ class Health:
     older: dict[int, int]
     damage: tuple[Damage, ...]
     lacking: dict[str, tuple[str, ...]]
+    labels: dict[str, str]
     leftovers: tuple[Path, ...]
     writing: bool
 
@@ -51,25 +52,28 @@ def inspect(root: Path) -> Health:
     writing = _is_locked(root / LOCK)
     damage: list[Damage] = []
     versions: dict[str, int] = {}
+    labels: dict[str, str] = {}
     sound: dict[str, set[str]] = {}
     # `cells` last: a run that is committed meanwhile has its other parts then, but not before
     for table in sorted(TABLES, key=lambda name: name == "cells"):
         sound[table] = set()
         for part in part_files(root, table):
             try:
-                found = read_part(part, table)
+                found = read_versioned(part, table)
             except DamagedPartError as error:
                 damage.append(error.damage)
                 continue
             if found is not None and part.name != EMPTY_PART:
                 sound[table].add(part.stem)
                 if table == "cells":
-                    versions[part.stem] = _version(part)
+                    rows, versions[part.stem] = found
+                    labels[part.stem] = rows.column("label")[0].as_py() or "no label"
         damage += _strangers(root / table, table)
     damaged = {(found.table, found.part.stem) for found in damage}
     lacking = {
         key: gone
         for key, version in sorted(versions.items())
+        if not writing
         if (
             gone := tuple(
                 table
@@ -84,13 +88,10 @@ def inspect(root: Path) -> Health:
         older=dict(Counter(v for v in versions.values() if v != SCHEMA_VERSION)),
         damage=tuple(damage),
         lacking=lacking,
+        labels={key: labels[key] for key in lacking},
         leftovers=() if writing else tuple(_leftovers(root, sound)),
         writing=writing,
     )
-
-
-def _version(part: Path) -> int:
-    return int(pq.read_schema(part).metadata[VERSION_KEY])
 
 
 def _strangers(folder: Path, table: str) -> Iterator[Damage]:
@@ -103,7 +104,7 @@ def _strangers(folder: Path, table: str) -> Iterator[Damage]:
 def _leftovers(root: Path, sound: dict[str, set[str]]) -> Iterator[Path]:
     yield from sorted(path for path in (root / SPOOL).glob("*"))
     for table in TABLES:
-        yield from sorted((root / table).glob(".*.parquet.*"))
+        yield from unfinished_files(root, table)
         committed = sound["cells"] | {part.stem for part in part_files(root, "cells")}
         yield from (root / table / f"{key}.parquet" for key in sorted(sound[table] - committed))
 
@@ -111,7 +112,9 @@ def _leftovers(root: Path, sound: dict[str, set[str]]) -> Iterator[Path]:
 def _is_locked(path: Path) -> bool:
     """Whether a run holds the lock; a lock that cannot be asked for tells of none."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        # a pipe in its place would be waited for
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        descriptor = os.open(path, flags)
     except OSError:
         return False
     try:

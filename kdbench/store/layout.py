@@ -57,3 +57,9 @@ def part_name(run_key: str) -> str:
 def part_files(root: Path, table: str) -> list[Path]:
     """List a table's parts, whatever is in them; what is being written is not among them."""
     return sorted(p for p in (root / table).glob("*.parquet") if not p.name.startswith("."))
+
+
+def unfinished_files(root: Path, table: str) -> list[Path]:
+    """List the temporary files of parts that are being written, or were when a run was killed."""
+    found = sorted((root / table).glob(".*.parquet.*"))
+    return [path for path in found if path.is_file() or path.is_symlink()]

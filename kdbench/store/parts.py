@@ -5,24 +5,33 @@ from __future__ import annotations
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from kdbench.errors import KdbenchError
 from kdbench.schema import SCHEMA_VERSION
-from kdbench.store.layout import EMPTY_PART, VERSION_KEY, arrow_schema
+from kdbench.store.layout import ARROW, EMPTY_PART, VERSION_KEY, arrow_schema
 from kdbench.store.migrate import OLDEST, migrated
+from kdbench.store.sealing import is_broken
 
 # No part of a run comes near these: a training of weeks has some million samples. They are held
 # against what a file says of itself before anything of it is unpacked, since a kilobyte of
 # parquet can stand for terabytes.
 _MOST_VALUES = 2**29
 _MOST_BYTES = 2**32
-# A column of text is unpacked to rows times the length of its texts; this is what the latter
-# cannot exceed.
-_MOST_TEXT_BYTES = 2**33
+_MOST_FILE_BYTES = 2**30
+# A text that is the same in many rows is in the file once: a column's are unpacked to at most so
+# much.
+_MOST_TEXT_BYTES = 2**30
+# Columns of other types than a part's can have are not unpacked: each could be a trap of its own.
+_KNOWN = frozenset(ARROW.values())
+# A clock that was never set tells the first; near the last of the calendar nothing can be reckoned.
+_FIRST, _LAST = datetime(1970, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -76,16 +85,24 @@ def read_part(part: Path, table: str, columns: Sequence[str] | None = None) -> p
     Raises:
         DamagedPartError: it is none of this table's parts, or a newer kdbench wrote it.
     """
+    found = read_versioned(part, table, columns)
+    return None if found is None else found[0]
+
+
+def read_versioned(
+    part: Path, table: str, columns: Sequence[str] | None = None
+) -> tuple[pa.Table, int] | None:
+    """Read a part as `read_part` does, and the version of the schema that it was written in."""
     try:
-        _check_regular(part)
-        with pq.ParquetFile(part, page_checksum_verification=True) as file:
+        content = _content(part)
+        with _opened(content) as file:
             version = _version(file.schema_arrow)
             _check_size(file.metadata, table)
-            rows = _rows(file, columns, version)
+            rows = _rows(file, content, columns, version)
         if version != SCHEMA_VERSION:
             rows = migrated(rows, table, version)
         _check_key(rows, part)
-        return _cast(rows, table, columns)
+        return _checked(_cast(rows, table, columns)), version
     except FileNotFoundError:
         return None
     except _UnfitError as error:
@@ -99,14 +116,14 @@ def read_part(part: Path, table: str, columns: Sequence[str] | None = None) -> p
         raise DamagedPartError(Damage(part, table, f"damaged: {told}")) from None
 
 
-def has_footer(part: Path, table: str) -> bool:
-    """Whether a part is there and says at its end that it is whole; its rows are not read.
+def is_whole(part: Path, table: str) -> bool:
+    """Whether a part is there as it was written; its rows are not looked at.
 
-    A file that was cut short, emptied or replaced is found by this, in a tenth of a millisecond.
+    A file that was cut short, emptied, replaced or changed is found by this, in a fraction of the
+    time that it takes to read.
     """
     try:
-        _check_regular(part)
-        with pq.ParquetFile(part) as file:
+        with _opened(_content(part)) as file:
             _version(file.schema_arrow)
             _check_size(file.metadata, table)
     except (OSError, pa.ArrowException, ValueError, _UnfitError):
@@ -122,10 +139,26 @@ def is_sound(part: Path, table: str) -> bool:
         return False
 
 
-def _check_regular(part: Path) -> None:
-    """Refuse what only looks like a file: a pipe would be waited for, a link leads elsewhere."""
-    if not stat.S_ISREG(part.lstat().st_mode):
+def _content(part: Path) -> bytes:
+    """Read a file whole, unless it only looks like one: a pipe would be waited for.
+
+    Raises:
+        _UnfitError: it cannot be a part, or is not as it was written.
+    """
+    found = part.lstat()
+    if not stat.S_ISREG(found.st_mode):
         raise _UnfitError("foreign: expected a file, found a link or something else")
+    if found.st_size > _MOST_FILE_BYTES:
+        raise _UnfitError(f"foreign: expected at most {_MOST_FILE_BYTES:,} bytes")
+    content = part.read_bytes()
+    if is_broken(content):
+        raise _UnfitError("damaged: its bytes are not those that were written")
+    return content
+
+
+def _opened(content: bytes, **options: Any) -> pq.ParquetFile:  # noqa: ANN401
+    source = pa.BufferReader(content)
+    return pq.ParquetFile(source, page_checksum_verification=True, **options)
 
 
 def _version(schema: pa.Schema) -> int:
@@ -144,23 +177,51 @@ def _version(schema: pa.Schema) -> int:
 
 
 def _check_size(metadata: pq.FileMetaData, table: str) -> None:
+    # The row groups alone are asked: with some damage, to ask for a column ends the process.
     rows = metadata.num_rows
-    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
-    chunks = [group.column(n) for group in groups for n in range(group.num_columns)]
-    unpacked = sum(chunk.total_uncompressed_size for chunk in chunks)
-    texts = (c.total_uncompressed_size for c in chunks if c.physical_type == "BYTE_ARRAY")
+    groups = (metadata.row_group(number) for number in range(metadata.num_row_groups))
+    unpacked = sum(group.total_byte_size for group in groups)
     most = 1 if table == "cells" else _MOST_VALUES // max(1, metadata.num_columns)
     if rows > most:
         raise _UnfitError(f"foreign: expected at most {most:,} rows, found {rows:,}")
-    if unpacked > _MOST_BYTES or rows * max(texts, default=0) > _MOST_TEXT_BYTES:
+    if unpacked > _MOST_BYTES:
         raise _UnfitError("foreign: it would unpack to more than any run writes")
 
 
-def _rows(file: pq.ParquetFile, columns: Sequence[str] | None, version: int) -> pa.Table:
+def _rows(
+    file: pq.ParquetFile, content: bytes, columns: Sequence[str] | None, version: int
+) -> pa.Table:
     """Read the rows; of today's version only the columns that are asked for."""
-    if columns is None or version != SCHEMA_VERSION:
-        return file.read()
-    return file.read(columns=[*dict.fromkeys(("run_key", *columns))])
+    wanted = None
+    if columns is not None and version == SCHEMA_VERSION:
+        wanted = [*dict.fromkeys(("run_key", *columns))]
+    for field in file.schema_arrow:
+        if field.type not in _KNOWN and (wanted is None or field.name in wanted):
+            raise _UnfitError(f"foreign: the column {field.name!r} is of the type {field.type}")
+    if file.metadata.num_rows <= 1:
+        return file.read(columns=wanted)
+    # A text is kept once, as in the file, until it is known what all rows of it come to.
+    texts = [field.name for field in file.schema_arrow if field.type == pa.string()]
+    with _opened(content, read_dictionary=texts, metadata=file.metadata) as kept:
+        rows = kept.read(columns=wanted)
+    if sum(_text_bytes(column) for column in rows.columns) > _MOST_TEXT_BYTES:
+        raise _UnfitError("foreign: it would unpack to more than any run writes")
+    return rows.cast(
+        pa.schema(
+            [
+                pa.field(f.name, pa.string()) if pa.types.is_dictionary(f.type) else f
+                for f in rows.schema
+            ]
+        )
+    )
+
+
+def _text_bytes(column: pa.ChunkedArray) -> int:
+    """At most how many bytes the texts of a column come to, each in its own row."""
+    if not pa.types.is_dictionary(column.type):
+        return 0
+    longest = (pc.max(pc.binary_length(c.dictionary)).as_py() or 0 for c in column.chunks)
+    return sum(len(c) * length for c, length in zip(column.chunks, longest, strict=True))
 
 
 def _check_key(rows: pa.Table, part: Path) -> None:
@@ -183,3 +244,16 @@ def _cast(rows: pa.Table, table: str, columns: Sequence[str] | None) -> pa.Table
     if missing:
         raise _UnfitError(f"not a part of the table {table!r}: it has no column {missing[0]!r}")
     return rows.select(wanted.names).cast(wanted)
+
+
+def _checked(rows: pa.Table) -> pa.Table:
+    """Refuse what Arrow holds and Python cannot: text in no encoding, dates beyond the calendar."""
+    rows.validate(full=True)
+    for field in rows.schema:
+        if pa.types.is_timestamp(field.type):
+            found = pc.min_max(rows.column(field.name))
+            first, last = (pa.scalar(day, field.type) for day in (_FIRST, _LAST))
+            low, high = found["min"], found["max"]
+            if low.is_valid and (pc.less(low, first).as_py() or pc.greater(high, last).as_py()):
+                raise _UnfitError(f"foreign: no run has such a date in {field.name!r}")
+    return rows

@@ -8,7 +8,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -29,8 +29,10 @@ from kdbench.store.layout import (
     arrow_schema,
     part_files,
     part_name,
+    unfinished_files,
 )
-from kdbench.store.parts import has_footer, is_sound
+from kdbench.store.parts import is_sound, is_whole
+from kdbench.store.sealing import BLANK, SEAL, sealed
 
 Row = Mapping[str, Any]
 
@@ -63,8 +65,9 @@ class Store:
                 _refuse_link(folder)
             for table in TABLES:
                 _make_own(self.root / table)
-                if not (self.root / table / EMPTY_PART).exists():
-                    self._write(table, EMPTY_PART, [])
+                if not (empty := self.root / table / EMPTY_PART).exists():
+                    with self._staged(table, EMPTY_PART, []) as unfinished:
+                        self._put(unfinished, empty)
             for name in (LOGS, SPOOL, SUPERSEDED):
                 _make_own(self.root / name)
 
@@ -118,19 +121,29 @@ class Store:
         shutil.rmtree(self.checkpoints(run_key), ignore_errors=True)
 
     def commit(self, run_key: str, tables: Mapping[str, Sequence[Row]]) -> None:
-        """Write a run's rows, `cells` last, then drop its spool.
+        """Write a run's rows, set earlier ones of the same key aside, and drop its spool.
 
-        Every table gets its part, also one without rows: a part that is missing then means
-        damage, not a quiet run. What there is of the same key is set aside before, by `supersede`.
+        All parts are on the disk, under temporary names, before anything earlier moves; that of
+        `cells` is put in place last. Every table gets its part, also one without rows: a part that
+        is missing then means damage, not a quiet run.
 
         Raises:
             InputError: the folder cannot be written to any more, as when the disk is full.
+            ValueError: the rows are not such as the tables hold; nothing was changed.
         """
-        kept = f"what was measured is kept in {self.root / SPOOL / run_key}"
-        with self.told(f"{kept}; when there is room again, the same command goes on from there"):
+        name = part_name(run_key)
+        with self.told(self._kept(run_key)), ExitStack() as staged:
+            unfinished = {
+                table: staged.enter_context(
+                    self._staged(
+                        table, name, [{**row, "run_key": run_key} for row in tables.get(table, ())]
+                    )
+                )
+                for table in _COMMIT_FIRST
+            }
+            self.supersede(run_key)
             for table in reversed(_COMMIT_FIRST):
-                rows = [{**row, "run_key": run_key} for row in tables.get(table, ())]
-                self._write(table, part_name(run_key), rows)
+                self._put(unfinished[table], self.root / table / name)
         self.drop_spool(run_key)
 
     def drop_spool(self, run_key: str) -> None:
@@ -169,7 +182,7 @@ class Store:
         committed = {part.name for part in part_files(self.root, "cells")}
         with self.told(_ELSEWHERE):
             for table in TABLES:
-                for unfinished in (self.root / table).glob(".*.parquet.*"):
+                for unfinished in unfinished_files(self.root, table):
                     unfinished.unlink(missing_ok=True)
                 for part in part_files(self.root, table):
                     if part.name not in committed and is_sound(part, table):
@@ -181,7 +194,7 @@ class Store:
             key
             for key in keys
             if not all(
-                has_footer(self.root / table / part_name(key), table) for table in _COMMIT_FIRST[1:]
+                is_whole(self.root / table / part_name(key), table) for table in _COMMIT_FIRST[1:]
             )
         }
 
@@ -202,22 +215,32 @@ class Store:
                 f"cannot write results here: {told}", where=self.root, hint=hint
             ) from None
 
-    def _write(self, table: str, name: str, rows: Iterable[Row]) -> None:
-        schema = arrow_schema(table)
-        folder = self.root / table
-        unfinished = folder / f".{name}.{os.getpid()}"
-        content = pa.Table.from_pylist([dict(row) for row in rows], schema=schema)
+    def _kept(self, run_key: str) -> str:
+        """Say what becomes of a run that cannot be committed."""
+        again = "when there is room again, the same command goes on from there"
+        spool = self.root / SPOOL / run_key
+        return f"what was measured is kept in {spool}; {again}" if spool.exists() else _ELSEWHERE
+
+    @contextmanager
+    def _staged(self, table: str, name: str, rows: Sequence[Row]) -> Iterator[Path]:
+        """Write a part under a temporary name, which is gone in the end, and flush it."""
+        unfinished = self.root / table / f".{name}.{os.getpid()}"
+        content = _packed(table, rows)
         try:
             unfinished.unlink(missing_ok=True)  # a killed process's of this number, or a trap
             with unfinished.open("xb") as file:
-                pq.write_table(content, file, write_page_checksum=True, **_encoding(content))
+                file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            unfinished.replace(folder / name)
-        finally:  # still there only where it could not be finished
+            yield unfinished
+        finally:  # still there only where it was not put in place
             with suppress(OSError):
                 unfinished.unlink(missing_ok=True)
-        _sync_folder(folder)
+
+    def _put(self, unfinished: Path, part: Path) -> None:
+        """Put a part in its place, for good."""
+        unfinished.replace(part)
+        _sync_folder(part.parent)
 
     def _move(self, path: Path, folder: Path) -> Path:
         """Move something into a folder of ours under a name that nothing there has."""
@@ -234,15 +257,26 @@ class Store:
         return target
 
 
-def _encoding(content: pa.Table) -> dict[str, Any]:
-    """Return how a part is packed: a few rows are not.
+def _packed(table: str, rows: Sequence[Row]) -> bytes:
+    """Return a part's bytes, with its seal.
 
-    For the one row of `cells`, a compressor, a dictionary and statistics for each of a hundred
-    columns are twice the work of writing it, of reading it, and a larger file.
+    A few rows are not compressed: for the one of `cells`, a compressor, a dictionary and statistics
+    for each of a hundred columns are twice the work of writing it, and of reading it.
+
+    Raises:
+        ValueError: a value is not of its column's type.
     """
-    if content.num_rows <= _FEW_ROWS:
-        return {"compression": "none", "use_dictionary": False, "write_statistics": False}
-    return {"compression": "zstd"}
+    try:
+        content = pa.Table.from_pylist([dict(row) for row in rows], schema=arrow_schema(table))
+    except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
+        raise ValueError(f"a row that {table!r} cannot hold: {error}") from error
+    plain = {"compression": "none", "use_dictionary": False, "write_statistics": False}
+    how: dict[str, Any] = plain if len(content) <= _FEW_ROWS else {"compression": "zstd"}
+    sink = pa.BufferOutputStream()
+    with pq.ParquetWriter(sink, content.schema, write_page_checksum=True, **how) as writer:
+        writer.write_table(content)
+        writer.add_key_value_metadata({SEAL: BLANK})
+    return sealed(sink.getvalue().to_pybytes())
 
 
 def _locked(file: TextIO) -> bool:
@@ -262,7 +296,11 @@ def _make_own(folder: Path) -> None:
         OSError: it cannot be made, or is none.
     """
     _refuse_link(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    for path in reversed([p for p in (folder, *folder.parents) if not p.exists()]):
+        path.mkdir(exist_ok=True)
+        _sync_folder(path.parent)  # or it is gone after a power cut, with all that is in it
+    if not folder.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, f"expected {folder.name} to be a folder")
 
 
 def _refuse_link(folder: Path) -> None:

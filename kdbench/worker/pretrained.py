@@ -91,6 +91,8 @@ def _read_config(checkpoint: Checkpoint) -> Any:  # noqa: ANN401 - transformers 
             f"expected model_type 'vit' in {CONFIG}, found {kind!r}",
             hint="a teacher is a ViT, such as google/vit-base-patch16-224-in21k",
         )
+    for name, most in _LARGEST.items():  # to make a configuration already names so many classes
+        _check_largest(checkpoint, name, held.get(name), most)
     try:
         config = ViTConfig.from_dict({name: held[name] for name in _KEPT if name in held})
     except Exception as error:  # each version of transformers checks the values in its own way
@@ -100,10 +102,16 @@ def _read_config(checkpoint: Checkpoint) -> Any:  # noqa: ANN401 - transformers 
         ) from error
     for name, most in _LARGEST.items():
         found = getattr(config, name, None)
-        if found is not None and not (type(found) is int and 0 <= found <= most):
-            problem = f"expected {name} of at most {most} in {CONFIG}, found {brief(found)}"
-            raise checkpoint.error(problem)
+        if found is not None and type(found) is not int:
+            raise checkpoint.error(f"expected an integer {name} in {CONFIG}, found {brief(found)}")
+        _check_largest(checkpoint, name, found, most)
     return config
+
+
+def _check_largest(checkpoint: Checkpoint, name: str, found: object, most: int) -> None:
+    if isinstance(found, int) and not 0 <= found <= most:
+        problem = f"expected {name} of at most {most} in {CONFIG}, found {brief(found)}"
+        raise checkpoint.error(problem)
 
 
 def _check_shape(checkpoint: Checkpoint, config: Any, shape: Shape) -> None:  # noqa: ANN401

@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import unquote
 
 _HIDDEN = "[hidden]"
 # A shorter one would be found in the middle of words.
@@ -27,13 +28,31 @@ class Secrets:
             for name, value in environment.items()
             if name.startswith(("HF_", "HUGGING")) and "TOKEN" in name
         }
-        self._tokens = sorted((t for t in tokens if len(t) >= _SHORTEST), key=len, reverse=True)
+        tokens = {token for token in tokens if len(token) >= _SHORTEST}
+        for name, value in environment.items():
+            if name.lower().endswith("_proxy") or name.startswith(("HF_", "HUGGING")):
+                tokens |= _passwords(value)
+        self._tokens = sorted(tokens, key=len, reverse=True)
 
     def left_out(self, text: str) -> str:
         """Return a text without them."""
         for token in self._tokens:
-            text = text.replace(token, _HIDDEN)
+            text = text.replace(token, f"{_HIDDEN}@" if token.endswith("@") else _HIDDEN)
         return _PASSWORD.sub(f"{_HIDDEN}@", text) if "@" in text else text
+
+
+def _passwords(address: str) -> set[str]:
+    """Find what an address says before its `@`, in the ways in which libraries write it.
+
+    Whatever its letters are: texts in general can be searched for the usual ones alone.
+    """
+    user = address.partition("//")[2] or address
+    known = user.rpartition("@")[0]
+    if not known:
+        return set()
+    written = {known, unquote(known)}
+    parts = {part.partition(":")[2] for part in written}
+    return {f"{part}@" for part in written} | {p for p in parts if len(p) >= _SHORTEST}
 
 
 SECRETS = Secrets(os.environ)
