@@ -130,7 +130,7 @@ def events(root):
     [
         ("commit", 1, "ok"),  # before anything of it is written
         # in mid-commit; an empty part of each table comes first
-        ("_write", len(TABLES) + 3, "ok"),
+        ("_put", len(TABLES) + 3, "ok"),
         ("drop_spool", 1, None),  # it is committed, and only its spool is left
     ],
 )
@@ -151,16 +151,27 @@ def test_what_a_worker_had_finished_is_kept(where, times, kept, run, tmp_path, m
     assert inspect(root).good
 
 
-def test_a_retry_that_is_killed_leaves_the_old_row_or_the_new(run, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("where", "left"),
+    [
+        ("commit", ["failed"]),  # nothing is written yet
+        ("_staged", ["failed"]),
+        ("supersede", ["failed"]),  # all is written, and nothing has moved
+        ("_put", []),  # the old row has just been set aside
+    ],
+)
+def test_a_retry_that_is_killed_leaves_the_old_row_or_the_new(
+    where, left, run, tmp_path, monkeypatch
+):
     root = tmp_path / "results/tiny"
     monkeypatch.setattr(measuring, "launch", fail)
     assert run()[0].failed == [(LABEL, "failed")]
     monkeypatch.undo()
-    cut_at(monkeypatch, "commit")  # the old row is set aside just before
+    cut_at(monkeypatch, where)
     with pytest.raises(PowerCut):
         run(retry=["failed"])
     monkeypatch.undo()
-    assert statuses(root) == {}
+    assert list(statuses(root).values()) == left
     tally, _ = run()
     assert (tally.done, tally.skipped) == (0, 1)
     assert list(statuses(root).values()) == ["ok"]
@@ -207,6 +218,9 @@ BROKEN = {
     "events of a stranger": lambda folder: (folder / "events.jsonl").write_text(
         '{"event": "step", "seconds": "many"}\n{"event": "step"}\n'
     ),
+    "a number beyond all": lambda folder: step(folder, started_ns=2**70),
+    "text for a number": lambda folder: step(folder, step="one"),
+    "no text": lambda folder: step(folder, phase="\ud800"),
     "samples of a stranger": lambda folder: (folder / "samples.jsonl").write_text('{"a": 1}\n'),
 }
 
@@ -216,28 +230,81 @@ def edit(folder, **changes):
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-@pytest.mark.parametrize("damage", BROKEN)
-def test_what_cannot_be_understood_is_set_aside(damage, matrix, tmp_path):
-    root = tmp_path / "results/tiny"
-    store = Store(root)
+def step(folder, **values):
+    tell(folder, {"event": "step", "attempt": 0, "phase": "measure", **STEP, **values})
+
+
+STEP = {"step": 0, "started_ns": 2000, "seconds": 0.1, "suspended": False}
+
+
+def tell(folder, *events):
+    with (folder / "events.jsonl").open("a") as file:
+        file.writelines(json.dumps(event) + "\n" for event in events)
+
+
+@pytest.fixture
+def left_behind(matrix, tmp_path):
+    """A store with the spool of a run that has begun; the run's folder in it."""
+    store = Store(tmp_path / "results/tiny")
     store.prepare()
     (planned,) = matrix.runs("cpu")
-    folder = store.spool("a" * 16)
-    environment = dict.fromkeys(
-        ("cpu_model", "gpu_name", "driver_version", "torch_version", "git_revision")
-    )
-    Record("a" * 16, planned, datetime.now(UTC), environment).write(folder)
-    (folder / "events.jsonl").write_text('{"event": "started", "pid": 1, "threads": 1}\n')
+
+    def make(planned=planned):
+        folder = store.spool("a" * 16)
+        environment = dict.fromkeys(
+            ("cpu_model", "gpu_name", "driver_version", "torch_version", "git_revision")
+        )
+        Record("a" * 16, planned, datetime.now(UTC), environment).write(folder)
+        tell(folder, {"event": "started", "pid": 1, "threads": 1})
+        return store, folder
+
+    return make
+
+
+@pytest.mark.parametrize("damage", BROKEN)
+@pytest.mark.parametrize("before", [None, "ok"])
+def test_what_cannot_be_understood_is_set_aside(damage, before, left_behind):
+    store, folder = left_behind()
+    root = store.root
+    if before is not None:  # of the same run, which was being done again
+        kept = folder.rename(root / "kept")
+        store.commit("a" * 16, {"cells": [{"status": before, "started_at": datetime.now(UTC)}]})
+        kept.rename(folder)
     BROKEN[damage](folder)
     told = []
     recover(store, told.append)
     (line,) = told
     assert line.startswith("what a run left behind cannot be read (")
     assert len(line.splitlines()) == 1
-    assert statuses(root) == {}
+    assert statuses(root) == ({} if before is None else {"a" * 16: before})
     (aside,) = (root / ".set-aside" / ".spool").iterdir()
     assert aside.is_dir()
     assert store.spools() == []
+
+
+def test_a_run_that_is_recovered_keeps_what_the_device_reaches_at_best(left_behind):
+    store, folder = left_behind()
+    rates = {"matmul_flops_per_second": 3e9, "copy_bytes_per_second": 2e9}
+    tell(folder, {"event": "rates", **rates}, {"event": "end", "status": "ok"})
+    recover(store, lambda _: None)
+    (cell,) = read_table(store.root, "cells").to_dict("records")
+    assert {name: cell[name] for name in rates} == rates
+
+
+@pytest.mark.parametrize(("keeps", "left"), [("resume", False), ("keep", True)])
+def test_checkpoints_of_a_recovered_training_go_as_those_of_another_do(
+    keeps, left, left_behind, tmp_path
+):
+    (profiled,) = tiny_matrix(
+        tmp_path, 'axes.method="student-only"', f'budget.checkpoints="{keeps}"'
+    ).runs("cpu")
+    planned = profiled.model_copy(update={"mode": "train"})
+    store, folder = left_behind(planned)
+    store.checkpoints("a" * 16).mkdir(parents=True)
+    tell(folder, {"event": "end", "status": "ok"})
+    recover(store, lambda _: None)
+    assert list(statuses(store.root).values()) == ["ok"]
+    assert store.checkpoints("a" * 16).exists() is left
 
 
 def test_a_run_is_never_dated_before_an_earlier_one(run, done, monkeypatch):
@@ -278,7 +345,8 @@ def test_a_run_of_which_a_table_is_gone_is_done_again(run, done, kdbench, tmp_pa
     said = kdbench("doctor", tmp_path / "results", "--repair")
     assert said.code == 1, "its rows are to be measured again"
     assert f"moved {part} to " in said.out
-    assert f"{part.stem} has no part in steps: the same command measures it again" in said.out
+    told = f"{LABEL} ({part.stem}) has no part in steps: the command that it came from measures it"
+    assert told in said.out
     assert "as it was called for these results, measures again what they lack" in said.err
     assert "--repair" not in said.err, "there is nothing more to move"
     tally, notes = run()

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from kdbench.schema import TABLES
-from kdbench.store import Store, arrow_schema, read_table
+from kdbench.store import Store, arrow_schema, inspection, read_table
 from kdbench.store.inspection import inspect
 from tests.analysis_fixtures import cell_row, commit, paper_rows
 from tests.stores import statuses
@@ -86,6 +86,44 @@ def test_a_run_that_goes_on_is_left_alone(results, kdbench):
     assert said.out.count("left behind by a run that was killed") == 2
     assert kdbench("doctor", results, "--repair").code == 0
     assert inspect(store.root).good
+
+
+def test_a_pipe_in_the_place_of_the_lock_is_not_waited_for(results, kdbench):
+    os.mkfifo(results / "fig4" / ".lock")
+    assert kdbench("doctor", results).code == 0
+
+
+def test_a_folder_that_looks_like_a_temporary_file_is_in_nobodys_way(results, kdbench):
+    (results / "fig4" / "cells" / ".x.parquet.y").mkdir()
+    assert kdbench("doctor", results).code == 0
+    assert kdbench("doctor", results, "--repair").code == 0
+
+
+def test_a_run_that_replaces_its_rows_meanwhile_lacks_nothing(results):
+    store = Store(results / "fig4")
+    key = next(iter(statuses(store.root)))
+    with store.writing():
+        for table in ("steps", "memory"):  # as a run does, its commit first
+            (store.root / table / f"{key}.parquet").unlink()
+        health = inspect(store.root)
+    assert health.writing
+    assert health.good
+    assert set(inspect(store.root).lacking) == {key}
+
+
+def test_a_part_that_goes_while_it_is_looked_at_is_no_damage(results, monkeypatch):
+    store, read = Store(results / "fig4"), inspection.read_versioned
+    gone = iter(sorted(statuses(store.root)))
+
+    def reading(part, table):
+        found = read(part, table)
+        if table == "cells" and part.name != "empty.parquet":
+            store.supersede(next(gone))
+        return found
+
+    monkeypatch.setattr(inspection, "read_versioned", reading)
+    with store.writing():
+        assert inspect(store.root).damage == ()
 
 
 def test_rows_without_a_commit_are_kept_aside(results, kdbench):
