@@ -324,17 +324,23 @@ def test_a_run_is_never_dated_before_an_earlier_one(run, done, monkeypatch):
 # --- what is run again, and why
 
 
-def test_a_damaged_row_is_set_aside_and_its_run_done_again(run, done):
+@pytest.mark.parametrize("damage", ["cut", "one bit of the rows", "one bit of the footer"])
+def test_a_damaged_row_is_set_aside_and_its_run_done_again(damage, run, done):
     root = done
     (part,) = [p for p in (root / "cells").glob("*.parquet") if p.stem != "empty"]
-    part.write_bytes(part.read_bytes()[:300])
+    content = bytearray(part.read_bytes())
+    if damage == "cut":
+        del content[300:]
+    else:  # of a column that no run looks at before it starts
+        content[600 if damage == "one bit of the rows" else -5000] ^= 1
+    part.write_bytes(content)
     tally, notes = run()
     assert (tally.done, tally.exit_code) == (1, 0)
     (note,) = [note for note in notes if "damaged" in note]
     assert f"{part}: damaged: " in note
     assert "it is run again, and the file is kept in " in note
     (aside,) = (root / ".set-aside/cells").iterdir()
-    assert len(aside.read_bytes()) == 300
+    assert aside.read_bytes() == content
     assert list(statuses(root).values()) == ["ok"]
 
 

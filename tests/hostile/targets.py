@@ -168,7 +168,7 @@ def part_examples() -> st.SearchStrategy[tuple[str, bytes]]:
 
 
 def resealed(content: bytes) -> bytes:
-    """Give a part its seal again, as who means harm would; or nothing but that would be looked at."""
+    """Give a part its seal again, as who means harm would: else nothing but that is looked at."""
     mark = BLANK.rstrip("0").encode()
     place = content.rfind(mark) + len(mark)
     digits = len(BLANK) - len(mark)
