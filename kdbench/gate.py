@@ -16,6 +16,7 @@ from kdbench.schema import TABLES
 if TYPE_CHECKING:
     from kdbench.analysis.gate.findings import Report
     from kdbench.analysis.gate.snapshot import About, Observed, Snapshot
+    from kdbench.store.parts import Damage
 
 Rows = Mapping[str, Sequence[Mapping[str, Any]]]
 
@@ -115,7 +116,7 @@ def check(gate: Gate) -> Report:
     """
     from kdbench.analysis.gate.baseline import read_baseline  # noqa: PLC0415 - pandas is slow
 
-    return _compared(read_baseline(gate.baseline), gate)[0]
+    return _compared(read_baseline(gate.baseline), gate, [])[0]
 
 
 def update(gate: Gate) -> Update:
@@ -124,16 +125,25 @@ def update(gate: Gate) -> Update:
     Nothing is written where a cell failed, or where nothing changed.
 
     Raises:
-        InputError: as `check`; or the file is there and is no baseline.
+        InputError: as `check`; the file is there and is no baseline; or not all of the results
+            can be read.
     """
     from kdbench.analysis.gate.baseline import render, write_baseline  # noqa: PLC0415
 
     before, notes = _replaceable(gate.baseline)
+    left_out: list[Damage] = []
     if before is None:
-        report, now = None, _observe(gate, None)
+        report, now = None, _observe(gate, None, left_out)
         notes = (*notes, *now.notes)  # a report has these in it
     else:
-        report, now = _compared(before, gate)
+        report, now = _compared(before, gate, left_out)
+    if left_out:
+        # What these parts held would be gone from the baseline, and nothing would gate it.
+        raise InputError(
+            "nothing is written to the baseline: expected results that can all be read, found "
+            f"{len(left_out)} left out",
+            where=gate.results,
+        )
     if now.failures:
         return Update(report, now.failures, notes=notes)
     wanted = _merged(before, now.snapshot, gate)
@@ -161,27 +171,35 @@ def predict_cells(matrix: Matrix, profile: str | None) -> list[Rows]:
     return [prediction.rows for prediction in made]
 
 
-def _compared(before: Snapshot, gate: Gate) -> tuple[Report, Observed]:
+def _compared(before: Snapshot, gate: Gate, left_out: list[Damage]) -> tuple[Report, Observed]:
     from kdbench.analysis.gate.compare import compare  # noqa: PLC0415
 
-    now = _observe(gate, before.about)
+    now = _observe(gate, before.about, left_out)
     chosen = before.matching(gate.conditions, among=now.labels)
     return compare(chosen, now, gate.tolerances, baseline=gate.baseline), now
 
 
-def _observe(gate: Gate, like: About | None) -> Observed:
+def _observe(gate: Gate, like: About | None, left_out: list[Damage]) -> Observed:
     """Find out what is now.
 
     Args:
         gate: what is asked for.
         like: what the baseline is of: where the gate does not say, the same.
+        left_out: gets the parts of the results that cannot be read; each is warned of as well.
     """
     from kdbench.analysis.gate import observed  # noqa: PLC0415
 
     if gate.results is not None:
         from kdbench.analysis.results import load_results  # noqa: PLC0415
+        from kdbench.store.reading import warn_left_out  # noqa: PLC0415
 
-        results = load_results(gate.results, only=gate.only, environment=gate.environment)
+        def noted(damage: Damage) -> None:
+            left_out.append(damage)
+            warn_left_out(damage)
+
+        results = load_results(
+            gate.results, only=gate.only, environment=gate.environment, left_out=noted
+        )
         like_matrix = like.matrix if like else None
         wanted = gate.matrix.name if gate.matrix else like_matrix
         return observed.observe_results(results, where=gate.results, matrix=wanted, like=like)

@@ -282,6 +282,35 @@ def test_a_damaged_part_is_named_and_its_cell_is_not_taken_for_measured(
     assert "not comparable: in the baseline, and not there now" in done.out
 
 
+@pytest.mark.parametrize("table", ["cells", "memory"])
+@pytest.mark.parametrize("damage", ["cut off", "newer"])
+def test_an_update_drops_nothing_that_could_not_be_read(
+    measured, kdbench, tmp_path, monkeypatch, table, damage
+):
+    before = measured.path.read_text()
+    results = stored(tmp_path / "damaged", seconds=[1.0])
+    part = min((results / "fig4" / table).glob("*.parquet"))
+    if damage == "newer":
+        with monkeypatch.context() as patch:
+            patch.setattr("kdbench.store.layout.SCHEMA_VERSION", SCHEMA_VERSION + 1)
+            newer = stored(tmp_path / "newer", seconds=[1.0])
+        part.write_bytes((newer / "fig4" / table / part.name).read_bytes())
+    else:
+        part.write_bytes(part.read_bytes()[:900])
+    told = (
+        f"kdbench: {results}: nothing is written to the baseline: expected results that can all "
+        "be read, found 1 left out"
+    )
+    for path in (measured.path, tmp_path / "first.txt"):
+        done = kdbench("check", results, "--baseline", path, "--update")
+        assert (done.code, done.out) == (2, "")
+        warned, refused = done.err.splitlines()
+        assert warned.startswith(f"kdbench: left out {part}: ")
+        assert refused == told
+    assert measured.path.read_text() == before
+    assert not (tmp_path / "first.txt").exists()
+
+
 @pytest.mark.parametrize(
     ("damage", "code", "expected"),
     [

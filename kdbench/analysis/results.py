@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +20,8 @@ from kdbench.errors import InputError, quoted
 from kdbench.only import Only
 from kdbench.schema import TABLES
 from kdbench.store import find_stores, read_table
+from kdbench.store.parts import Damage
+from kdbench.store.reading import warn_left_out
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,11 +34,13 @@ class Results:
     Attributes:
         homes: the folder of each matrix's results.
         cells: one row per run, whatever its status.
+        left_out: is told each part that cannot be read.
     """
 
     homes: Mapping[str, Path]
     cells: pd.DataFrame
     known: Mapping[str, Environment]
+    left_out: Callable[[Damage], None] = warn_left_out
 
     @cached_property
     def phases(self) -> pd.DataFrame:
@@ -116,14 +120,17 @@ class Results:
         for home in dict.fromkeys(self.homes[matrix] for matrix in self.matrices):
             here = [matrix for matrix in self.matrices if self.homes[matrix] == home]
             runs = self.cells.loc[self.cells["matrix"].isin(here), ["run_key", "matrix", "label"]]
-            frames.append(
-                sound(read_table(home, name), name, home).merge(runs, on="run_key", how="inner")
-            )
+            rows = read_table(home, name, left_out=self.left_out)
+            frames.append(sound(rows, name, home).merge(runs, on="run_key", how="inner"))
         return pd.concat(frames, ignore_index=True)
 
 
 def load_results(
-    path: str | Path, *, only: Sequence[str] = (), environment: str | None = None
+    path: str | Path,
+    *,
+    only: Sequence[str] = (),
+    environment: str | None = None,
+    left_out: Callable[[Damage], None] = warn_left_out,
 ) -> Results:
     """Load what was committed; what cannot be read is left out, with a `LeftOutWarning` each.
 
@@ -132,13 +139,14 @@ def load_results(
         only: `COLUMN=V1,V2` filters over the columns of `cells`; values compare as text, missing
             ones as `null`.
         environment: id, name, or unique part of the name of the one environment to keep.
+        left_out: is told each part that is left out, in place of the warning.
 
     Raises:
         InputError: no results there, or none that can be read; an unknown column or environment;
             or a filter that leaves nothing.
     """
     where = Path(path)
-    homes, frames = _read_cells(where)
+    homes, frames = _read_cells(where, left_out)
     cells = pd.concat(frames, ignore_index=True)
     if cells.empty:
         raise InputError(
@@ -148,7 +156,8 @@ def load_results(
         )
     found = assign_environments(plain_rows(cells))
     cells = cells.assign(environment_id=pd.array([e.id for e in found], dtype="string"))
-    results = Results(homes=homes, cells=cells, known={e.id: e for e in found}).matching(only)
+    known = {e.id: e for e in found}
+    results = Results(homes=homes, cells=cells, known=known, left_out=left_out).matching(only)
     if environment is None:
         return results
     chosen = pick_environment(environment, results.environments())
@@ -164,11 +173,13 @@ def plain_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
-def _read_cells(where: Path) -> tuple[dict[str, Path], list[pd.DataFrame]]:
+def _read_cells(
+    where: Path, left_out: Callable[[Damage], None]
+) -> tuple[dict[str, Path], list[pd.DataFrame]]:
     homes: dict[str, Path] = {}
     frames = []
     for home in find_stores(where):
-        frame = sound(read_table(home, "cells"), "cells", home)
+        frame = sound(read_table(home, "cells", left_out=left_out), "cells", home)
         for name in frame["matrix"].unique():
             other = homes.setdefault(str(name), home)
             if other != home:
