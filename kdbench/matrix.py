@@ -86,9 +86,7 @@ def load_matrix(
     document = read_document(where)
     for other in document.get("presets") or ():
         # A mistake in a preset is told now, not on the day somebody picks it.
-        _parsed(
-            with_preset(document, other, where=where), where=where, origin=f"preset {brief(other)}"
-        )
+        _check_preset(document, other, where)
     chosen = with_assignments(with_preset(document, preset, where=where), assignments)
     with _blamed_on(assignments):
         matrix = _matrix(chosen, where, f"preset {brief(preset)}" if preset else None)
@@ -96,6 +94,26 @@ def load_matrix(
     matrix = replace(matrix, only=tuple(Only.parse(text, columns) for text in only))
     matrix.runs()  # so that a wrong filter is told here
     return matrix
+
+
+def _check_preset(document: Document, preset: str, where: Path) -> None:
+    chosen = with_preset(document, preset, where=where)
+    try:
+        _parsed(chosen, where=where, origin=f"preset {brief(preset)}")
+    except InputError as error:
+        # What is wrong without it too is the file's own, and no mistake of a preset.
+        own = _mistake(with_preset(document, None, where=where), where)
+        if own is not None and str(own) == str(error.elsewhere(where)):
+            raise own from None
+        raise
+
+
+def _mistake(document: Document, where: Path) -> InputError | None:
+    try:
+        _parsed(document, where=where, origin=None)
+    except InputError as error:
+        return error
+    return None
 
 
 @contextmanager

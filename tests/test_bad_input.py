@@ -256,6 +256,27 @@ def test_a_mistake_in_the_file_is_not_blamed_on_what_was_set(kdbench, tiny):
         assert said.err.startswith(f"kdbench: {blamed}: students.small.patch_size: "), said
 
 
+def test_a_mistake_in_the_file_is_not_blamed_on_a_preset(kdbench, tiny):
+    wrong = "threads: expected an integer, found 'one' (str)\n"
+    tiny.write_text(TINY.replace("threads = 1", 'threads = "one"'))
+    for preset in ((), ("--preset", "control")):
+        said = kdbench("cells", "--matrix", tiny, *preset)
+        assert (said.code, said.err) == (2, f"kdbench: {tiny}: {wrong}")
+    tiny.write_text(TINY + '[presets.other]\nthreads = "one"\n')
+    said = kdbench("cells", "--matrix", tiny)
+    assert (said.code, said.err) == (2, f"kdbench: {tiny} (preset 'other'): {wrong}")
+
+
+def test_a_preset_may_complete_the_file_and_is_blamed_for_its_own_mistake_alone(kdbench, tiny):
+    whole = TINY.replace("[axes]", "[presets.whole.axes]").partition("[presets.control]")[0]
+    tiny.write_text(whole)
+    assert kdbench("cells", "--matrix", tiny, "--preset", "whole").code == 0
+    tiny.write_text(whole + '[presets.whole]\nthreads = "one"\n')
+    said = kdbench("cells", "--matrix", tiny, "--preset", "whole")
+    assert said.code == 2
+    assert said.err.startswith(f"kdbench: {tiny} (preset 'whole'): threads: expected an integer")
+
+
 def test_too_many_cells_are_told_before_they_are_built(kdbench, tiny):
     sizes = list(range(4, 4 * 400, 4))
     widths = ", ".join(str(size) for size in sizes)
