@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from kdbench.budget import Budget
 from kdbench.cell import Cell, Launch, Mode
@@ -53,6 +53,14 @@ class MatrixFile(Frozen):
     budget: Budget = Budget()
     #: figure to how far `kdbench check` lets it grow
     tolerances: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("seeds")
+    @classmethod
+    def _different(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        # The second run of a seed would take the place of the first: `repeats` is for more of one.
+        if len(set(seeds)) < len(seeds):
+            raise ValueError(f"expected different seeds, found {brief(list(seeds))}")
+        return seeds
 
 
 def resolve_cells(matrix: str, file: MatrixFile, document: Document, where: Path) -> Iterator[Cell]:

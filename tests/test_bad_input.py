@@ -98,6 +98,11 @@ BROKEN_FILES = {
         ["preset 'control'", "axis: unknown key", "did you mean 'axes'"],
     ),
     "a name that leads elsewhere": ('name = "tiny"', 'name = "../x"', ["name: expected"]),
+    "a seed twice": (
+        "threads = 1",
+        "threads = 1\nseeds = [0, 1, 0]",
+        ["seeds: expected different seeds, found [0, 1, 0]"],
+    ),
     "fewest steps": ("min_steps = 2", "min_steps = 1", ["budget.min_steps", "found 1"]),
     "not a number": (
         "batch_size = 8",
@@ -169,6 +174,10 @@ BROKEN_ARGUMENTS = {
     "set to what cannot be": (
         ["run", "--matrix", "{tiny}", "--set", "axes.image_size=[8, 0]"],
         ["--set: axes.image_size[1]: "],
+    ),
+    "set to a seed twice": (
+        ["run", "--matrix", "{tiny}", "--device", "cpu", "--set", "seeds=[0, 0]"],
+        ["--set: seeds: expected different seeds, found [0, 0]"],
     ),
     "set through a value": (
         ["run", "--matrix", "{tiny}", "--set", "mode.deeper=3"],
