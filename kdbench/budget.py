@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from kdbench.errors import InputError
 from kdbench.settings import Frozen, Seconds, Share
 
 
@@ -63,3 +64,25 @@ class Budget(Frozen):
 
 #: Settings of a budget that leave what is measured as it is.
 NOT_MEASURED = {"timeout_seconds", "phase_timeouts", "checkpoints", "checkpoint_seconds"}
+
+
+def check_steps(budget: Budget, where: object) -> None:
+    """Refuse fewest steps that are more than the most: timing would end at the most.
+
+    Raises:
+        InputError: they are.
+    """
+    if budget.min_steps <= budget.max_steps:
+        return
+    if "max_steps" in budget.model_fields_set:
+        raise InputError(
+            f"expected at least budget.min_steps, {budget.min_steps}, found {budget.max_steps}",
+            where=where,
+            key="budget.max_steps",
+        )
+    raise InputError(
+        f"expected at most budget.max_steps, {budget.max_steps} unless set, found "
+        f"{budget.min_steps}",
+        where=where,
+        key="budget.min_steps",
+    )

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from kdbench.budget import Budget
+from kdbench.budget import Budget, check_steps
 from kdbench.cell import Cell, CellRun, Launch, Mode
 from kdbench.document import Document, read_document, with_assignments, with_preset
 from kdbench.errors import InputError, brief
@@ -178,5 +178,6 @@ def _name_from(path: Path) -> str:
 def _parsed(document: Document, *, where: Path, origin: str | None) -> MatrixFile:
     source = f"{where} ({origin})" if origin else where
     file = validated(MatrixFile, document, where=source)
+    check_steps(file.budget, source)
     parse_tolerances(file.tolerances, where=source)
     return file

@@ -104,6 +104,21 @@ BROKEN_FILES = {
         ["seeds: expected different seeds, found [0, 1, 0]"],
     ),
     "fewest steps": ("min_steps = 2", "min_steps = 1", ["budget.min_steps", "found 1"]),
+    "fewest steps above the most": (
+        "min_steps = 2",
+        "min_steps = 9",
+        ["budget.max_steps: expected at least budget.min_steps, 9, found 8"],
+    ),
+    "fewest steps above the most there are unless set": (
+        "min_steps = 2\nmax_steps = 8",
+        "min_steps = 300",
+        ["budget.min_steps: expected at most budget.max_steps, 200 unless set, found 300"],
+    ),
+    "a preset's most steps below the fewest": (
+        "axes.method = [",
+        "budget = {min_steps = 4, max_steps = 3}\naxes.method = [",
+        ["(preset 'control'): budget.max_steps: expected at least budget.min_steps, 4, found 3"],
+    ),
     "not a number": (
         "batch_size = 8",
         "batch_size = 8\nalpha2 = nan",
@@ -178,6 +193,10 @@ BROKEN_ARGUMENTS = {
     "set to a seed twice": (
         ["run", "--matrix", "{tiny}", "--device", "cpu", "--set", "seeds=[0, 0]"],
         ["--set: seeds: expected different seeds, found [0, 0]"],
+    ),
+    "set to fewer steps than the fewest": (
+        ["run", "--matrix", "{tiny}", "--set", "budget={{min_steps = 6, max_steps = 5}}"],
+        ["--set: budget.max_steps: expected at least budget.min_steps, 6, found 5"],
     ),
     "set through a value": (
         ["run", "--matrix", "{tiny}", "--set", "mode.deeper=3"],

@@ -215,6 +215,11 @@ def test_run_keys_tell_runs_apart_and_stay_the_same(tiny):
     assert budget() == budget("budget.timeout_seconds=9", 'budget.checkpoints="none"')
 
 
+def test_the_fewest_steps_may_be_the_most(tiny):
+    budget = load_matrix(tiny, assignments=["budget.max_steps=2"]).budget
+    assert (budget.min_steps, budget.max_steps) == (2, 2)
+
+
 def test_repeats_lie_apart(tiny):
     runs = load_matrix(tiny, assignments=["repeats=2"]).runs()
     assert [run.repeat for run in runs] == [0, 0, 1, 1]
