@@ -237,8 +237,8 @@ def _check_key(rows: pa.Table, part: Path) -> None:
 
 def _cast(rows: pa.Table, table: str, columns: Sequence[str] | None) -> pa.Table:
     wanted = arrow_schema(table, columns)
-    if rows.schema.equals(wanted):  # the usual case, and a tenth of a cast to the same
-        return rows
+    if rows.schema.equals(wanted):  # as usual, and soon done; metadata are the stranger's own
+        return pa.Table.from_arrays(rows.columns, schema=wanted)
     there = set(rows.column_names)
     missing = [name for name in wanted.names if name not in there]
     if missing:
