@@ -58,6 +58,12 @@ class InputError(KdbenchError):
         return type(self)(self._problem, where=where, key=self.key, hint=self._hint)
 
 
+class OutputError(KdbenchError):
+    """What a command prints cannot be written: a full disk, a terminal that is gone."""
+
+    exit_code = 2
+
+
 class LeftOutWarning(UserWarning):
     """A file among results that cannot be read, and is left out; the rest is read."""
 

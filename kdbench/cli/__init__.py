@@ -14,9 +14,9 @@ import typer
 from kdbench import __version__
 from kdbench.cli.checking import check
 from kdbench.cli.measuring import cells, doctor, predict, run
-from kdbench.cli.options import read_by_nobody
+from kdbench.cli.output import Output, standard_streams
 from kdbench.cli.reading import compare, plot, show, tables
-from kdbench.errors import KdbenchError, LeftOutWarning
+from kdbench.errors import KdbenchError, LeftOutWarning, OutputError
 from kdbench.words import printable
 
 #: the exit code of a run that was stopped by the user, or by a scheduler
@@ -54,8 +54,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Every error of ours ends here as one line on stderr, and so does what was left out of results.
     """
-    with _left_out_told():
-        return _run(arguments)
+    with standard_streams() as output, _left_out_told():
+        code = _run(arguments)
+        return code if output is None else _written(output, code)
+
+
+def _written(output: Output, code: int) -> int:
+    """Say whether all was written that was printed; only of a run, it changes no exit code."""
+    goes_on = output.steady
+    output.finish()
+    if output.problem is None:
+        return code
+    told = "the output could not always be written" if goes_on else "cannot write the output"
+    typer.echo(f"kdbench: {told}: {printable(output.problem)}", err=True)
+    return code if goes_on else OutputError.exit_code
 
 
 @contextmanager
@@ -84,6 +96,8 @@ def _run(arguments: Sequence[str] | None) -> int:
             prog_name="kdbench",
             standalone_mode=False,
         )
+    except OutputError as error:  # told when all is printed
+        return error.exit_code
     except KdbenchError as error:
         typer.echo(f"kdbench: {printable(error)}", err=True)
         return error.exit_code
@@ -95,7 +109,6 @@ def _run(arguments: Sequence[str] | None) -> int:
     except (typer.Abort, KeyboardInterrupt):
         return STOPPED
     except BrokenPipeError:  # the reader had enough, as in `kdbench show | head`
-        read_by_nobody()
         return 0
     return int(code or 0)
 

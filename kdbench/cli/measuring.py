@@ -15,9 +15,8 @@ from kdbench.cli.options import (
     check_format,
     console,
     printed,
-    reader_may_go,
-    steady_console,
 )
+from kdbench.cli.output import steady_console
 from kdbench.errors import printable
 
 if TYPE_CHECKING:
@@ -179,8 +178,7 @@ def run(
         fresh=fresh,
         progress=Shown(steady_console()),
     )
-    with reader_may_go():
-        _tell(done)
+    _tell(done)
     raise typer.Exit(done.tally.exit_code)
 
 

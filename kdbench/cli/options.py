@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -105,35 +104,3 @@ def console() -> Console:
     from rich.console import Console
 
     return Console()
-
-
-def steady_console() -> Console:
-    """Return the same for what goes on when nobody reads any more, as in `kdbench run | head`."""
-    from rich.console import Console
-
-    class Steady(Console):
-        def on_broken_pipe(self) -> None:
-            """Print nothing from now on, and end nothing."""
-            self.quiet = True
-            read_by_nobody()
-
-    return Steady()
-
-
-@contextmanager
-def reader_may_go() -> Iterator[None]:
-    """Let what is printed here be read by nobody: it changes no exit code."""
-    try:
-        yield
-    except BrokenPipeError:
-        read_by_nobody()
-
-
-def read_by_nobody() -> None:
-    """Have what is still printed go nowhere: its reader has gone."""
-    import os
-    import sys
-
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
