@@ -13,6 +13,8 @@ import duckdb
 import pandas as pd
 import pytest
 
+from kdbench import api
+from kdbench.orchestrate.runner import Tally
 from kdbench.schema import MEMORY_CATEGORIES, TABLES
 from kdbench.store import Store
 from tests.conftest import ALONE, TINY
@@ -454,6 +456,24 @@ def test_a_stop(stop, tiny, tmp_path):
     done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert table(tmp_path / "results/tiny", "cells")["status"].tolist() == ["ok", "ok"]
+
+
+STOPPED = {
+    "interrupted": {"interrupted": True},
+    "card gone": {"given_up": "the card is gone"},
+}
+
+
+@pytest.mark.parametrize("how", STOPPED)
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_stopped_run_says_what_goes_on_with_it(how, fresh, kdbench, tiny, tmp_path, monkeypatch):
+    """The same command with --fresh would start over."""
+    tally = Tally(folder=tmp_path, **STOPPED[how])
+    monkeypatch.setattr(api, "run", lambda *_given, **_named: api.Run(tally))
+    said = kdbench("run", "--matrix", tiny, *(["--fresh"] if fresh else []))
+    assert said.code == tally.exit_code != 0
+    command = "the same command without --fresh" if fresh else "the same command"
+    assert f" {command} goes on from here\n" in said.err
 
 
 def test_a_run_without_a_terminal_that_hangs_up_goes_on(tiny, tmp_path):

@@ -178,12 +178,14 @@ def run(
         fresh=fresh,
         progress=Shown(steady_console()),
     )
-    _tell(done)
+    _tell(done, fresh=fresh)
     raise typer.Exit(done.tally.exit_code)
 
 
-def _tell(done: Run) -> None:
+def _tell(done: Run, *, fresh: bool) -> None:
     """Say how a run went, and what to do next."""
+    # with --fresh it would set aside what is there by now, and start over
+    same = "the same command without --fresh" if fresh else "the same command"
     for label, status in done.failed:
         typer.echo(printable(f"{status}: {label}"), err=True)
     if done.failed:
@@ -192,11 +194,11 @@ def _tell(done: Run) -> None:
         typer.echo(printable(again), err=True)
     if done.tally.given_up:
         given_up = (
-            f"{done.tally.given_up}; the cells that are left were not run. When it is back, the "
-            "same command goes on from here"
+            f"{done.tally.given_up}; the cells that are left were not run. When it is back, {same} "
+            "goes on from here"
         )
         typer.echo(printable(given_up), err=True)
     if done.tally.interrupted:
-        typer.echo("interrupted; the same command goes on from here", err=True)
+        typer.echo(f"interrupted; {same} goes on from here", err=True)
     elif not done.failed and not done.tally.given_up:
         typer.echo(printable(f"done; see: kdbench show {done.folder}; kdbench plot {done.folder}"))
