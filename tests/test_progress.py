@@ -361,6 +361,35 @@ def test_a_resumed_training_is_told(terminal, shown, run):
         assert "train, epoch 2/3" in live_line(told)
 
 
+def test_a_long_training_is_heard_of_now_and_then(shown, run, clock):
+    """A log that says nothing for hours looks as if it hung."""
+    told = shown(terminal=False)
+    told.cell_started(run)
+    told.tick([start("setup"), {"event": "plan", "epochs": 3, "steps": 2}, start("train")], None)
+    clock.now += 1000
+    told.tick([], None)  # no step is done yet, so that nobody knows the epoch
+    for epoch in range(3):
+        for number in range(2):
+            clock.now += 140
+            told.tick([step("train", number, 140.0, epoch)], None)
+            told.tick([], None)
+        told.tick([start("evaluate"), start("train")], None)
+    told.tick([start("account")], None)
+    clock.now += 1000
+    told.tick([], None)
+    told.cell_started(run)
+    told.tick([start("train")], None)
+    lefts = [f"; cell {format_value(seconds, 'seconds')} left" for seconds in (700.0, 280.0, 140.0)]
+    assert told.text().splitlines()[2:] == [
+        "  train ...",
+        f"  train: epoch 1 of 3{lefts[0]}",
+        f"  train: epoch 2 of 3{lefts[1]}",
+        f"  account ...{lefts[2]}",
+        "[2/1] embed-kd/small/8px/dwarf",
+        "  train ...",
+    ]
+
+
 @pytest.mark.parametrize("terminal", [False, True])
 def test_a_workers_note_reaches_the_user(terminal, shown, run):
     told = shown(terminal=terminal)

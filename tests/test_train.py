@@ -46,6 +46,7 @@ def test_training(kdbench, digits, tmp_path):
     )
     assert said.code == 0, said
     assert "teacher dwarf: fitted in" in said.out
+    assert sum(line.startswith("  train ...") for line in said.out.splitlines()) == len(methods)
     cells = read(tmp_path, "cells").set_index("run_key")
     epochs, steps = read(tmp_path, "epochs"), read(tmp_path, "steps")
     assert sorted(cells["method"]) == methods

@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 
 Event = Mapping[str, Any]
 
+_TOLD_PHASES = ("precompute", "warmup", "measure", "account")
+# Without a terminal a training of hours says so often how far it is: a log is to show that it goes
+# on, and not to be filled.
+_EPOCH_EVERY_SECONDS = 300.0
+
 
 class Progress(Protocol):
     """Is told what happens in a run."""
@@ -91,6 +96,8 @@ class Shown:
         self._title = ""
         self._since = monotonic()
         self._estimate = Estimate()
+        #: when the training was last heard of in plain lines; None: not yet
+        self._trained_at: float | None = None
         self._sample: Mapping[str, Any] | None = None
 
     def begin(
@@ -148,12 +155,10 @@ class Shown:
                 self.note(f"  {event['text']}")
             elif event.get("event") == "resumed":
                 self.note(f"  goes on after {event['steps']} steps, in epoch {state.epoch_of}")
-            elif (
-                self._live is None
-                and event.get("event") == "phase_start"
-                and (event["phase"] in ("precompute", "warmup", "measure", "account"))
-            ):
-                self.note(f"  {event['phase']} ...{self._left()}")
+            elif self._live is None and event.get("event") == "phase_start":
+                self._phase_started(event["phase"])
+        if self._live is None:
+            self._epoch_now_and_then()
         self._sample = sample or self._sample
 
     def cell_finished(self, cell: Mapping[str, Any]) -> None:
@@ -192,9 +197,26 @@ class Shown:
 
     def _begin_job(self, title: str) -> None:
         self._title, self._since = title, monotonic()
-        self._estimate, self._sample = Estimate(), None
+        self._estimate, self._sample, self._trained_at = Estimate(), None, None
         if self._live is None:
             self.note(title)
+
+    def _phase_started(self, phase: str) -> None:
+        """Say which phase begins; of a training's epochs, each of which is one, the first."""
+        first = phase == "train" and self._trained_at is None
+        if first:
+            self._trained_at = monotonic()
+        if first or phase in _TOLD_PHASES:
+            self.note(f"  {phase} ...{self._left()}")
+
+    def _epoch_now_and_then(self) -> None:
+        """Say which epoch a training is in, where that was long ago."""
+        now, epoch = monotonic(), self._estimate.epoch_of
+        if self._trained_at is None or now - self._trained_at < _EPOCH_EVERY_SECONDS:
+            return
+        if epoch is not None and self._estimate.phase in ("train", "evaluate"):
+            self._trained_at = now
+            self.note(f"  train: epoch {epoch.replace('/', ' of ')}{self._left()}")
 
     def _state(self) -> Any:  # noqa: ANN401 - rich's renderable is a union of many
         from rich.spinner import Spinner  # noqa: PLC0415
