@@ -262,6 +262,14 @@ def test_broken_arguments(case, kdbench, tiny, finished, tmp_path):
     assert (sorted(tmp_path.rglob("*")), sorted(finished.rglob("*"))) == before
 
 
+def test_without_a_command_the_help_is_printed(kdbench):
+    alone, asked = kdbench(), kdbench("--help")
+    assert (alone.code, asked.code) == (2, 0)
+    assert alone.out == asked.out
+    assert alone.err == ""
+    assert "Usage: kdbench [OPTIONS] COMMAND [ARGS]...\n" in alone.out
+
+
 def test_unreadable_file(kdbench, tmp_path):
     path = tmp_path / "latin.toml"
     path.write_bytes(b'name = "\xe9"')

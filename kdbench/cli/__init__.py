@@ -21,10 +21,11 @@ from kdbench.words import printable
 
 #: the exit code of a run that was stopped by the user, or by a scheduler
 STOPPED = 130
+# and of one that names no command, as of any that the option parser refuses
+_NO_COMMAND = 2
 
 app = typer.Typer(
     name="kdbench",
-    no_args_is_help=True,
     add_completion=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -38,11 +39,16 @@ _UsageError: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "
 
 @app.callback(invoke_without_command=True)
 def _root(
+    context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
     if version:
         typer.echo(f"kdbench {__version__}")
         raise typer.Exit
+    if context.invoked_subcommand is None:
+        # The option parser would do so too, but as an error's message, which is told in one line.
+        typer.echo(context.get_help())
+        raise typer.Exit(_NO_COMMAND)
 
 
 for _command in (doctor, cells, predict, run, show, plot, tables, compare, check):
