@@ -1,9 +1,11 @@
 """Every bad input: one message that names file and key, exit code 2, and nothing written."""
 
+import errno
 import re
 
 import pytest
 
+from kdbench.analysis import results
 from tests.conftest import TINY
 
 # (what is replaced in the tiny matrix, by what, what the message must hold)
@@ -260,6 +262,38 @@ def test_broken_arguments(case, kdbench, tiny, finished, tmp_path):
     for part in expected:
         assert part in said.err, said.err
     assert (sorted(tmp_path.rglob("*")), sorted(finished.rglob("*"))) == before
+
+
+LONG = "a" * 300
+TOO_LONG = {
+    "show": ["show", LONG],
+    "plot": ["plot", LONG],
+    "compare": ["compare", LONG, "{finished}"],
+    "compare with": ["compare", "{finished}", LONG],
+    "check": ["check", LONG, "--baseline", "{baseline}"],
+    "baseline": ["check", "{finished}", "--baseline", LONG],
+    "doctor": ["doctor", LONG],
+    "doctor --repair": ["doctor", LONG, "--repair"],
+    "run": ["run", "--matrix", "{tiny}", "--device", "cpu", "--out", LONG],
+}
+
+
+@pytest.mark.parametrize("case", TOO_LONG)
+def test_a_name_that_no_file_can_have(case, kdbench, tiny, finished, predicted):
+    named = {"tiny": tiny, "finished": finished, "baseline": predicted.path}
+    said = kdbench(*(a.format(**named) for a in TOO_LONG[case]))
+    assert said.code == 2, said
+    (line,) = said.err.splitlines()
+    assert line.startswith(f"kdbench: {LONG}"), line
+
+
+def test_a_disk_that_cannot_be_read_is_one_line(kdbench, monkeypatch):
+    def broken(*_where, **_how):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(results, "load_results", broken)
+    said = kdbench("show", "results")
+    assert (said.code, said.err) == (2, "kdbench: input/output error\n")
 
 
 def test_without_a_command_the_help_is_printed(kdbench):

@@ -16,7 +16,7 @@ from kdbench.cli.checking import check
 from kdbench.cli.measuring import cells, doctor, predict, run
 from kdbench.cli.output import Output, standard_streams
 from kdbench.cli.reading import compare, plot, show, tables
-from kdbench.errors import KdbenchError, LeftOutWarning, OutputError
+from kdbench.errors import InputError, KdbenchError, LeftOutWarning, OutputError
 from kdbench.words import printable
 
 #: the exit code of a run that was stopped by the user, or by a scheduler
@@ -102,10 +102,9 @@ def _run(arguments: Sequence[str] | None) -> int:
             prog_name="kdbench",
             standalone_mode=False,
         )
-    except OutputError as error:  # told when all is printed
-        return error.exit_code
     except KdbenchError as error:
-        typer.echo(f"kdbench: {printable(error)}", err=True)
+        if not isinstance(error, OutputError):  # that is told when all is printed
+            typer.echo(f"kdbench: {printable(error)}", err=True)
         return error.exit_code
     except _UsageError as error:
         usage = getattr(getattr(error, "ctx", None), "get_usage", str)()
@@ -116,6 +115,10 @@ def _run(arguments: Sequence[str] | None) -> int:
         return STOPPED
     except BrokenPipeError:  # the reader had enough, as in `kdbench show | head`
         return 0
+    except OSError as error:  # the system's word on a file that nobody who read it expected
+        problem = InputError((error.strerror or str(error)).lower(), where=error.filename)
+        typer.echo(f"kdbench: {printable(problem)}", err=True)
+        return problem.exit_code
     return int(code or 0)
 
 
