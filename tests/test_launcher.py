@@ -360,7 +360,8 @@ def test_a_job_that_takes_too_long(behave, started, monkeypatch, tmp_path):
     run = tiny_run(tmp_path, "embed-kd", "budget.timeout_seconds=0.3")
     behave("time.sleep(1000)")
     outcome = started(run=run, on_start=pids.append)
-    assert re.fullmatch(r"not done after \d+ s \(budget.timeout_seconds\)", outcome.timed_out)
+    told = r"not done after \d+ s, in the phase start \(budget.timeout_seconds\)"
+    assert re.fullmatch(told, outcome.timed_out)
     assert (outcome.stopped, outcome.returncode) == (None, -signal.SIGINT)
     assert not alive(pids[0])
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -293,7 +294,8 @@ def test_a_cell_that_takes_too_long(kdbench, tiny, tmp_path, monkeypatch):
     assert said.code == 1
     (cell,) = table(tmp_path / "results/tiny", "cells").to_dict("records")
     assert cell["status"] == "timeout"
-    assert "budget.timeout_seconds" in cell["error"]
+    where = r"(in|after) the phase \w+ \(budget.timeout_seconds\); what it measured"
+    assert re.match(rf"not done after \d+ s, {where}", cell["error"]), cell["error"]
 
 
 def worker_events(root, enough):

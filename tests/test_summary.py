@@ -127,7 +127,7 @@ def cell_of(rows):
 
 
 # how it ended, what the worker had told, the log -> status and what the error says
-LATE = "not done after 12 s (budget.timeout_seconds)"
+LATE = "not done after 12 s, in the phase train (budget.timeout_seconds)"
 ENDS = {
     "ok": ({}, [DONE], "", "ok", None),
     "failed and told": (

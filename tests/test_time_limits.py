@@ -47,7 +47,24 @@ def test_each_phase_has_its_own_limit():
     assert found.exceeded(180) == "measure not done after 30 s (budget.phase_timeouts.measure)"
     found.follow([ends("measure"), begins("evaluate")], 200)
     assert found.exceeded(1099.9) is None, "a phase without a limit has the whole's"
-    assert found.exceeded(1100) == "not done after 1000 s (budget.timeout_seconds)"
+    whole = "not done after 1000 s, in the phase evaluate (budget.timeout_seconds)"
+    assert found.exceeded(1100) == whole
+
+
+def test_the_whole_jobs_limit_names_the_phase_it_was_in():
+    found = Limits(Budget(timeout_seconds=5), 100.0)
+
+    def told():
+        return found.exceeded(105)
+
+    late = "not done after 5 s, {} (budget.timeout_seconds)".format
+    assert told() == late("in the phase start")
+    found.follow([STARTED], 101)
+    assert told() == late("after the phase start")
+    found.follow([begins("train"), STEP], 102)
+    assert told() == late("in the phase train")
+    found.follow([ends("train")], 103)
+    assert told() == late("after the phase train")
 
 
 @pytest.mark.parametrize("phase", ["warmup", "measure", "train"])

@@ -25,6 +25,8 @@ class Limits:
     def __init__(self, budget: Budget, started: float) -> None:
         self._budget, self._started = budget, started
         self._phase, self._since, self._stepped = "start", started, started
+        #: the phase it is in, or came out of last, in words
+        self._where = "in the phase start"
 
     def follow(self, events: Iterable[Mapping[str, Any]], now: float) -> None:
         """Take in what the job has told until now."""
@@ -33,9 +35,11 @@ class Limits:
             if kind == "phase_start":
                 self._phase = str(event.get("phase"))
                 self._since = self._stepped = now
+                self._where = f"in the phase {self._phase}"
             elif kind in ("phase", "started"):
                 # between two phases nothing takes long; what does is the next one's
                 self._phase, self._since = "between", now
+                self._where = f"after the phase {event.get('phase', 'start')}"
             elif kind == "step":
                 self._stepped = now
 
@@ -55,5 +59,8 @@ class Limits:
                 "(budget.phase_timeouts.step)"
             )
         if now - self._started >= whole:
-            return f"not done after {now - self._started:.0f} s (budget.timeout_seconds)"
+            return (
+                f"not done after {now - self._started:.0f} s, {self._where} "
+                "(budget.timeout_seconds)"
+            )
         return None
