@@ -2,10 +2,14 @@
 
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from kdbench import api, load_matrix
+from kdbench.orchestrate.progress import Shown
 from kdbench.store import read_table
 from tests.conftest import ALONE
 
@@ -37,6 +41,16 @@ def test_a_run_goes_on_when_its_lines_cannot_be_written(full, tiny, tmp_path):
         assert done.stderr == f"kdbench: the output could not always be written: {NO_ROOM}\n"
     if full == ("stderr",):
         assert "done; see: kdbench show" in done.stdout
+    assert read_table(tmp_path / "results/tiny", "cells")["status"].tolist() == ["ok"]
+
+
+@pytest.mark.usefixtures("forked_workers")
+def test_a_run_of_a_script_goes_on_as_well(tiny, tmp_path):
+    """Its console is its own."""
+    loaded = load_matrix(tiny, assignments=ALONE[1:])
+    with suppress(OSError), FULL.open("w") as file:  # closing it fails once more
+        done = api.run(loaded, device="cpu", progress=Shown(Console(file=file)))
+    assert (done.tally.exit_code, done.tally.done) == (0, 1)
     assert read_table(tmp_path / "results/tiny", "cells")["status"].tolist() == ["ok"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
@@ -186,8 +187,12 @@ class Shown:
         self._title = ""
 
     def note(self, text: str) -> None:
-        """Print one line above the live view."""
-        self._console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
+        """Print one line above the live view, if it can be: no run ends for want of it.
+
+        Some lines are printed while results are written, and those would be blamed.
+        """
+        with suppress(OSError):
+            self._console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
     def finish(self) -> None:
         """End the live view."""
