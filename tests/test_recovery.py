@@ -1,5 +1,6 @@
 """Runs that were killed together with kdbench: nothing that they had measured is lost."""
 
+import errno
 import json
 import os
 import shutil
@@ -15,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from kdbench.errors import WorkerError
+from kdbench.errors import InputError, WorkerError
 from kdbench.orchestrate import measuring
 from kdbench.orchestrate.probe import ResolvedDevice
 from kdbench.orchestrate.progress import Silent
@@ -202,6 +203,25 @@ def test_a_fresh_run_that_is_killed_goes_on_without_fresh(tmp_path, monkeypatch)
     assert (read_table(root, "cells")["started_at"] > first).all()
     for table in TABLES:
         assert len(list((root / ".superseded" / table).iterdir())) == 2
+
+
+@pytest.mark.usefixtures("done")
+def test_a_disk_that_is_full_goes_on_without_fresh(run, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "_put", full)
+        told = (
+            r"no space left .*\.spool.*when there is room again, the same command without --fresh"
+        )
+        with pytest.raises(InputError, match=told):
+            run(fresh=True)
+    assert statuses(tmp_path / "results/tiny") == {}
+    tally, _ = run()
+    assert (tally.done, tally.skipped) == (0, 1)
+    assert list(statuses(tmp_path / "results/tiny").values()) == ["ok"]
+
+
+def full(*_, **__):
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 BROKEN = {

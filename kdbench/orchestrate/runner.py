@@ -23,6 +23,9 @@ from kdbench.orchestrate.stopping import Stopping
 from kdbench.schema import STATUSES
 from kdbench.store import Store
 
+# What goes on with a run that has begun, by whether it starts all over.
+_AGAIN = {False: "the same command", True: "the same command without --fresh"}
+
 
 @dataclass
 class Tally:
@@ -158,7 +161,7 @@ class _Runner:
                 return
             if starts_anew(run, known.get(key)):
                 self._store.supersede_training(key)
-            status = self._run_one(measuring, key, run, problem)
+            status = self._run_one(measuring, key, run, problem, again=_AGAIN[fresh])
             tally.done += 1
             if status not in ("ok", "interrupted"):
                 tally.failed.append((run.cell.label, status))
@@ -170,11 +173,13 @@ class _Runner:
                 tally.given_up = measuring.lost_card
                 return
 
-    def _run_one(self, measuring: Measuring, key: str, run: CellRun, problem: End | None) -> str:
+    def _run_one(
+        self, measuring: Measuring, key: str, run: CellRun, problem: End | None, *, again: str
+    ) -> str:
         """Run and commit one cell; returns its status."""
         self._progress.cell_started(run)
         rows = measuring.rows(key, run, problem)
-        self._store.commit(key, rows)
+        self._store.commit(key, rows, again=again)
         cell = rows["cells"][0]
         if needs_no_more(run, cell["status"]):
             self._store.drop_checkpoints(key)

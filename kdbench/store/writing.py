@@ -120,19 +120,30 @@ class Store:
         """Remove a training's checkpoints."""
         shutil.rmtree(self.checkpoints(run_key), ignore_errors=True)
 
-    def commit(self, run_key: str, tables: Mapping[str, Sequence[Row]]) -> None:
+    def commit(
+        self,
+        run_key: str,
+        tables: Mapping[str, Sequence[Row]],
+        *,
+        again: str = "the same command",
+    ) -> None:
         """Write a run's rows, set earlier ones of the same key aside, and drop its spool.
 
         All parts are on the disk, under temporary names, before anything earlier moves; that of
         `cells` is put in place last. Every table gets its part, also one without rows: a part that
         is missing then means damage, not a quiet run.
 
+        Args:
+            run_key: whose they are.
+            tables: the rows of each table that has any.
+            again: what goes on with the run if it cannot be committed now.
+
         Raises:
             InputError: the folder cannot be written to any more, as when the disk is full.
             ValueError: the rows are not such as the tables hold; nothing was changed.
         """
         name = part_name(run_key)
-        with self.told(self._kept(run_key)), ExitStack() as staged:
+        with self.told(self._kept(run_key, again)), ExitStack() as staged:
             unfinished = {
                 table: staged.enter_context(
                     self._staged(
@@ -215,11 +226,13 @@ class Store:
                 f"cannot write results here: {told}", where=self.root, hint=hint
             ) from None
 
-    def _kept(self, run_key: str) -> str:
+    def _kept(self, run_key: str, again: str) -> str:
         """Say what becomes of a run that cannot be committed."""
-        again = "when there is room again, the same command goes on from there"
         spool = self.root / SPOOL / run_key
-        return f"what was measured is kept in {spool}; {again}" if spool.exists() else _ELSEWHERE
+        if not spool.exists():
+            return _ELSEWHERE
+        goes_on = f"when there is room again, {again} goes on from there"
+        return f"what was measured is kept in {spool}; {goes_on}"
 
     @contextmanager
     def _staged(self, table: str, name: str, rows: Sequence[Row]) -> Iterator[Path]:
