@@ -103,6 +103,24 @@ def test_what_is_doubtful_is_marked_and_explained(tmp_path):
     assert "suspended" not in text
 
 
+@pytest.mark.parametrize(
+    ("width", "least"), [(60, "step"), (80, "bytes"), (100, "sation"), (300, "sation")]
+)
+def test_a_narrow_terminal_has_fewer_columns_and_all_labels(width, least, tmp_path):
+    known = {"precompute_seconds": 0.5, "utilisation": 0.3, "unstable": True}
+    known |= {"host_peak_bytes": 7 * 10**8, "accuracy": 0.9}
+    rows = [cell_row("embed-kd", repeat=n, **known) for n in range(3)]
+    text = shown(load_results(commit(tmp_path, rows)), width=width)
+    assert all(len(line) <= width for line in text.splitlines())
+    table, _, notes = text.partition("\n\n")
+    assert "embed-kd/" in table
+    assert "3 unstable" in table
+    assert least in table
+    wide = width >= 100
+    assert ("sation" in table) is wide
+    assert ("too narrow for all: utilisation" in " ".join(notes.split())) is not wide
+
+
 def test_metrics_that_share_a_source_do_not_unsay_it(tmp_path):
     frame = summary(load_results(commit(tmp_path, [cell_row()])))
     assert frame["epoch_seconds_kind"].tolist() == ["extrapolated"]

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import pandas as pd
 from rich import box
-from rich.console import Console, ConsoleOptions, Group, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
@@ -23,6 +23,11 @@ from kdbench.words import fold_label, printable
 # Shown always; the others only where some cell has a number.
 _MAIN = ("step_time", "epoch_time", "parameters", "allocated", "host")
 _COLUMNS = (*_MAIN, "process", "device", "precompute_time", "utilisation", "accuracy")
+# Where a terminal is too narrow for all, these go in this order; a table says less without a label.
+_FIRST_LEFT_OUT = (
+    *("utilisation", "host", "device", "precompute_time", "process", "parameters"),
+    *("epoch_time", "accuracy", "allocated", "step_time"),
+)
 _LABEL_WIDTH = 34
 # The widest table, of trainings on a GPU, then still fits a terminal of 100 columns.
 _LEAST_LABEL_WIDTH = 13
@@ -131,31 +136,75 @@ def status_of(group: CellGroup) -> str:
 
 
 def _rendered(sheet: Sequence[CellGroup], reference: CellGroup | None) -> RenderableType:
-    first = sheet[0]
     shown = [
-        METRICS[name]
+        name
         for name in _COLUMNS
         if name in _MAIN or any(name in group.estimates for group in sheet)
     ]
-    title = f"{first.matrix} on {first.environment.name} [{first.environment.id}]"
-    table = Table(
-        title=Text(printable(title)),
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-        leading=1,
-    )
-    table.add_column("cell", overflow="fold")
-    table.add_column("runs", justify="right", no_wrap=True)
-    for metric in shown:
-        table.add_column(metric.short, justify="right", no_wrap=True)
-    for group in sheet:
-        numbers = [_figure(group, reference, metric) for metric in shown]
-        table.add_row(_Label(group), Text(str(group.runs)).append_text(run_marks(group)), *numbers)
-    notes = Text("\n".join(table_notes(sheet, reference, shown)), style="dim")
-    return Group(table, "", notes)
+    return _Fitting(sheet, reference, shown)
+
+
+class _Fitting:
+    """A table with as many columns as there is room for, and its notes."""
+
+    def __init__(
+        self, sheet: Sequence[CellGroup], reference: CellGroup | None, shown: Sequence[str]
+    ) -> None:
+        self._sheet, self._reference, self._shown = sheet, reference, shown
+
+    def __rich_console__(
+        self, console: Console, options: ConsoleOptions
+    ) -> Iterator[RenderableType]:
+        shown, left_out = list(self._shown), []
+        table = self._table(shown)
+        for name in _FIRST_LEFT_OUT:
+            if _least_width(table, console, options) <= options.max_width:
+                break
+            if name in shown:
+                shown.remove(name)
+                left_out.append(METRICS[name].title.lower())
+                table = self._table(shown)
+        notes = table_notes(self._sheet, self._reference, [METRICS[name] for name in shown])
+        if left_out:
+            told = f"too narrow for all: {'; '.join(left_out)} (--format csv has them)"
+            notes = [*notes, told]
+        yield table
+        yield ""
+        yield Text("\n".join(notes), style="dim")
+
+    def _table(self, shown: Sequence[str]) -> Table:
+        first = self._sheet[0]
+        title = f"{first.matrix} on {first.environment.name} [{first.environment.id}]"
+        table = Table(
+            title=Text(printable(title)),
+            title_justify="left",
+            box=box.SIMPLE_HEAD,
+            show_edge=False,
+            pad_edge=False,
+            padding=(0, 1, 0, 0),
+            leading=1,
+        )
+        table.add_column("cell", overflow="fold")
+        table.add_column("runs", justify="right", no_wrap=True)
+        for name in shown:
+            table.add_column(METRICS[name].short, justify="right", no_wrap=True)
+        for group in self._sheet:
+            numbers = [_figure(group, self._reference, METRICS[name]) for name in shown]
+            runs = Text(str(group.runs)).append_text(run_marks(group))
+            table.add_row(_Label(group), runs, *numbers)
+        return table
+
+
+def _least_width(table: Table, console: Console, options: ConsoleOptions) -> int:
+    """Of a table of which only the labels, in the first column, may be folded."""
+    widest = options.update(width=1000)
+    labels = [
+        Measurement.get(console, widest, cell)
+        for cell in table.columns[0].cells
+        if isinstance(cell, _Label)
+    ]
+    folded = max(label.maximum for label in labels) - max(label.minimum for label in labels)
+    return Measurement.get(console, widest, table).maximum - folded
 
 
 class _Label:

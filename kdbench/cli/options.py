@@ -99,8 +99,17 @@ def as_csv(frame: DataFrame) -> str:
     return frame.map(csv_value).to_csv(index=False)
 
 
+# A file has no width: the widest table of cells fits into this.
+_FILE_WIDTH = 100
+
+
 def console() -> Console:
     """Return the console of the standard output."""
+    import os
+
     from rich.console import Console
 
-    return Console()
+    made = Console()
+    if not made.is_terminal and "COLUMNS" not in os.environ:
+        made.width = _FILE_WIDTH
+    return made
