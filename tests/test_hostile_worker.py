@@ -349,7 +349,10 @@ def test_secrets_are_left_out():
     secrets = Secrets({"HF_TOKEN": "hf_0123456789", "HF_HOME": "/home/x", "PATH": "/bin"})
     said = secrets.left_out("hf_0123456789 at https://user:pass@hub.example/x in /home/x, a@b.c")
     assert said == "[hidden] at https://[hidden]@hub.example/x in /home/x, a@b.c"
-    assert Secrets({"HF_TOKEN": ""}).left_out("as it is") == "as it is"
+    for harmless in ({"HF_TOKEN": ""}, {"HF_HOME": "/home/me@work/hf"}):
+        assert Secrets(harmless).left_out("as it is in /home/me@work/hf") == (
+            "as it is in /home/me@work/hf"
+        )
 
 
 @pytest.mark.parametrize(

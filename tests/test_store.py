@@ -610,6 +610,12 @@ for _ in range(1000):
 """
 
 
+def test_a_word_for_a_digest_in_an_older_part_is_no_seal(store):
+    row = {"label": "blake2b:" + "0" * 64}
+    write(store.root / "cells" / f"{KEY}.parquet", arrow_schema("cells"), row)
+    assert read_table(store.root, "cells")["label"].tolist() == [row["label"]]
+
+
 def test_damage_of_an_older_part_ends_no_process(tmp_path):
     # It has no seal; and what the parquet library throws of some damage, nobody can catch.
     part = tmp_path / f"{KEY}.parquet"

@@ -25,8 +25,8 @@ from kdbench.store.sealing import is_broken
 _MOST_VALUES = 2**29
 _MOST_BYTES = 2**32
 _MOST_FILE_BYTES = 2**30
-# A text that is the same in many rows is in the file once: a column's are unpacked to at most so
-# much.
+# A text that is the same in many rows is in the file once; all texts of all rows are unpacked to at
+# most so much.
 _MOST_TEXT_BYTES = 2**30
 # Columns of other types than a part's can have are not unpacked: each could be a trap of its own.
 _KNOWN = frozenset(ARROW.values())

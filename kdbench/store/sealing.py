@@ -10,7 +10,8 @@ from hashlib import blake2b
 
 #: the key of the seal in the file's metadata
 SEAL = "kdbench_seal"
-_MARK = b"blake2b:"
+# not to be met in anybody's text: of a part without a seal, that would be taken for a broken one
+_MARK = b"kdbench blake2b:"
 _DIGITS = 64
 #: what is in its place while the file is digested
 BLANK = (_MARK + b"0" * _DIGITS).decode()

@@ -16,6 +16,8 @@ from urllib.parse import unquote
 _HIDDEN = "[hidden]"
 # A shorter one would be found in the middle of words.
 _SHORTEST = 6
+# how the names end of the variables that have an address
+_ADDRESSES = ("_proxy", "_endpoint")
 _PASSWORD = re.compile(r"(?<=//)[^/@\s'\"]+@")
 
 
@@ -30,7 +32,7 @@ class Secrets:
         }
         tokens = {token for token in tokens if len(token) >= _SHORTEST}
         for name, value in environment.items():
-            if name.lower().endswith("_proxy") or name.startswith(("HF_", "HUGGING")):
+            if name.lower().endswith(_ADDRESSES):  # a folder may have an @ in its name as well
                 tokens |= _passwords(value)
         self._tokens = sorted(tokens, key=len, reverse=True)
 
