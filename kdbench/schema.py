@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 #: The oldest version whose figures mean what today's do: a baseline of it is compared as it is.
 COMPARABLE_SINCE = 4
 
