@@ -345,6 +345,14 @@ _OUTCOME_COLUMNS = (
         "block up to 512 bytes or more",
         _NOT_COUNTED,
     ),
+    _integer(
+        "unattributed_scratch_bytes",
+        "of unattributed_bytes, how much higher the peak is for what operations take and give back "
+        "within themselves, as torch's profiler tells: oneDNN's scratch and copies in other "
+        "layouts, columns of a convolution. It is the processor's and the libraries' to decide; "
+        "the rest of unattributed_bytes is not",
+        _NOT_COUNTED + "; not on a CPU",
+    ),
     _number(
         "energy_step_joules",
         "energy of the card, others' use of it included, per timed step",

@@ -98,9 +98,25 @@ def test_categories_and_modules_with_their_shares(kdbench, tmp_path):
     ]
     assert modules[0]["bytes"] == 70 * MB
     assert parts["unattributed", ""]["share"] == 0.01
+    assert ("scratch", "") not in parts, "a run that does not tell it"
     told = json.loads(kdbench("show", tmp_path, "--memory", "--format", "json").out)
     assert [row["bytes"] for row in told] == frame["bytes"].tolist()
     assert told[-1]["part"] is None, "missing is null"
+
+
+def test_what_of_the_unattributed_was_scratch(kdbench, tmp_path):
+    beyond = {"unattributed_bytes": 3 * MB, "unattributed_scratch_bytes": 2 * MB}
+    committed(tmp_path, [cell_row(**beyond)])
+    said = kdbench("show", tmp_path, "--memory", "--format", "json")
+    kinds = {row["kind"]: (row["bytes"], row["share"]) for row in json.loads(said.out)}
+    assert kinds["unattributed"] == (3 * MB, 0.03)
+    assert kinds["scratch"] == (2 * MB, 0.02)
+    table = kdbench("show", tmp_path, "--memory").out.splitlines()
+    at = next(n for n, line in enumerate(table) if "unattributed, beyond the peak" in line)
+    assert "of it scratch within operations" in table[at + 1]
+    assert "2.00 MB" in table[at + 1]
+    _, texts = drawn(tmp_path, "memory")
+    assert "of it scratch within operations, up to 2.00 MB" in " ".join(texts)
 
 
 def test_as_a_table(kdbench, tmp_path):

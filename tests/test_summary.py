@@ -407,6 +407,13 @@ def test_results_come_in_parts(summed):
     assert cell["precompute_kept_bytes"] is None
 
 
+def test_on_a_cpu_scratch_is_told_apart_from_the_rest_of_the_unattributed(summed):
+    told = {"ledger_peak_bytes": 208_724, "second_peak_bytes": 309_828, "scratch_bytes": 101_072}
+    cell = cell_of(summed({"event": "result", **told}, step(0)))
+    assert (cell["allocated_peak_bytes"], cell["allocated_source"]) == (208_724, "ledger")
+    assert (cell["unattributed_bytes"], cell["unattributed_scratch_bytes"]) == (101_104, 101_072)
+
+
 def test_a_timeline_comes_in_columns_and_becomes_rows(summed):
     columns = {"moment": [0, 1], "part": ["start", "data"], "category": ["inputs", "inputs"]}
     rows = summed({"event": "timeline", **columns, "live_bytes": [8, 6]})["timeline"]
@@ -433,7 +440,7 @@ def test_on_a_card_the_allocator_is_the_source(summed):
     assert (cell["allocated_peak_bytes"], cell["allocated_source"]) == (70, "cuda-allocator")
     assert cell["reserved_peak_bytes"] == 90
     # the accounting step's own peak against its ledger: never a timed step's
-    assert cell["unattributed_bytes"] == 15
+    assert (cell["unattributed_bytes"], cell["unattributed_scratch_bytes"]) == (15, None)
 
 
 def test_the_high_water_mark_is_preferred_to_polling(summed):

@@ -44,6 +44,7 @@ class Breakdown:
         categories: those that hold something, in the order of `STACK`.
         modules: by dotted name, largest first.
         unattributed: what a second source counts beyond the ledger; None where there is none.
+        scratch: of it, what operations take within themselves; None where that is not told.
     """
 
     group: CellGroup
@@ -51,6 +52,7 @@ class Breakdown:
     categories: Sequence[Part]
     modules: Sequence[Part]
     unattributed: int | None
+    scratch: int | None
 
     @property
     def attributed(self) -> int:
@@ -71,7 +73,11 @@ def breakdowns(results: Results, groups: Iterable[CellGroup]) -> list[Breakdown]
         for (matrix, run_key), frame in steady.groupby(["matrix", "run_key"])
     }
     second = {
-        (row["matrix"], row["run_key"]): row["unattributed_bytes"] for row in results.records()
+        (row["matrix"], row["run_key"]): (
+            row["unattributed_bytes"],
+            row["unattributed_scratch_bytes"],
+        )
+        for row in results.records()
     }
     found = []
     for group in groups:
@@ -80,13 +86,15 @@ def breakdowns(results: Results, groups: Iterable[CellGroup]) -> list[Breakdown]
             continue
         own = rows[group.matrix, run_key]
         categories = {part.name: part for part in _parts(own, "category")}
+        unattributed, scratch = second[group.matrix, run_key]
         found.append(
             Breakdown(
                 group=group,
                 run_key=run_key,
                 categories=[categories[name] for name in STACK if name in categories],
                 modules=_parts(own, "module"),
-                unattributed=second[group.matrix, run_key],
+                unattributed=unattributed,
+                scratch=scratch,
             )
         )
     return found

@@ -38,8 +38,9 @@ def summary(results: Results) -> pd.DataFrame:
 
     Returns:
         `matrix`, `environment_id`, `environment_name`, `label` and `name` of the cell, the
-        `run_key` that it is of, `kind` (category, module or unattributed), `part` (its name),
-        `bytes`, `blocks` (how many storages) and `share` of the ledger's peak (0 to 1). The
+        `run_key` that it is of, `kind` (category, module, unattributed, or scratch, which is a
+        part of unattributed), `part` (its name), `bytes`, `blocks` (how many storages) and
+        `share` of the ledger's peak (0 to 1). The
         categories of a cell come to its peak; of its modules the ten with most bytes are there.
 
     Raises:
@@ -88,10 +89,11 @@ def _rows(item: Breakdown) -> Iterator[dict[str, object]]:
             share = part.size / item.attributed
             own = {"kind": kind, "part": part.name, "bytes": part.size, "blocks": part.blocks}
             yield {**cell, **own, "share": share}
-    if item.unattributed is not None:
-        share = item.unattributed / item.attributed
-        own = {"kind": "unattributed", "part": None, "bytes": item.unattributed, "blocks": None}
-        yield {**cell, **own, "share": share}
+    for kind, size in (("unattributed", item.unattributed), ("scratch", item.scratch)):
+        if size is not None:
+            share = size / item.attributed
+            own = {"kind": kind, "part": None, "bytes": size, "blocks": None}
+            yield {**cell, **own, "share": share}
 
 
 def _table(item: Breakdown) -> RenderableType:
@@ -107,9 +109,13 @@ def _table(item: Breakdown) -> RenderableType:
     for name in ("bytes", "share", "blocks"):
         table.add_column(name, justify="right", no_wrap=True)
     _add(table, item.categories, item)
-    if item.unattributed is not None:
-        beyond = Part("unattributed, beyond the peak", item.unattributed, 0)
-        table.add_row(*_cells(beyond, item)[:3], "", style="dim")
+    beyond = (
+        ("unattributed, beyond the peak", item.unattributed),
+        ("  of it scratch within operations", item.scratch or None),
+    )
+    for name, size in beyond:
+        if size is not None:
+            table.add_row(*_cells(Part(name, size, 0), item)[:3], "", style="dim")
     table.add_section()
     _add(table, item.modules[:MOST_MODULES], item)
     more = len(item.modules) - MOST_MODULES

@@ -247,6 +247,7 @@ def _memory_columns(
         columns["allocated_source"] = "profiler"
     if result.get("second_peak_bytes") is not None:
         columns["unattributed_bytes"] = result["second_peak_bytes"] - result["ledger_peak_bytes"]
+        columns["unattributed_scratch_bytes"] = result.get("scratch_bytes")
     process = highest(samples, "process_bytes", windows)
     device, idle = highest(samples, "device_bytes", windows), baseline(samples, "device_bytes")
     if process is not None:

@@ -105,7 +105,9 @@ _ADDED: Mapping[int, Mapping[str, Mapping[str, Fill]]] = {
         "phases": _unknown(("suspended",)),
         "steps": _unknown(("suspended",)),
     },
-    6: {},
+    6: {
+        "cells": _unknown(("unattributed_scratch_bytes",)),
+    },
 }
 # Columns that came while their version was in the making: its first parts lack them.
 _LATE: Mapping[int, Mapping[str, tuple[str, ...]]] = {

@@ -29,6 +29,9 @@ class Account:
     #: the step's peak by a source that shares nothing with the ledger: torch's profiler on a CPU,
     #: the allocator on CUDA, which rounds each block up to 512 B; None: there is none
     second_peak_bytes: int | None
+    #: how much of that peak is for what operations take and give back within themselves, which no
+    #: ledger sees and each processor has more or less of; None: not told, as off the CPU
+    scratch_bytes: int | None
 
 
 def account_step(session: Session, draw: Draw) -> Account:
@@ -55,14 +58,14 @@ def account_step(session: Session, draw: Draw) -> Account:
         session.probes.start_step()
         started, suspension = monotonic_ns(), Suspension()
         record.begin()
-        with work, ledger:
+        with record.operations(), work, ledger:
             result, _ = session.step(draw, mark)
         session.probes.synchronize()
         peaks = session.probes.step_peaks()
         told = {"started_ns": started, "seconds": None, "suspended": suspension.passed()}
     adopt_state(session, ledger)
-    growth = record.growth_bytes()
-    on_host = None if growth is None else before + growth
+    growth = record.growth()
+    on_host = None if growth is None else before + growth.peak_bytes
     return Account(
         ledger=ledger,
         row={**told, **peaks, "loss": float(result.loss)},
@@ -70,6 +73,7 @@ def account_step(session: Session, draw: Draw) -> Account:
         second_peak_bytes=on_host
         if session.device.type == "cpu"
         else peaks["allocated_peak_bytes"],
+        scratch_bytes=None if growth is None else growth.scratch_bytes,
     )
 
 
@@ -84,8 +88,8 @@ def profiled_peak(session: Session, draw: Draw) -> int | None:
         before = _held_bytes(session, draw)
         record.begin()
         session.step(draw)
-    growth = record.growth_bytes()
-    return None if growth is None else before + growth
+    growth = record.growth()
+    return None if growth is None else before + growth.peak_bytes
 
 
 def adopt_session(session: Session, draw: Draw, ledger: Ledger) -> None:

@@ -155,6 +155,7 @@ def _account(session: Session, events: Events, draw: Draw) -> None:
         "result",
         ledger_peak_bytes=account.ledger.peak_bytes(),
         second_peak_bytes=account.second_peak_bytes,
+        scratch_bytes=account.scratch_bytes,
         flops_step=account.work.flops,
         operations_step=account.work.operations,
         bytes_moved_step=account.work.bytes_moved,

@@ -1,19 +1,28 @@
 """What the ledger is held against: torch's own records of memory, which share no code with it.
 
 On a CPU the profiler tells of every block that torch's allocator gives and takes back, also of
-those below dispatch. On CUDA the caching allocator keeps a history of its own.
+those below dispatch: oneDNN's scratch comes from that allocator too, and there is as much of it as
+the processor's kernels ask for. So the record is read twice, at every moment and between operations
+alone; what lies between the two is scratch, whatever the processor. On CUDA the caching allocator
+keeps a history of its own.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, Protocol, Self, cast
 
 import torch
 from torch import Tensor
 from torch.autograd import profiler
+from torch.utils._python_dispatch import TorchDispatchMode
 
 _BEGIN = "kdbench.step"
+_OPERATION = "kdbench.operation"
 _MEMORY = "[memory]"
 
 
@@ -24,13 +33,31 @@ class ProfilerEvent(Protocol):
         """Return the operation's name; memory's events have one of their own."""
 
     def start_ns(self) -> int:
-        """Return when it was, in nanoseconds."""
+        """Return when it was, or began, in nanoseconds."""
+
+    def end_ns(self) -> int:
+        """Return when it ended, in nanoseconds."""
 
     def nbytes(self) -> int:
         """Return the bytes gained, or lost where negative."""
 
     def device_type(self) -> Any:  # noqa: ANN401 - torch's own enumeration
         """Return whose memory it is."""
+
+
+@dataclass(frozen=True)
+class Growth:
+    """How far the CPU's memory grew in a step, beyond what it was at the step's begin."""
+
+    #: most bytes at once
+    peak_bytes: int
+    #: most bytes at once while no operation ran: what each had taken for itself alone is left out
+    between_bytes: int
+
+    @property
+    def scratch_bytes(self) -> int:
+        """How much higher the peak is for what operations take and give back within themselves."""
+        return self.peak_bytes - self.between_bytes
 
 
 class HostRecord:
@@ -62,43 +89,85 @@ class HostRecord:
         with profiler.record_function(_BEGIN):
             pass
 
+    def operations(self) -> AbstractContextManager[object]:
+        """Return what marks the operations that are dispatched while it is entered.
+
+        Enter it before any other mode of dispatch. Without it all is taken for between operations.
+        """
+        return nullcontext() if self._profile is None else _Operations()
+
     def __exit__(self, *reason: object) -> None:
         """Stop the profiler."""
         if self._profile is not None:
             self._profile.__exit__(*reason)
 
-    def growth_bytes(self) -> int | None:
-        """Most bytes at once beyond those at `begin`; None where nothing was recorded."""
+    def growth(self) -> Growth | None:
+        """Growth since `begin`; None where nothing was recorded."""
         found = self._profile and self._profile.kineto_results
         if not found:
             return None
         # torch's own types leave out `nbytes`
-        return peak_growth(host_changes(cast("Sequence[ProfilerEvent]", found.events())))
+        return growth_of(host_changes(cast("Sequence[ProfilerEvent]", found.events())))
 
 
-def host_changes(events: Sequence[ProfilerEvent]) -> list[int]:
-    """Find the bytes that the CPU's memory gained or lost, in order, from the step's begin on.
+class _Operations(TorchDispatchMode):
+    """Marks in torch's profile where each dispatched operation begins and ends.
+
+    The mode that was entered first is called last, with nothing but the kernel below it.
+    """
+
+    def __torch_dispatch__(
+        self,
+        func: Any,  # noqa: ANN401
+        types: Any,  # noqa: ANN401
+        args: Any = (),  # noqa: ANN401
+        kwargs: Any = None,  # noqa: ANN401
+    ) -> Any:  # noqa: ANN401
+        """Run the operation between two marks."""
+        # The public `record_function` takes seven times as long, and is an operation itself.
+        with torch._C._profiler._RecordFunctionFast(_OPERATION):
+            return func(*args, **(kwargs or {}))
+
+
+def host_changes(events: Sequence[ProfilerEvent]) -> list[tuple[int, int | None]]:
+    """Find what the CPU's memory gained or lost from the step's begin on.
 
     Args:
         events: the raw events of one thread's record, which holds the mark that `begin` leaves.
+
+    Returns:
+        In order, bytes and the number of the operation that took or gave them; None: between two.
     """
     (begun,) = (event.start_ns() for event in events if event.name() == _BEGIN)
+    ran = sorted((e.start_ns(), e.end_ns()) for e in events if e.name() == _OPERATION)
+    starts = [start for start, _ in ran]
+
+    def operation(when: int) -> int | None:
+        number = bisect_right(starts, when) - 1
+        return number if number >= 0 and when <= ran[number][1] else None
+
     found = [
         (event.start_ns(), event.nbytes())
         for event in events
         if event.name() == _MEMORY and event.device_type() == torch.profiler.DeviceType.CPU
     ]
     # Of one thread, and its clock only goes forward: events of one nanosecond stay as they came.
-    return [size for when, size in sorted(found, key=lambda pair: pair[0]) if when >= begun]
+    found.sort(key=lambda pair: pair[0])
+    return [(size, operation(when)) for when, size in found if when >= begun]
 
 
-def peak_growth(changes: Iterable[int]) -> int:
-    """Return the highest sum that such changes come to from 0 on; never less than 0."""
-    live = highest = 0
-    for change in changes:
-        live += change
-        highest = max(highest, live)
-    return highest
+def growth_of(changes: Iterable[tuple[int, int | None]]) -> Growth:
+    """Add changes up, as `host_changes` finds them; neither peak is less than 0."""
+    live = peak = between = 0
+    for operation, own in groupby(changes, key=lambda change: change[1]):
+        highest = live
+        for size, _ in own:
+            live += size
+            highest = max(highest, live)
+        peak = max(peak, highest)
+        # What an operation leaves behind counts from its end on, as it does in a ledger.
+        between = max(between, live if operation is not None else highest)
+    return Growth(peak, between)
 
 
 def storage_bytes(tensors: Iterable[Tensor]) -> int:

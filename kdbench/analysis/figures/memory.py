@@ -174,4 +174,8 @@ def _unattributed_notes(found: Sequence[Breakdown]) -> list[str]:
     gaps = [item.unattributed or 0 for item in told]
     low, high = (format_value(size, "bytes") for size in (min(gaps), max(gaps)))
     span = low if low == high else f"{low} to {high}"
-    return [f"Unattributed: what {source} counts beyond the ledger, {span}."]
+    scratch = max(item.scratch or 0 for item in told)
+    of_it = f"; of it scratch within operations, up to {format_value(scratch, 'bytes')}"
+    return [
+        f"Unattributed: what {source} counts beyond the ledger, {span}{of_it if scratch else ''}."
+    ]
