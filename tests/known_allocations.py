@@ -1,9 +1,11 @@
-"""A worker that allocates what is known: `python known_allocations.py EVENTS.jsonl`.
+"""A worker that allocates what is known: `python known_allocations.py EVENTS.jsonl SAMPLES.jsonl`.
 
-It tells its phases as a worker does, each with `held` (bytes that it allocates in it), `resident`
-(its resident memory before) and `counted` (the ledger's peak of the same tensors).
+It holds a plateau until a sample of it is in the second file, however late that comes. It tells its
+phases as a worker does, each with `held` (bytes that it allocates in it), `resident` (its resident
+memory before) and `counted` (the ledger's peak of the same tensors).
 """
 
+import json
 import sys
 import time
 from pathlib import Path
@@ -16,16 +18,12 @@ from kdbench.worker.ledger import Ledger
 from kdbench.worker.probes import Probes
 
 MIB = 2**20
-# phase, MiB, seconds: a plateau, a spike between two samples, a lower plateau
-PROFILE = (
-    ("warmup", 128, 0.6),
-    ("measure", 256, 0.6),
-    ("account", 1024, 0.02),
-    ("evaluate", 64, 0.6),
-)
+SPIKE = "account"
+# phase, MiB: a plateau, a spike that samples may miss, a lower plateau
+PROFILE = (("warmup", 128), ("measure", 256), (SPIKE, 1024), ("evaluate", 64))
 
 
-def main(path):
+def main(path, samples):
     events, probes = Events(path), Probes(torch.device("cpu"))
     process = psutil.Process()
     torch.set_num_threads(1)
@@ -34,17 +32,27 @@ def main(path):
     # A sampler that is told of this process only now has seen it before the first phase.
     print("up", flush=True)
     sys.stdin.readline()
-    for name, size, seconds in PROFILE:
+    for name, size in PROFILE:
         with events.phase(name, probes) as phase:
             resident = process.memory_info().rss
             ledger = Ledger(torch.device("cpu"))
             with ledger:
                 held = allocate(size * MIB)
-            time.sleep(seconds)
+            if name != SPIKE:
+                wait_for_sample(samples, after=time.monotonic_ns())
             phase |= {"held": size * MIB, "resident": resident, "counted": ledger.peak_bytes()}
             del held
     print("done", flush=True)
     sys.stdin.readline()
+
+
+def wait_for_sample(path, *, after):
+    """Wait for a sample that was taken after a moment; they are written once a second."""
+    while True:
+        whole = [line for line in path.read_text().splitlines(keepends=True) if line[-1] == "\n"]
+        if whole and json.loads(whole[-1])["monotonic_ns"] > after:
+            return
+        time.sleep(0.02)
 
 
 def allocate(size):
@@ -53,4 +61,4 @@ def allocate(size):
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(*map(Path, sys.argv[1:]))

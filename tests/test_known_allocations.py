@@ -14,7 +14,7 @@ from kdbench.orchestrate.sampling import SamplerProcess
 from kdbench.orchestrate.spool import read_lines
 from kdbench.orchestrate.summary import summarise
 from tests.conftest import REPOSITORY
-from tests.known_allocations import MIB, PROFILE
+from tests.known_allocations import MIB, PROFILE, SPIKE
 from tests.models import tiny_run
 
 pytestmark = pytest.mark.skipif(not can_reset_peak(), reason="the kernel keeps no resettable mark")
@@ -22,7 +22,6 @@ pytestmark = pytest.mark.skipif(not can_reset_peak(), reason="the kernel keeps n
 # Pages that come and go beside the tensors; and the kernel keeps its mark from counters that lag by
 # some pages for each processor, where a sample's are summed: 0.2 MiB were seen on two processors.
 SLACK = 8 * MIB
-SPIKE = "account"
 ENVIRONMENT = dict.fromkeys(
     ("cpu_model", "gpu_name", "driver_version", "torch_version", "git_revision")
 )
@@ -36,7 +35,7 @@ def seen(tmp_path_factory):
     script = Path(__file__).with_name("known_allocations.py")
     path = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
     with subprocess.Popen(
-        [sys.executable, str(script), str(folder / "events.jsonl")],
+        [sys.executable, str(script), *(str(folder / f"{n}.jsonl") for n in ("events", "samples"))],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         env={**os.environ, "PYTHONPATH": path},
     ) as worker:  # fmt: skip
@@ -68,8 +67,8 @@ def summarised(seen, tmp_path, *, exact):
 
 def test_the_exact_planes_know_every_byte(seen):
     phases = {event["phase"]: event for event in seen[0] if event["event"] == "phase"}
-    assert list(phases) == [name for name, _, _ in PROFILE]
-    for name, size, _ in PROFILE:
+    assert list(phases) == [name for name, _ in PROFILE]
+    for name, size in PROFILE:
         phase = phases[name]
         assert phase["counted"] == size * MIB, "the ledger, to the byte"
         assert phase["host_source"] == "vmhwm"
@@ -80,7 +79,7 @@ def test_the_exact_planes_know_every_byte(seen):
 def test_samples_are_a_lower_bound_and_are_called_one(seen, tmp_path):
     exact = {row["phase"]: row for row in summarised(seen, tmp_path, exact=True)["phases"]}
     polled = {row["phase"]: row for row in summarised(seen, tmp_path, exact=False)["phases"]}
-    for name, _, _ in PROFILE:
+    for name, _ in PROFILE:
         assert exact[name]["host_source"] == "vmhwm"
         if polled[name]["host_peak_bytes"] is None:  # too short for any sample
             assert (name, polled[name]["host_source"]) == (SPIKE, None)

@@ -354,12 +354,20 @@ def test_the_ladder_ends_every_worker(ignored, last, grace, behave, started, mon
     assert ends(ready["grandchild"])
 
 
-def test_a_job_that_takes_too_long(behave, started, monkeypatch, tmp_path):
-    monkeypatch.setattr(launcher, "_GRACE_SECONDS", 0.2)
+def test_a_job_that_takes_too_long(behave, started, spool, monkeypatch, tmp_path):
+    monkeypatch.setattr(launcher, "_GRACE_SECONDS", LONG)
     pids = []
     run = tiny_run(tmp_path, "embed-kd", "budget.timeout_seconds=0.3")
-    behave("time.sleep(1000)")
-    outcome = started(run=run, on_start=pids.append)
+    behave("(spool / 'asleep').touch(); time.sleep(1000)")
+
+    def on_start(pid):
+        # an interpreter that is interrupted while it starts ends in ways of its own
+        deadline = time.monotonic() + LONG
+        while not (spool / "asleep").exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        pids.append(pid)
+
+    outcome = started(run=run, on_start=on_start)
     told = r"not done after \d+ s, in the phase start \(budget.timeout_seconds\)"
     assert re.fullmatch(told, outcome.timed_out)
     assert (outcome.stopped, outcome.returncode) == (None, -signal.SIGINT)
@@ -460,7 +468,7 @@ def test_a_worker_whose_parent_is_gone_already_does_nothing(behave, spool, tmp_p
 
 def test_an_interrupt_when_the_worker_has_ended(behave, started, monkeypatch):
     # All its events come with the last look, after its end: the interrupt comes then, too.
-    monkeypatch.setattr(launcher, "_TICK_SECONDS", 2)
+    monkeypatch.setattr(launcher, "_TICK_SECONDS", LONG)
     behave("emit('end', status='ok'); raise SystemExit(0)")
     outcome = started(seen=stop_at("end"))
     assert outcome.stopped

@@ -224,25 +224,26 @@ def test_an_event_is_of_the_operation_that_runs():
 
 def test_a_product_that_takes_tiles_of_its_own_moves_no_more_than_scratch():
     """A step in bf16 as a processor with AMX has it: 309,828 bytes against a ledger's 208,724."""
-    before, result, tiles, scalars = 180_000, 12_800, 117_028, 32
-    later = 208_724 - before  # most that is live at once between operations, without the scalars
+    # held before, two scalars past dispatch, the product's result, the most that it grew to later
+    before, scalars, result, later = 180_000, 32, 12_800, 28_724
+    tiles = 309_828 - before - scalars - result
     events = [
         BEGIN,
-        Event(9, scalars),  # past dispatch, between operations
+        Event(9, scalars),
         operation(10, 20),
-        Event(11, result - 32),
+        Event(11, result),
         Event(12, tiles),
         Event(19, -tiles),
         operation(30, 40),
-        Event(31, later - result + 32),
+        Event(31, later - result),
         operation(50, 60),
         Event(51, 4096),  # packed weights, kept by whoever packed them
         Event(52, -later),
     ]
     growth = growth_of(host_changes(events))
     assert before + growth.peak_bytes == 309_828
-    assert growth.scratch_bytes == 309_828 - 208_724 - scalars
     assert before + growth.between_bytes - scalars == 208_724
+    assert growth.scratch_bytes == 309_828 - 208_724 - scalars
 
 
 def test_what_an_operation_leaves_behind_is_no_scratch():

@@ -423,6 +423,9 @@ STOPS = {
 }
 
 
+ASKED = "this cell is finished first; Ctrl-C again stops it now"
+
+
 @pytest.mark.parametrize("stop", STOPS)
 def test_a_stop(stop, tiny, tmp_path):
     """The cell is a row, no worker stays, and the same command finishes the rest."""
@@ -440,15 +443,19 @@ def test_a_stop(stop, tiny, tmp_path):
         arguments, cwd=tmp_path, stdout=subprocess.PIPE, text=True, stderr=subprocess.STDOUT
     )
     worker = worker_events(tmp_path / "results/tiny", bool)[0]["pid"]
-    for number in STOPS[stop]:
+    out = ""
+    for place, number in enumerate(STOPS[stop]):
+        # two of one kind that come together are one
+        while place and ASKED not in out:
+            out += child.stdout.readline()
+            assert child.poll() is None, out
         child.send_signal(number)
-        time.sleep(0.3)  # two of one kind that come together are one
-    out, _ = child.communicate(timeout=60)
+    out += child.communicate(timeout=60)[0]
     assert child.returncode == 130, out
     assert "goes on from here" in out
     (cell,) = table(tmp_path / "results/tiny", "cells").to_dict("records")
     if stop == "SIGINT":
-        assert "this cell is finished first; Ctrl-C again stops it now" in out
+        assert ASKED in out
         assert cell["status"] == "ok", "the next one was not started"
     else:
         who = "the user" if stop == "SIGINT twice" else stop

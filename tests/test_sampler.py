@@ -192,7 +192,8 @@ def test_an_ordinary_run_is_sampled_from_before_the_worker_to_its_end(
     then = {"file": str(tmp_path / "then"), "processes": {str(worker.pid): 2 * GIB, "9": GIB}}
     script = card(used=[GIB, 4 * GIB], then=then)
     child = sampler(fake_nvml_environment(script), "--gpu-uuid", UUID).ready()
-    (first,) = child.samples()
+    # on a busy machine a second may go by before this process reads on
+    first, *_ = child.samples(unfinished=True)
     assert first["host_bytes"] is None
     assert first["process_bytes"] is None
     assert first["device_bytes"] == GIB

@@ -157,7 +157,8 @@ def test_outside_of_the_main_thread_it_hears_nothing_and_takes_nothing_over():
     assert seen == [before, True]
 
 
-HANGS = {"budget.phase_timeouts.step=3": "no step done for "}
+# Longer than any step takes, of a student this small on a machine however busy.
+HANGS = {"budget.phase_timeouts.step=10": "no step done for "}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds its processes in /proc")
@@ -171,7 +172,7 @@ def test_a_step_that_hangs_ends_its_cell_alone(limit, tiny, tmp_path, monkeypatc
     (info / "entry_points.txt").write_text("[kdbench.methods]\nhanging = hanging:HANGING\n")
     (site / "hanging.py").write_text(HANGING)
     monkeypatch.setenv("PYTHONPATH", str(site))
-    sets = [limit, 'axes.method=["hanging", "student-only"]', "budget.warmup_seconds=1"]
+    sets = [limit, 'axes.method=["hanging", "student-only"]', "budget.warmup_seconds=0.001"]
     # never narrow enough, so that both are timed for as long as this says
     sets += ["budget.max_steps=100000", "budget.measure_seconds=3", "budget.interval_width=1e-9"]
     arguments = [*("run", "--matrix", str(tiny), "--device", "cpu")]
@@ -181,7 +182,7 @@ def test_a_step_that_hangs_ends_its_cell_alone(limit, tiny, tmp_path, monkeypatc
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=280,
     )
     assert done.returncode == 1, done.stdout + done.stderr
     cells = read_table(tmp_path / "results/tiny", "cells").set_index("method")
@@ -207,8 +208,9 @@ def step(parts):
     forward = student_only(parts)
 
     def hangs(batch, mark):
-        began.append(time.monotonic())
-        while began[-1] - began[0] > 2.5:
+        # the warm-up has no time for more than a step or two
+        began.append(batch)
+        while len(began) > 20:
             time.sleep(1)
         return forward(batch, mark)
 
