@@ -66,7 +66,7 @@ min_steps = 2
 max_steps = 8
 measure_seconds = 1
 precompute_seconds = 1
-timeout_seconds = 120
+timeout_seconds = 280
 
 [presets.control]
 axes.method = ["teacher-kd", "embed-kd", "student-only"]

@@ -247,7 +247,7 @@ def test_processes_die_with_a_worker_that_is_killed(tmp_path, pictures):
         worker.kill()
         worker.wait()
         worker.stdout.close()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while any(alive(child) for child in decoders):
         assert time.monotonic() < deadline, "a process outlived the one that started it"
         time.sleep(0.02)

@@ -28,7 +28,7 @@ def kdbench(*arguments, full=("stdout",)):
             **{**streams, **dict.fromkeys(full, file)},
             text=True,
             check=False,
-            timeout=120,
+            timeout=280,
         )
 
 

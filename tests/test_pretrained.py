@@ -344,7 +344,7 @@ def test_what_the_hub_itself_answers(tmp_path):
             stdout=subprocess.PIPE,
             text=True,
             check=True,
-            timeout=60,
+            timeout=280,
         )
         server.shutdown()
     found, revision, entry, repository = asked.stdout.splitlines()

@@ -79,9 +79,9 @@ def test_every_cell_of_a_run_has_the_rates_that_the_first_measured(kdbench, tiny
     assert len(cells) == 3
     assert cells["matmul_flops_per_second"].nunique() == 1
     assert cells["copy_bytes_per_second"].nunique() == 1
-    # a processor does more than a billion operations and moves more than a gigabyte in a second
-    assert (cells["matmul_flops_per_second"] > 1e9).all()
-    assert (cells["copy_bytes_per_second"] > 1e9).all()
+    # operations and bytes, not billions of them: however little of a processor is left for it
+    assert (cells["matmul_flops_per_second"] > 1e7).all()
+    assert (cells["copy_bytes_per_second"] > 1e7).all()
     phases = pd.read_parquet(tmp_path / "results/tiny/phases")
     measured = phases[phases["phase"] == "rates"]["run_key"].tolist()
     assert measured == [cells["run_key"].iloc[0]], "once in a run"

@@ -99,7 +99,7 @@ def test_a_runner_that_is_killed_leaves_a_row(tiny, tmp_path, kdbench):
     long = ["--set", "budget.max_steps=1000000", "--set", "budget.measure_seconds=600"]
     root = tmp_path / "results/tiny"
     child = subprocess.Popen([sys.executable, "-m", "kdbench", *arguments, *long])
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while not any(b'"phase": "measure", "step": 3' in p.read_bytes() for p in events(root)):
         assert time.monotonic() < deadline
         time.sleep(0.05)

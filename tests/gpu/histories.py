@@ -75,6 +75,8 @@ def gathered(cell, device):
         return {
             "ledger_peak_bytes": account.ledger.peak_bytes(),
             "second_peak_bytes": account.second_peak_bytes,
+            # as much as the processor's kernels ask for within operations
+            "scratch_bytes": account.scratch_bytes,
             "held_elsewhere_bytes": 0,
             "segments": None,
             "steps": None,
@@ -148,6 +150,7 @@ def plain_segment(segment):
 def disagreement(told):
     """Say how ledger and history disagree; None where they agree."""
     gap = told["second_peak_bytes"] - told["ledger_peak_bytes"] - told["held_elsewhere_bytes"]
+    gap -= told.get("scratch_bytes", 0)
     if abs(gap) > _MOST_APART * told["ledger_peak_bytes"]:
         return f"the ledger is {gap:,} bytes below the second source"
     requested = told.get("requested_peak_bytes")
