@@ -116,6 +116,9 @@ class _Operations(TorchDispatchMode):
     The mode that was entered first is called last, with nothing but the kernel below it.
     """
 
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
     def __torch_dispatch__(
         self,
         func: Any,  # noqa: ANN401
