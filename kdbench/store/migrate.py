@@ -105,7 +105,10 @@ _ADDED: Mapping[int, Mapping[str, Mapping[str, Fill]]] = {
         "phases": _unknown(("suspended",)),
         "steps": _unknown(("suspended",)),
     },
-    6: {},
+    6: {
+        # no method's own layers were trained or counted
+        "cells": _unknown(("method_parameters",)),
+    },
 }
 # Columns that came while their version was in the making: its first parts lack them.
 _LATE: Mapping[int, Mapping[str, tuple[str, ...]]] = {

@@ -44,12 +44,13 @@ def account_step(session: Session, draw: Draw) -> Account:
 
     def mark(part: str) -> None:
         if part == "optimizer":  # before the optimizer's own temporaries
-            ledger.adopt_gradients(session.student)
+            adopt_gradients(session, ledger)
         ledger.mark(part)
 
     with record:
         if session.device.type == "cpu":
-            renew_gradients(session.student)
+            _renew_gradients(session)
+        session.strays.look_again()
         adopt_session(session, draw, ledger)
         before = _held_bytes(session, draw)
         session.probes.start_step()
@@ -80,7 +81,7 @@ def profiled_peak(session: Session, draw: Draw) -> int | None:
         Bytes; None where this torch has no profiler.
     """
     with HostRecord(session.device) as record:
-        renew_gradients(session.student)
+        _renew_gradients(session)
         before = _held_bytes(session, draw)
         record.begin()
         session.step(draw)
@@ -90,7 +91,8 @@ def profiled_peak(session: Session, draw: Draw) -> int | None:
 
 def adopt_session(session: Session, draw: Draw, ledger: Ledger) -> None:
     """Name to the ledger all that the step finds there."""
-    ledger.adopt_module(session.student, "parameters", prefix="student")
+    for name, module in session.trained.items():
+        ledger.adopt_module(module, "parameters", prefix=name)
     if session.teacher is not None:
         ledger.adopt_module(session.teacher, "teacher", prefix="teacher")
     if session.embeddings is not None:
@@ -99,7 +101,13 @@ def adopt_session(session: Session, draw: Draw, ledger: Ledger) -> None:
     ledger.adopt(session.data.tensors(), "inputs", "data")
     ledger.adopt(draw.tensors(), "inputs")
     adopt_state(session, ledger)
-    ledger.adopt_gradients(session.student)
+    adopt_gradients(session, ledger)
+
+
+def adopt_gradients(session: Session, ledger: Ledger) -> None:
+    """Name to the ledger the gradients that there are now."""
+    for module in session.trained.values():
+        ledger.adopt_gradients(module)
 
 
 def adopt_state(session: Session, ledger: Ledger) -> None:
@@ -115,13 +123,19 @@ def _optimizer_state(session: Session) -> Iterator[torch.Tensor]:
         yield from (v for v in own if v is not None)
 
 
+def _renew_gradients(session: Session) -> None:
+    for module in session.trained.values():
+        renew_gradients(module)
+
+
 def _held_bytes(session: Session, draw: Draw) -> int:
     """Bytes on the CPU that a training holds between two steps: found anew, not by the ledger."""
-    student, teacher = session.student, session.teacher
+    teacher = session.teacher
+    trained = [part for module in session.trained.values() for part in module.parameters()]
     tensors = [
-        *student.parameters(),
-        *student.buffers(),
-        *(p.grad for p in student.parameters() if p.grad is not None),
+        *trained,
+        *(buffer for module in session.trained.values() for buffer in module.buffers()),
+        *(p.grad for p in trained if p.grad is not None),
         *([] if teacher is None else [*teacher.parameters(), *teacher.buffers()]),
         *([] if session.embeddings is None else [session.embeddings]),
         *session.data.tensors(),
