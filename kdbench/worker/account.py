@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from kdbench.worker.augment import Draw
+from kdbench.worker.held import held_tensors
 from kdbench.worker.ledger import Ledger
 from kdbench.worker.oracle import HostRecord, renew_gradients, storage_bytes
 from kdbench.worker.suspension import Suspension
@@ -111,7 +112,8 @@ def adopt_gradients(session: Session, ledger: Ledger) -> None:
 
 
 def adopt_state(session: Session, ledger: Ledger) -> None:
-    """Name the optimizer's state to the ledger."""
+    """Name to the ledger what a step leaves behind: the optimizer's state, and the method's."""
+    ledger.adopt(_held(session), "other", "method")
     ledger.adopt(_optimizer_state(session), "optimizer_state", "optimizer")
 
 
@@ -128,6 +130,16 @@ def _renew_gradients(session: Session) -> None:
         renew_gradients(module)
 
 
+def _held(session: Session) -> list[torch.Tensor]:
+    """Find what the method keeps that is nobody else's."""
+    modules = [*session.trained.values(), *([] if session.teacher is None else [session.teacher])]
+    parameters = [p for module in modules for p in module.parameters()]
+    buffers = [buffer for module in modules for buffer in module.buffers()]
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    known = [*modules, *parameters, *buffers, *gradients, *session.data.tensors()]
+    return held_tensors(session.forward, [*known, session.embeddings, session.data])
+
+
 def _held_bytes(session: Session, draw: Draw) -> int:
     """Bytes on the CPU that a training holds between two steps: found anew, not by the ledger."""
     teacher = session.teacher
@@ -141,5 +153,6 @@ def _held_bytes(session: Session, draw: Draw) -> int:
         *session.data.tensors(),
         *draw.tensors(),
         *_optimizer_state(session),
+        *_held(session),
     ]
     return storage_bytes(tensor for tensor in tensors if tensor.device.type == "cpu")

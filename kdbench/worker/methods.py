@@ -191,6 +191,7 @@ def build_forward(method: Method, parts: Parts) -> Forward:
     try:
         forward = build(parts)
         _take_layers(parts, before, forward)
+        parts.layers.closed_by = method.step
     except InputError as error:
         raise error.elsewhere(method.step) from error
     return forward
@@ -204,7 +205,6 @@ def _take_layers(parts: Parts, before: dict[str, object], forward: Forward) -> N
     for name, layer in attached:
         if not parts.layers.has(layer):
             parts.own(name, layer)
-    parts.layers.closed = True
 
 
 def cosine_logits(features: Tensor, anchors: Tensor) -> Tensor:

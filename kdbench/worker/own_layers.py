@@ -15,14 +15,15 @@ Layer = TypeVar("Layer", nn.Module, nn.Parameter)
 
 # What these hold they run: nothing can be taken out of them.
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+_MOST_SHAPES = 4
 _HINT = "give the method's layers to parts.own(name, layer), before the first step"
 
 
 class OwnLayers(nn.Module):
     """A method's own layers, by the names that it gives them; empty where it has none."""
 
-    #: the method's step has been built, and the optimizer knows all that there is
-    closed = False
+    #: the method's step that has been built: the optimizer knows all that there is; None: not yet
+    closed_by: str | None = None
 
     def add(
         self, name: str, layer: Layer, *, device: torch.device, others: Sequence[nn.Module]
@@ -39,8 +40,12 @@ class OwnLayers(nn.Module):
         Raises:
             InputError: it is no such layer, has no size yet, or is not the method's alone.
         """
-        if self.closed:
-            raise InputError(f"the layer {brief(name)} comes too late to be trained", hint=_HINT)
+        if self.closed_by is not None:
+            raise InputError(
+                f"the layer {brief(name)} comes too late to be trained",
+                where=self.closed_by,
+                hint=_HINT,
+            )
         if not isinstance(name, str) or not name.isidentifier() or hasattr(self, name):
             raise InputError(
                 "expected a name for a layer, such as 'projector', that is not taken, "
@@ -141,9 +146,10 @@ class Strays:
             if isinstance(leaf, nn.Parameter) or any(leaf is other for other in earlier)
         ]
         if found:
-            shapes = quoted(str(list(leaf.shape)) for leaf in found)
+            shapes = ", ".join(str(list(leaf.shape)) for leaf in found[:_MOST_SHAPES])
             raise InputError(
-                f"the method's step has parameters that no optimizer trains, of shape {shapes}",
+                f"the method's step has parameters that no optimizer trains ({len(found)}), of shape "
+                f"{shapes}",
                 where=self._where,
                 hint=f"{_HINT}; or use what is not to be trained under torch.no_grad()",
             )
