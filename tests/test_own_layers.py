@@ -43,7 +43,7 @@ WRONG = {
     "buffered": "the method changed the student.*'queue'",
     "tied": "the layer 'both' has parameters of the student",
     "twice": "that is not taken, found 'projector'",
-    "tensor": "expected a module or a parameter as 'projector', found Tensor",
+    "tensor": "expected a module or a parameter as 'projector', found a plain tensor",
 }
 
 

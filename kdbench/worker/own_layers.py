@@ -56,9 +56,8 @@ class OwnLayers(nn.Module):
             _check(name, layer, others)
             layer = layer.to(device)
         elif not isinstance(layer, nn.Parameter):
-            raise InputError(
-                f"expected a module or a parameter as {name!r}, found {type(layer).__name__}"
-            )
+            found = "a plain tensor" if isinstance(layer, Tensor) else type(layer).__name__
+            raise InputError(f"expected a module or a parameter as {name!r}, found {found}")
         elif layer.device != device:
             layer = nn.Parameter(layer.detach().to(device), requires_grad=layer.requires_grad)
         setattr(self, name, layer)
@@ -148,8 +147,8 @@ class Strays:
         if found:
             shapes = ", ".join(str(list(leaf.shape)) for leaf in found[:_MOST_SHAPES])
             raise InputError(
-                f"the method's step has parameters that no optimizer trains ({len(found)}), of shape "
-                f"{shapes}",
+                "the method's step has parameters that no optimizer trains "
+                f"({len(found)}), of shape {shapes}",
                 where=self._where,
                 hint=f"{_HINT}; or use what is not to be trained under torch.no_grad()",
             )
