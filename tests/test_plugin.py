@@ -115,7 +115,9 @@ def test_a_layer_of_its_own_is_shown_apart_and_predicted(command, site, tiny, tm
         {name: pd.read_parquet(tmp_path / root / "tiny" / name) for name in ("cells", "memory")}
         for root in ("results", "predicted")
     )
-    cells, traced = (found["cells"].set_index("method") for found in (measured, foreseen))
+    cells, traced = (
+        found["cells"].set_index("method").sort_index() for found in (measured, foreseen)
+    )
     for name in ("allocated_peak_bytes", *SIZES, "flops_step", "bytes_moved_step"):
         assert (cells[name].fillna(0) == traced[name].fillna(0)).all(), name
     own, student = 16 * 24 + 24, cells.loc["student-only", "student_parameters"]
