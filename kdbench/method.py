@@ -38,11 +38,14 @@ class Method:
         teacher: what the method uses of its teacher.
         classifier: the teacher gives scores of the data set's own classes, not embeddings; for
             teacher = "step" alone. The student then has no projection.
+        projection: the student has a linear layer from the teacher's width to its own, for
+            `student.project`. False: the method has no use for it, or layers of its own.
     """
 
     step: str
     teacher: TeacherUse
     classifier: bool = False
+    projection: bool = True
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant.
@@ -70,7 +73,7 @@ class Method:
     @property
     def projects(self) -> bool:
         """Whether the student brings the teacher's embeddings to its own width."""
-        return self.has_teacher and not self.classifier
+        return self.has_teacher and not self.classifier and self.projection
 
 
 _OWN = "kdbench.worker.methods"

@@ -267,12 +267,17 @@ _OUTCOME_COLUMNS = (
     ),
     _integer(
         "parameter_bytes",
-        "parameters and buffers held during a step: the student's, and the "
+        "parameters and buffers held during a step: the student's, the method's own, and the "
         "teacher's where the step runs it. No gradients, optimizer state or activations: "
         "this is the figure that the paper's Figure 4 shows",
         "setup did not finish",
     ),
     _integer("student_parameters", "number of the student's parameters", "setup did not finish"),
+    _integer(
+        "method_parameters",
+        "number of the parameters of the method's own layers, which are trained with the student",
+        "the method has none; setup did not finish",
+    ),
     _integer(
         "allocated_peak_bytes",
         "peak of a step in the framework's allocator; predicted, of a steady one",

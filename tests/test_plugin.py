@@ -13,20 +13,23 @@ from kdbench import method as registry
 from kdbench.errors import InputError
 from kdbench.method import Method, find_method
 from tests.conftest import REPOSITORY
+from tests.test_train import digits_text
+from tests.trainings import attempt, cell_of, result_of, training_run
 
 # what it needs is there already
 OPTIONS = ("--quiet", "--no-deps", "--no-build-isolation", "--disable-pip-version-check")
-EXAMPLE = REPOSITORY / "docs/similarity-kd"
+EXAMPLES = [REPOSITORY / "docs/similarity-kd", REPOSITORY / "docs/feature-kd"]
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    """Install the example as a user would, into a folder of its own."""
+    """Install the examples as a user would, into a folder of their own."""
     folder = tmp_path_factory.mktemp("site")
-    copy = tmp_path_factory.mktemp("source") / "similarity-kd"
-    subprocess.run(["cp", "-r", EXAMPLE, copy], check=True)  # building leaves files behind
+    source = tmp_path_factory.mktemp("source")
+    subprocess.run(["cp", "-r", *EXAMPLES, source], check=True)  # building leaves files behind
+    copies = [str(source / example.name) for example in EXAMPLES]
     done = subprocess.run(
-        [sys.executable, "-m", "pip", "install", *OPTIONS, "--target", str(folder), str(copy)],
+        [sys.executable, "-m", "pip", "install", *OPTIONS, "--target", str(folder), *copies],
         capture_output=True,
         text=True,
         check=False,
@@ -87,6 +90,81 @@ def test_an_installed_method_runs_as_kdbenchs_own(command, site, tiny, tmp_path)
     assert "cannot find the method's step 'similarity_kd.step:similarity_kd'" in error
 
 
+SIZES = ("parameter_bytes", "student_parameters", "method_parameters")
+ONLY = ("--only", "method=feature-kd")
+
+
+def kept(tables, method):
+    """Bytes of a method's cell at its steady peak, by category and module."""
+    memory = tables["memory"].fillna({"module": ""})
+    own = memory["run_key"] == tables["cells"].set_index("method").loc[method, "run_key"]
+    rows = memory[own & (memory["stage"] == "steady")]
+    return rows.groupby(["category", "module"])["bytes"].sum().to_dict()
+
+
+WITH_CONTROL = 'axes.method=["student-only", "feature-kd"]'
+
+
+def test_a_layer_of_its_own_is_shown_apart_and_predicted(command, site, tiny, tmp_path):
+    arguments = ("--matrix", tiny, "--set", WITH_CONTROL)
+    done = command("run", *arguments, "--device", "cpu")
+    assert done.returncode == 0, done.stdout + done.stderr
+    predicted = command("predict", *arguments, "--out", tmp_path / "predicted")
+    assert predicted.returncode == 0, predicted.stderr
+    measured, foreseen = (
+        {name: pd.read_parquet(tmp_path / root / "tiny" / name) for name in ("cells", "memory")}
+        for root in ("results", "predicted")
+    )
+    cells, traced = (
+        found["cells"].set_index("method").sort_index() for found in (measured, foreseen)
+    )
+    for name in ("allocated_peak_bytes", *SIZES, "flops_step", "bytes_moved_step"):
+        assert (cells[name].fillna(0) == traced[name].fillna(0)).all(), name
+    own, student = 16 * 24 + 24, cells.loc["student-only", "student_parameters"]
+    assert (cells["student_parameters"] == student).all(), "no projection lies there unused"
+    assert cells.loc["feature-kd", "method_parameters"] == own
+    assert pd.isna(cells.loc["student-only", "method_parameters"])
+    assert cells.loc["feature-kd", "parameter_bytes"] == 4 * (student + own)
+    assert kept(measured, "feature-kd") == kept(foreseen, "feature-kd")
+    held = kept(measured, "feature-kd")
+    assert held["parameters", "method.projector"] == 4 * own
+    plain = kept(measured, "student-only")
+    state = held["optimizer_state", "optimizer"] - plain["optimizer_state", "optimizer"]
+    assert state == 2 * 4 * own + 2 * 4
+
+    # Given to nobody, it is not left untrained in silence.
+    step = site / "feature_kd/step.py"
+    text = step.read_text()
+    layer = "nn.Linear(parts.student.width, parts.teacher_width)"
+    step.write_text(text.replace(f'parts.own("projector", {layer})', f"{layer}.to(parts.device)"))
+    refused = [command(name, *arguments, *ONLY) for name in ("run", "predict")]
+    step.write_text(text)
+    assert [done.returncode for done in refused] == [1, 1]
+    for done in refused:
+        (line,) = [line for line in done.stdout.splitlines() if "no optimizer trains" in line]
+        assert "feature_kd.step:feature_kd: the method's step has parameters" in line
+        assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_a_training_with_a_layer_of_its_own_goes_on_to_the_bit(site, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(site)
+    registry._plugged.cache_clear()
+    matrix = tmp_path / "tiny.toml"
+    matrix.write_text(digits_text())
+    settings = ('teachers.dwarf.weights="random"', "budget.checkpoint_seconds=1e-9")
+    run = training_run(matrix, "feature-kd", *settings)
+    attempt(run, tmp_path / "whole")
+    attempt(run, tmp_path / "stopped", stop_after=7)
+    attempt(run, tmp_path / "stopped")
+    registry._plugged.cache_clear()
+    assert cell_of(tmp_path / "stopped")["steps_resumed"] == 7
+    weights, *_ = result = result_of(tmp_path / "stopped")
+    assert {"method.projector.weight", "optimizer.method.projector.bias.exp_avg"} <= weights[
+        "last"
+    ].keys()
+    assert result == result_of(tmp_path / "whole")
+
+
 def test_planning_with_an_installed_method_imports_no_torch(site, tiny):
     code = f"""
 import sys
@@ -98,12 +176,12 @@ assert "similarity_kd" in sys.modules and "torch" not in sys.modules
     subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": path}, check=True)
 
 
-def test_the_documentation_shows_the_example_as_it_is():
+def test_the_documentation_shows_the_examples_as_they_are():
     page = (REPOSITORY / "docs/methods.md").read_text()
-    files = [EXAMPLE / "pyproject.toml", *EXAMPLE.rglob("*.py")]
+    files = [path for example in EXAMPLES for path in example.rglob("*.*") if path.is_file()]
     lines = {line.strip() for file in files for line in file.read_text().splitlines()}
     shown = re.findall(r"^```(?:python|toml)\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
-    assert len(shown) == 3
+    assert len(shown) == 5
     for block in shown:
         assert {line.strip() for line in block.splitlines()} <= lines | {""}
 

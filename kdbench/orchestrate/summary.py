@@ -107,6 +107,7 @@ def summarise(
         "data_storage",
         "parameter_bytes",
         "student_parameters",
+        "method_parameters",
         "flops_step",
         "operations_step",
         "bytes_moved_step",

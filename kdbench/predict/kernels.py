@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -54,6 +54,29 @@ def card_kernels(profile: Profile) -> Iterator[None]:
         enter(_replaced(F, "scaled_dot_product_attention", attention))
         for home, name in _IN_FLOAT32:
             enter(_replaced(home, name, _in_float32(getattr(home, name))))
+        yield
+
+
+@contextmanager
+def movable_modules() -> Iterator[None]:
+    """Let modules of stand-ins be moved and converted (`.to(device)`).
+
+    torch would put another stand-in in each parameter's place, and cannot, since it refers to each
+    of them itself. Giving the parameter other data does the same.
+    """
+
+    def apply(module: nn.Module, function: Function, recurse: bool = True) -> nn.Module:
+        if recurse:
+            for child in module.children():
+                child._apply(function, recurse)
+        with torch.no_grad():
+            for parameter in module.parameters(recurse=False):
+                parameter.data = function(parameter)
+        for name, buffer in module.named_buffers(recurse=False):
+            module._buffers[name] = function(buffer)
+        return module
+
+    with _replaced(nn.Module, "_apply", apply):
         yield
 
 

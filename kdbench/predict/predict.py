@@ -111,8 +111,7 @@ def _columns(run: CellRun, profile: Profile, traced: Trace, replayed: Replay) ->
         "reserved_peak_bytes": steady.reserved,
         "first_allocated_peak_bytes": first.allocated,
         "first_reserved_peak_bytes": first.reserved,
-        "parameter_bytes": traced.parameter_bytes,
-        "student_parameters": traced.student_parameters,
+        **traced.parameters,
         # a CPU's ledger counts the teacher and its batch alone, and so does the prediction for it
         "precompute_peak_bytes": computed if on_card else traced.precompute_ledger_bytes,
         "precompute_kept_bytes": traced.precompute_kept_bytes,

@@ -17,15 +17,15 @@ from torch._subclasses import FakeTensorMode
 
 from kdbench.cell import CellRun
 from kdbench.device_profile import Profile
-from kdbench.predict.kernels import NoValues, card_kernels
+from kdbench.predict.kernels import NoValues, card_kernels, movable_modules
 from kdbench.predict.stand_ins import HOST, StandIns, first_draw
-from kdbench.worker.account import adopt_session, adopt_state
+from kdbench.worker.account import adopt_gradients, adopt_session, adopt_state
 from kdbench.worker.ledger import Ledger
 from kdbench.worker.methods import Mark
 from kdbench.worker.probes import Probes
 from kdbench.worker.setup import set_up
 from kdbench.worker.tally import Event
-from kdbench.worker.training import Session, parameter_bytes
+from kdbench.worker.training import Session, parameter_columns
 from kdbench.worker.work import WorkCounter
 
 Stage = Literal["setup", "precompute", "first", "second", "steady"]
@@ -47,8 +47,7 @@ class Trace:
         stages: for each stage in turn, its name and the number of events before it.
         releases: after so many events the cache of the allocator is emptied.
         work: what the steady step does.
-        parameter_bytes: as a measured run counts them.
-        student_parameters: their number.
+        parameters: columns of `cells`, as a measured run counts them.
         precompute_kept_bytes: what the precompute leaves for the training; None: there is none.
         precompute_ledger_bytes: its peak as a CPU's ledger tells it; None: there is none.
     """
@@ -57,8 +56,7 @@ class Trace:
     stages: list[tuple[Stage, int]]
     releases: tuple[int, ...]
     work: WorkCounter
-    parameter_bytes: int
-    student_parameters: int
+    parameters: dict[str, int | None]
     precompute_kept_bytes: int | None
     precompute_ledger_bytes: int | None
 
@@ -98,6 +96,7 @@ def trace(run: CellRun, profile: Profile) -> Trace:
         # innermost first: what is entered last sees an operation first
         stack.enter_context(FakeTensorMode())
         stack.enter_context(ledger)
+        stack.enter_context(movable_modules())
         if profile.device == "cuda":
             stack.enter_context(card_kernels(profile))
         supplies = StandIns(run, ledger, room=room, mark=mark)
@@ -125,8 +124,7 @@ def trace(run: CellRun, profile: Profile) -> Trace:
         stages=stages,
         releases=tuple(releases),
         work=work,
-        parameter_bytes=parameter_bytes(session.student, session.teacher),
-        student_parameters=sum(p.numel() for p in session.student.parameters()),
+        parameters=parameter_columns(session),
         precompute_kept_bytes=None if made is None else made.embeddings.untyped_storage().nbytes(),
         precompute_ledger_bytes=None if made is None else made.peak_bytes,
     )
@@ -154,7 +152,7 @@ def _never_overflowing(session: Session) -> None:
 def _naming(session: Session, ledger: Ledger) -> Mark:
     def mark(part: str) -> None:
         if part == "optimizer":  # before the optimizer's own temporaries
-            ledger.adopt_gradients(session.student)
+            adopt_gradients(session, ledger)
         ledger.mark(part)
 
     return mark

@@ -106,7 +106,7 @@ _ADDED: Mapping[int, Mapping[str, Mapping[str, Fill]]] = {
         "steps": _unknown(("suspended",)),
     },
     6: {
-        "cells": _unknown(("unattributed_scratch_bytes",)),
+        "cells": _unknown(("unattributed_scratch_bytes", "method_parameters")),
     },
 }
 # Columns that came while their version was in the making: its first parts lack them.

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from kdbench.worker.augment import Draw
+from kdbench.worker.held import held_tensors
 from kdbench.worker.ledger import Ledger
 from kdbench.worker.oracle import HostRecord, renew_gradients, storage_bytes
 from kdbench.worker.suspension import Suspension
@@ -47,12 +48,13 @@ def account_step(session: Session, draw: Draw) -> Account:
 
     def mark(part: str) -> None:
         if part == "optimizer":  # before the optimizer's own temporaries
-            ledger.adopt_gradients(session.student)
+            adopt_gradients(session, ledger)
         ledger.mark(part)
 
     with record:
         if session.device.type == "cpu":
-            renew_gradients(session.student)
+            _renew_gradients(session)
+        session.strays.look_again()
         adopt_session(session, draw, ledger)
         before = _held_bytes(session, draw)
         session.probes.start_step()
@@ -84,7 +86,7 @@ def profiled_peak(session: Session, draw: Draw) -> int | None:
         Bytes; None where this torch has no profiler.
     """
     with HostRecord(session.device) as record:
-        renew_gradients(session.student)
+        _renew_gradients(session)
         before = _held_bytes(session, draw)
         record.begin()
         session.step(draw)
@@ -94,7 +96,8 @@ def profiled_peak(session: Session, draw: Draw) -> int | None:
 
 def adopt_session(session: Session, draw: Draw, ledger: Ledger) -> None:
     """Name to the ledger all that the step finds there."""
-    ledger.adopt_module(session.student, "parameters", prefix="student")
+    for name, module in session.trained.items():
+        ledger.adopt_module(module, "parameters", prefix=name)
     if session.teacher is not None:
         ledger.adopt_module(session.teacher, "teacher", prefix="teacher")
     if session.embeddings is not None:
@@ -103,11 +106,18 @@ def adopt_session(session: Session, draw: Draw, ledger: Ledger) -> None:
     ledger.adopt(session.data.tensors(), "inputs", "data")
     ledger.adopt(draw.tensors(), "inputs")
     adopt_state(session, ledger)
-    ledger.adopt_gradients(session.student)
+    adopt_gradients(session, ledger)
+
+
+def adopt_gradients(session: Session, ledger: Ledger) -> None:
+    """Name to the ledger the gradients that there are now."""
+    for module in session.trained.values():
+        ledger.adopt_gradients(module)
 
 
 def adopt_state(session: Session, ledger: Ledger) -> None:
-    """Name the optimizer's state to the ledger."""
+    """Name to the ledger what a step leaves behind: the optimizer's state, and the method's."""
+    ledger.adopt(_held(session), "other", "method")
     ledger.adopt(_optimizer_state(session), "optimizer_state", "optimizer")
 
 
@@ -119,17 +129,34 @@ def _optimizer_state(session: Session) -> Iterator[torch.Tensor]:
         yield from (v for v in own if v is not None)
 
 
+def _renew_gradients(session: Session) -> None:
+    for module in session.trained.values():
+        renew_gradients(module)
+
+
+def _held(session: Session) -> list[torch.Tensor]:
+    """Find what the method keeps that is nobody else's."""
+    modules = [*session.trained.values(), *([] if session.teacher is None else [session.teacher])]
+    parameters = [p for module in modules for p in module.parameters()]
+    buffers = [buffer for module in modules for buffer in module.buffers()]
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    known = [*modules, *parameters, *buffers, *gradients, *session.data.tensors()]
+    return held_tensors(session.forward, [*known, session.embeddings, session.data])
+
+
 def _held_bytes(session: Session, draw: Draw) -> int:
     """Bytes on the CPU that a training holds between two steps: found anew, not by the ledger."""
-    student, teacher = session.student, session.teacher
+    teacher = session.teacher
+    trained = [part for module in session.trained.values() for part in module.parameters()]
     tensors = [
-        *student.parameters(),
-        *student.buffers(),
-        *(p.grad for p in student.parameters() if p.grad is not None),
+        *trained,
+        *(buffer for module in session.trained.values() for buffer in module.buffers()),
+        *(p.grad for p in trained if p.grad is not None),
         *([] if teacher is None else [*teacher.parameters(), *teacher.buffers()]),
         *([] if session.embeddings is None else [session.embeddings]),
         *session.data.tensors(),
         *draw.tensors(),
         *_optimizer_state(session),
+        *_held(session),
     ]
     return storage_bytes(tensor for tensor in tensors if tensor.device.type == "cpu")

@@ -24,7 +24,7 @@ from kdbench.worker.resume import Checkpoints
 from kdbench.worker.setup import set_up
 from kdbench.worker.timeline import timeline
 from kdbench.worker.train import emit_step, train
-from kdbench.worker.training import Session, parameter_bytes
+from kdbench.worker.training import Session, parameter_columns
 
 
 def measure_cell(
@@ -124,11 +124,7 @@ def _set_up(
     if run.cell.training.compile:
         with events.phase("compile", probes):
             session.compile()
-    events.emit(
-        "result",
-        parameter_bytes=parameter_bytes(session.student, session.teacher),
-        student_parameters=sum(p.numel() for p in session.student.parameters()),
-    )
+    events.emit("result", **parameter_columns(session))
     return session
 
 

@@ -1,23 +1,25 @@
 """The methods: what each makes of a batch. One loop runs them all (`training.py`).
 
 What a method needs of its teacher is declared in `kdbench.method`; here is the step itself. A
-package that adds a method writes a function like those below: `Parts` in, `Forward` out.
+package that adds a method writes a function like those below: `Parts` in, `Forward` out. Layers
+of its own it gives to `Parts.own`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from kdbench.errors import InputError
 from kdbench.method import Method
 from kdbench.settings import Training
+from kdbench.worker.own_layers import Layer, OwnLayers, contents, take_attached
 from kdbench.worker.student import Student
 
 Value = TypeVar("Value")
@@ -61,6 +63,34 @@ class Parts:
     teacher: Callable[[Tensor], Tensor] | None = None
     #: mean teacher embedding of each class, [classes, teacher width]
     class_embeddings: Tensor | None = None
+    #: of the teacher's embeddings; None where there is no teacher, or it scores classes
+    teacher_width: int | None = None
+    #: what `own` was given
+    layers: OwnLayers = field(default_factory=OwnLayers)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the student is."""
+        return self.student.class_token.device
+
+    def own(self, name: str, layer: Layer) -> Layer:
+        """Have a layer of the method's own trained with the student.
+
+        To be called while the step is built. The layer is in the optimizer, in checkpoints and in
+        the figures of parameters and memory, as `method.<name>`.
+
+        Args:
+            name: an identifier, another for each layer.
+            layer: a module or a parameter; of a module all its parameters and buffers.
+
+        Returns:
+            The layer, on the training's device.
+
+        Raises:
+            InputError: it is no such layer, or has the student's or the teacher's parameters.
+        """
+        others = [part for part in (self.student, self.teacher) if isinstance(part, nn.Module)]
+        return self.layers.add(name, layer, device=self.device, others=others)
 
 
 def teacher_kd(parts: Parts) -> Forward:
@@ -143,8 +173,11 @@ def student_only(parts: Parts) -> Forward:
 def build_forward(method: Method, parts: Parts) -> Forward:
     """Find a method's step by the name that it declares, and build its forward pass.
 
+    Afterwards `parts.layers` has all that is the method's, and the student is what it was: layers
+    that were put on it, or that the forward pass has as a module, count as the method's own.
+
     Raises:
-        InputError: there is no such function.
+        InputError: there is no such function, or what it makes cannot be trained.
     """
     module, _, name = method.step.partition(":")
     try:
@@ -154,7 +187,24 @@ def build_forward(method: Method, parts: Parts) -> Forward:
             f"cannot find the method's step {method.step!r}: {error}",
             hint="mend or remove the package that declares it",
         ) from error
-    return build(parts)
+    before = contents(parts.student)
+    try:
+        forward = build(parts)
+        _take_layers(parts, before, forward)
+        parts.layers.closed_by = method.step
+    except InputError as error:
+        raise error.elsewhere(method.step) from error
+    return forward
+
+
+def _take_layers(parts: Parts, before: dict[str, object], forward: Forward) -> None:
+    attached = list(take_attached(parts.student, before))
+    step = getattr(forward, "__self__", forward)  # a module's method, or a module
+    if isinstance(step, nn.Module) and step is not parts.student:
+        attached.append(("step", step))
+    for name, layer in attached:
+        if not parts.layers.has(layer):
+            parts.own(name, layer)
 
 
 def cosine_logits(features: Tensor, anchors: Tensor) -> Tensor:

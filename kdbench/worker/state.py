@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kdbench.worker.checkpoint import LOSSES, Header, Standing, UnusableError
 from kdbench.worker.training import Session
 
 # What AdamW keeps of each parameter, once it has had a gradient.
 _ADAMW = ("exp_avg", "exp_avg_sq", "step")
-_STUDENT, _OPTIMIZER = "student.", "optimizer."
+_OPTIMIZER = "optimizer."
 _CPU_RANDOM, _CUDA_RANDOM = "random.cpu", "random.cuda"
 
 Scaler = dict[str, int | float]
@@ -22,14 +22,14 @@ def collect(session: Session, standing: Standing) -> dict[str, Tensor]:
     """Gather what a training needs to go on.
 
     Returns:
-        By name, on the host: the student's weights as `student.<name>`, the optimizer's state as
-        `optimizer.<name>.<exp_avg|exp_avg_sq|step>`, the state of torch's random generators, and
-        the running epoch's losses. On a CPU these are the training's own tensors, not copies.
+        By name, on the host: the student's weights as `student.<name>`, the method's own as
+        `method.<name>`, the optimizer's state as `optimizer.<name>.<exp_avg|exp_avg_sq|step>`,
+        where a name of the method's own begins with `method.`, the state of torch's random
+        generators, and the running epoch's losses. On a CPU these are the training's own tensors,
+        not copies.
     """
-    tensors = {
-        _STUDENT + name: tensor.detach() for name, tensor in session.student.state_dict().items()
-    }
-    for name, parameter in session.student.named_parameters():
+    tensors = dict(_weights(session))
+    for name, parameter in _parameters(session):
         for key, value in session.optimizer.state.get(parameter, {}).items():
             tensors[f"{_OPTIMIZER}{name}.{key}"] = value.detach()
     tensors |= _random_states(session)
@@ -50,9 +50,10 @@ def restore(session: Session, header: Header, tensors: Mapping[str, Tensor]) -> 
         random.set_state(tensors[_CPU_RANDOM])
     except RuntimeError as error:
         raise UnusableError("its random generator's state is none") from error
-    session.student.load_state_dict(
-        {name: tensors[_STUDENT + name] for name in session.student.state_dict()}
-    )
+    for prefix, module in session.trained.items():
+        own = {name: tensors.get(f"{prefix}.{name}") for name in module.state_dict()}
+        # not strictly: of one tensor with several names the others are not there
+        module.load_state_dict({n: t for n, t in own.items() if t is not None}, strict=False)
     _restore_optimizer(session, tensors)
     if session.scaler is not None and header.scaler is not None:
         session.scaler.load_state_dict(header.scaler)
@@ -66,9 +67,25 @@ def scaler_state(session: Session) -> Scaler | None:
     return None if session.scaler is None else dict(session.scaler.state_dict())
 
 
+def _weights(session: Session) -> Iterator[tuple[str, Tensor]]:
+    """Name the weights and buffers of all that is trained, each tensor once."""
+    known = set()
+    for prefix, module in session.trained.items():
+        for name, tensor in module.state_dict(keep_vars=True).items():
+            if id(tensor) not in known:
+                known.add(id(tensor))
+                yield f"{prefix}.{name}", tensor.detach()
+
+
+def _parameters(session: Session) -> Iterator[tuple[str, nn.Parameter]]:
+    """Name the optimizer's parameters in its order; the student's are the ones without a prefix."""
+    yield from session.student.named_parameters()
+    yield from session.layers.named_parameters(prefix="method")
+
+
 def _restore_optimizer(session: Session, tensors: Mapping[str, Tensor]) -> None:
     optimizer, state = session.optimizer, {}
-    for number, (name, _) in enumerate(session.student.named_parameters()):
+    for number, (name, _) in enumerate(_parameters(session)):
         if f"{_OPTIMIZER}{name}.step" in tensors:
             # copies: what was read may share its memory with the file
             state[number] = {key: tensors[f"{_OPTIMIZER}{name}.{key}"].clone() for key in _ADAMW}
@@ -123,9 +140,8 @@ def _wanted(
     session: Session, header: Header, tensors: Mapping[str, Tensor]
 ) -> Iterator[tuple[str, Tensor]]:
     """Name every tensor of a whole checkpoint, each with one of its type and shape."""
-    for name, tensor in session.student.state_dict().items():
-        yield _STUDENT + name, tensor
-    for name, parameter in session.student.named_parameters():
+    yield from _weights(session)
+    for name, parameter in _parameters(session):
         # all of a parameter's or nothing: it may not have had a gradient yet
         if any(f"{_OPTIMIZER}{name}.{key}" in tensors for key in _ADAMW):
             for key in _ADAMW:

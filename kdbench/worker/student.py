@@ -85,8 +85,8 @@ class Student(nn.Module):
         shape: patch size, width, depth, heads.
         image_size: side of the input in pixels, divisible by the patch size.
         classes: outputs of the classifier.
-        teacher_width: width of the teacher's embeddings; None for a student without a teacher,
-            which then has no projection.
+        teacher_width: width of the teacher's embeddings; None for a student that does not project
+            them, and then has no projection.
         attention: eager keeps the attention weights as plain tensors; sdpa leaves the choice of
             a kernel to torch.
         checkpointing: in training, keep each block's input alone, and compute the block again in
@@ -104,7 +104,8 @@ class Student(nn.Module):
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        width = shape.width
+        #: of its features
+        self.width = width = shape.width
         self.checkpointing = checkpointing
         patches = (image_size // shape.patch_size) ** 2
         self.patches = nn.Conv2d(3, width, shape.patch_size, stride=shape.patch_size, bias=False)
@@ -135,6 +136,6 @@ class Student(nn.Module):
     def project(self, embeddings: Tensor) -> Tensor:
         """Bring teacher embeddings [n, teacher width] to the student's width, [n, width]."""
         if self.projection is None:
-            raise RuntimeError("this student was built without a teacher")
+            raise RuntimeError("this student was built without a projection")
         projected: Tensor = self.projection(embeddings)
         return projected

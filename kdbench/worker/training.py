@@ -18,6 +18,7 @@ from kdbench.worker.compiled import compile_lazily, compile_now, eagerly
 from kdbench.worker.data import DataSet
 from kdbench.worker.methods import Batch, Forward, Mark, Parts, StepResult, build_forward
 from kdbench.worker.oracle import storage_bytes
+from kdbench.worker.own_layers import OwnLayers, Strays
 from kdbench.worker.precision import autocast, make_scaler, set_precision
 from kdbench.worker.probes import Probes
 from kdbench.worker.student import Student
@@ -44,16 +45,24 @@ class Session:
     seed: int
     data: DataSet
     student: Student
+    #: the method's own layers, which are trained with the student; empty where it has none
+    layers: OwnLayers
     optimizer: torch.optim.Optimizer
     #: scales the loss of an fp16 training, and is part of its state; None for the others
     scaler: torch.amp.GradScaler | None
     forward: Forward
+    strays: Strays
     probes: Probes
     clock: StepClock
     #: the module that the step runs on every batch; None where it runs none
     teacher: nn.Module | None
     #: computed before the first step: [classes, width] or [images, flips, width]
     embeddings: torch.Tensor | None
+
+    @property
+    def trained(self) -> dict[str, nn.Module]:
+        """What the optimizer trains, in its order, by the name that its parts go under."""
+        return {"student": self.student, "method": self.layers}
 
     def draws(self, epoch: int) -> Iterator[Draw]:
         """Draw an epoch's batches."""
@@ -86,6 +95,7 @@ class Session:
         self.optimizer.zero_grad(set_to_none=True)
         with autocast(self.cell.training.precision, self.device):
             result = self.forward(batch, mark)
+        self.strays.look(result.loss)
         mark("backward")
         if self.scaler is None:
             result.loss.backward()
@@ -115,18 +125,21 @@ class Session:
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Have the student in evaluation mode, in the training's precision, and not compiled.
+        """Have all layers in evaluation mode, in the training's precision, and not compiled.
 
         The precision is the training's, because that is how such a student would be used: an
         accuracy belongs to the arithmetic as much as to the weights.
         """
-        self.student.eval()
+        modes = [(part, part.training) for m in self.trained.values() for part in m.modules()]
+        for module in self.trained.values():
+            module.eval()
         with (
             autocast(self.cell.training.precision, self.device),
             eagerly(compiled=self.cell.training.compile),
         ):
             yield
-        self.student.train()
+        for part, training in modes:  # a method may have frozen parts of its own
+            part.training = training
 
     def timed_step(self, draw: Draw) -> tuple[dict[str, Any], StepResult, Batch]:
         """Run one step under the clock; returns its row as well."""
@@ -150,13 +163,14 @@ def build_session(
     embeddings: torch.Tensor | None,
     probes: Probes,
 ) -> Session:
-    """Build student, optimizer and method.
+    """Build student, method and optimizer.
 
     The seed is set here and nowhere before: a seed gives every method the same student, whatever
-    the method computed earlier.
+    the method computed earlier or draws for its own layers.
 
     Raises:
-        InputError: the device does not compute in the cell's precision.
+        InputError: the device does not compute in the cell's precision, or the method's layers
+            cannot be trained.
     """
     training, declared = cell.training, cell.declared
     set_precision(training.precision, device)
@@ -173,17 +187,20 @@ def build_session(
         student = student.to(device)
     if training.compile:
         compile_lazily(student)
-    optimizer = torch.optim.AdamW(
-        student.parameters(),
-        training.learning_rate,
-        weight_decay=training.weight_decay,
-        **_KERNELS[training.optimizer_kernels],
-    )
     parts = Parts(
         student=student,
         training=training,
         teacher=teacher,
         class_embeddings=embeddings if declared.teacher == "class-embeddings" else None,
+        teacher_width=cell.teacher.width if cell.teacher and not declared.classifier else None,
+    )
+    forward = build_forward(declared, parts)
+    # after the method: it has the method's layers, too
+    optimizer = torch.optim.AdamW(
+        [*student.parameters(), *parts.layers.parameters()],
+        training.learning_rate,
+        weight_decay=training.weight_decay,
+        **_KERNELS[training.optimizer_kernels],
     )
     return Session(
         cell=cell,
@@ -191,9 +208,11 @@ def build_session(
         seed=seed,
         data=data,
         student=student,
+        layers=parts.layers,
         optimizer=optimizer,
         scaler=make_scaler(training.precision, device),
-        forward=build_forward(declared, parts),
+        forward=forward,
+        strays=Strays(optimizer, declared.step),
         probes=probes,
         clock=step_clock(device),
         teacher=teacher,
@@ -206,6 +225,18 @@ def _of_images(embeddings: torch.Tensor, draw: Draw) -> torch.Tensor:
     if draw.flips is None:
         return embeddings[draw.indices, 0]
     return embeddings[draw.indices, draw.flips.long()]
+
+
+def parameter_columns(session: Session) -> dict[str, int | None]:
+    """Count what a step holds of parameters: columns of `cells`."""
+    student, own = (
+        sum(p.numel() for p in module.parameters()) for module in session.trained.values()
+    )
+    return {
+        "parameter_bytes": parameter_bytes(*session.trained.values(), session.teacher),
+        "student_parameters": student,
+        "method_parameters": own or None,
+    }
 
 
 def parameter_bytes(*modules: nn.Module | None) -> int:

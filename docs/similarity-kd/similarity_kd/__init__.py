@@ -2,4 +2,6 @@
 
 from kdbench.method import Method
 
-METHOD = Method(step="similarity_kd.step:similarity_kd", teacher="image-embeddings")
+METHOD = Method(
+    step="similarity_kd.step:similarity_kd", teacher="image-embeddings", projection=False
+)
