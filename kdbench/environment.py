@@ -12,6 +12,8 @@ from typing import Any
 
 import psutil
 
+from kdbench.errors import printable
+
 _PACKAGES = (
     "kdbench",
     "torch",
@@ -44,6 +46,7 @@ def collect_environment(gpu: dict[str, Any] | None) -> dict[str, Any]:
         "packages": {name: package_version(name) for name in _PACKAGES},
         "torch_version": package_version("torch"),
         "torch_cuda": torch_cuda_build(),
+        "torch_build": torch_build(),
         "git_revision": git_revision(),
         "gpu_name": gpu and gpu.get("name"),
         "driver_version": gpu and gpu.get("driver_version"),
@@ -67,15 +70,46 @@ def package_version(name: str) -> str | None:
 
 def torch_cuda_build() -> str | None:
     """CUDA version that the installed torch was built for, read from its files; None for none."""
+    found = _torch_builds().get("cuda")
+    # what else a version's text may hold is a build's own
+    return found if found and re.fullmatch(r"[\d.]+", found) else None
+
+
+def torch_build() -> str:
+    """Name what the installed torch was built for: a platform of cards, or the CPU."""
+    builds = _torch_builds()
+    for name, platform_ in _PLATFORMS.items():
+        if name in builds:
+            return platform_.format(printable(builds[name]))
+    return "the CPU"
+
+
+def built_for_other_cards() -> bool:
+    """Whether the installed torch computes on cards that are not NVIDIA's."""
+    return not _torch_builds().keys().isdisjoint(("hip", "rocm", "xpu"))
+
+
+# By the names in torch's version.py: a ROCm build calls its devices cuda all the same.
+_PLATFORMS = {
+    "hip": "ROCm {} (AMD's cards)",
+    "rocm": "ROCm {} (AMD's cards)",
+    "xpu": "XPU {} (Intel's cards)",
+    "cuda": "CUDA {}",
+}
+
+
+def _torch_builds() -> dict[str, str]:
+    """Read what torch's files say that it was built for, by platform."""
     spec = util.find_spec("torch")
     if spec is None or not spec.submodule_search_locations:
-        return None
+        return {}
+    file = Path(spec.submodule_search_locations[0]) / "version.py"
     try:
-        text = (Path(spec.submodule_search_locations[0]) / "version.py").read_text()
+        text = file.read_text(errors="replace")
     except OSError:
-        return None
-    found = re.search(r"^cuda\b[^=]*=\s*['\"]([\d.]+)['\"]", text, re.MULTILINE)
-    return found[1] if found else None
+        return {}
+    told = re.findall(r"^(cuda|hip|rocm|xpu)\b[^=]*=\s*['\"]([^'\"]+)['\"]", text, re.MULTILINE)
+    return dict(told)
 
 
 def cpu_model() -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from kdbench.cell import CellRun
 from kdbench.environment import collect_environment, decisive
@@ -81,6 +82,19 @@ def run_matrix(
     return _Runner(matrix, out, device, progress).run(retry=set(retry), fresh=fresh)
 
 
+def _card(device: ResolvedDevice) -> dict[str, Any] | None:
+    """Describe a run's card for its environment; None on the CPU."""
+    gpu = device.gpu
+    if gpu is None and device.name is None:
+        return None
+    return {
+        "name": device.card_name,
+        "uuid": gpu and gpu.uuid,
+        "driver_version": gpu and gpu.driver_version,
+        "memory_bytes": gpu and gpu.memory_total_bytes,
+    }
+
+
 class _Runner:
     def __init__(
         self, matrix: Matrix, out: Path, device: ResolvedDevice, progress: Progress
@@ -89,17 +103,7 @@ class _Runner:
         self._device = device
         self._progress = progress
         self._stopping = Stopping()
-        gpu = device.gpu
-        self._environment = collect_environment(
-            None
-            if gpu is None
-            else {
-                "name": gpu.name,
-                "uuid": gpu.uuid,
-                "driver_version": gpu.driver_version,
-                "memory_bytes": gpu.memory_total_bytes,
-            }
-        )
+        self._environment = collect_environment(_card(device))
         worker, self._machine = worker_digest(), decisive(self._environment)
         self._runs = [
             (run.run_key(worker_digest=worker, environment=self._machine), run)
