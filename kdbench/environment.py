@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import subprocess
+from collections.abc import Mapping
 from importlib import metadata, util
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import psutil
 
 from kdbench.errors import printable
+from kdbench.runtime_settings import asked_threads, limited_processors, runtime_settings
 
 _PACKAGES = (
     "kdbench",
@@ -28,16 +30,21 @@ _PACKAGES = (
 )
 
 
-def collect_environment(gpu: dict[str, Any] | None) -> dict[str, Any]:
+def collect_environment(
+    gpu: dict[str, Any] | None, worker: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Describe machine and packages, all JSON values; what is not known is None.
 
     Args:
         gpu: what NVML says of the card that the run uses, if it uses one.
+        worker: the environment that its workers get; None: it has none.
     """
+    usable = _usable_cpus()
+    limited = limited_processors(usable, os.cpu_count())
     return {
         "cpu_model": cpu_model(),
         "cpu_count": os.cpu_count(),
-        "cpu_usable": _usable_cpus(),
+        "cpu_usable": usable,
         "memory_bytes": psutil.virtual_memory().total,
         "system": platform.system(),
         "kernel": platform.release(),
@@ -51,12 +58,14 @@ def collect_environment(gpu: dict[str, Any] | None) -> dict[str, Any]:
         "gpu_name": gpu and gpu.get("name"),
         "driver_version": gpu and gpu.get("driver_version"),
         "gpu": gpu,
+        "threads": None if worker is None else asked_threads(worker, usable),
+        "runtime_settings": None if worker is None else runtime_settings(worker, limited),
     }
 
 
 def decisive(environment: dict[str, Any]) -> dict[str, str | None]:
     """Pick the parts that a result depends on: another value is another run."""
-    keys = ("torch_version", "cpu_model", "gpu_name", "driver_version")
+    keys = ("torch_version", "cpu_model", "gpu_name", "driver_version", "runtime_settings")
     return {key: environment[key] for key in keys}
 
 

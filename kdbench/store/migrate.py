@@ -105,7 +105,10 @@ _ADDED: Mapping[int, Mapping[str, Mapping[str, Fill]]] = {
         "phases": _unknown(("suspended",)),
         "steps": _unknown(("suspended",)),
     },
-    6: {},
+    6: {
+        # older ones reached the worker too, and nobody wrote them down
+        "cells": _unknown(("runtime_settings",)),
+    },
 }
 # Columns that came while their version was in the making: its first parts lack them.
 _LATE: Mapping[int, Mapping[str, tuple[str, ...]]] = {
