@@ -6,11 +6,15 @@ import os
 import platform
 import re
 import subprocess
+from collections.abc import Mapping
 from importlib import metadata, util
 from pathlib import Path
 from typing import Any
 
 import psutil
+
+from kdbench.errors import printable
+from kdbench.runtime_settings import asked_threads, limited_processors, runtime_settings
 
 _PACKAGES = (
     "kdbench",
@@ -26,16 +30,21 @@ _PACKAGES = (
 )
 
 
-def collect_environment(gpu: dict[str, Any] | None) -> dict[str, Any]:
+def collect_environment(
+    gpu: dict[str, Any] | None, worker: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Describe machine and packages, all JSON values; what is not known is None.
 
     Args:
         gpu: what NVML says of the card that the run uses, if it uses one.
+        worker: the environment that its workers get; None: it has none.
     """
+    usable = _usable_cpus()
+    limited = limited_processors(usable, os.cpu_count())
     return {
         "cpu_model": cpu_model(),
         "cpu_count": os.cpu_count(),
-        "cpu_usable": _usable_cpus(),
+        "cpu_usable": usable,
         "memory_bytes": psutil.virtual_memory().total,
         "system": platform.system(),
         "kernel": platform.release(),
@@ -44,16 +53,19 @@ def collect_environment(gpu: dict[str, Any] | None) -> dict[str, Any]:
         "packages": {name: package_version(name) for name in _PACKAGES},
         "torch_version": package_version("torch"),
         "torch_cuda": torch_cuda_build(),
+        "torch_build": torch_build(),
         "git_revision": git_revision(),
         "gpu_name": gpu and gpu.get("name"),
         "driver_version": gpu and gpu.get("driver_version"),
         "gpu": gpu,
+        "threads": None if worker is None else asked_threads(worker, usable),
+        "runtime_settings": None if worker is None else runtime_settings(worker, limited),
     }
 
 
 def decisive(environment: dict[str, Any]) -> dict[str, str | None]:
     """Pick the parts that a result depends on: another value is another run."""
-    keys = ("torch_version", "cpu_model", "gpu_name", "driver_version")
+    keys = ("torch_version", "cpu_model", "gpu_name", "driver_version", "runtime_settings")
     return {key: environment[key] for key in keys}
 
 
@@ -67,15 +79,46 @@ def package_version(name: str) -> str | None:
 
 def torch_cuda_build() -> str | None:
     """CUDA version that the installed torch was built for, read from its files; None for none."""
+    found = _torch_builds().get("cuda")
+    # what else a version's text may hold is a build's own
+    return found if found and re.fullmatch(r"[\d.]+", found) else None
+
+
+def torch_build() -> str:
+    """Name what the installed torch was built for: a platform of cards, or the CPU."""
+    builds = _torch_builds()
+    for name, platform_ in _PLATFORMS.items():
+        if name in builds:
+            return platform_.format(printable(builds[name]))
+    return "the CPU"
+
+
+def built_for_other_cards() -> bool:
+    """Whether the installed torch computes on cards that are not NVIDIA's."""
+    return not _torch_builds().keys().isdisjoint(("hip", "rocm", "xpu"))
+
+
+# By the names in torch's version.py: a ROCm build calls its devices cuda all the same.
+_PLATFORMS = {
+    "hip": "ROCm {} (AMD's cards)",
+    "rocm": "ROCm {} (AMD's cards)",
+    "xpu": "XPU {} (Intel's cards)",
+    "cuda": "CUDA {}",
+}
+
+
+def _torch_builds() -> dict[str, str]:
+    """Read what torch's files say that it was built for, by platform."""
     spec = util.find_spec("torch")
     if spec is None or not spec.submodule_search_locations:
-        return None
+        return {}
+    file = Path(spec.submodule_search_locations[0]) / "version.py"
     try:
-        text = (Path(spec.submodule_search_locations[0]) / "version.py").read_text()
+        text = file.read_text(errors="replace")
     except OSError:
-        return None
-    found = re.search(r"^cuda\b[^=]*=\s*['\"]([\d.]+)['\"]", text, re.MULTILINE)
-    return found[1] if found else None
+        return {}
+    told = re.findall(r"^(cuda|hip|rocm|xpu)\b[^=]*=\s*['\"]([^'\"]+)['\"]", text, re.MULTILINE)
+    return dict(told)
 
 
 def cpu_model() -> str | None:

@@ -124,6 +124,14 @@ PLAN_COLUMNS = (
 
 _OUTCOME_COLUMNS = (
     _integer("threads", "CPU threads of the framework in the worker", "the worker did not start"),
+    _text(
+        "runtime_settings",
+        "what of the environment decides times or bytes, as NAME=value pairs: settings of torch, "
+        "its allocators, its compiler and the libraries below it, as the worker was given them; "
+        "`processors` is how many an affinity or a quota leaves of the machine's. How many threads "
+        "OMP_NUM_THREADS and MKL_NUM_THREADS come to is in `threads`",
+        "none is set; before version 6 they were not recorded",
+    ),
     _text("status", "ok, or how the run ended: " + ", ".join(STATUSES[1:])),
     _text(
         "caveats",

@@ -8,10 +8,12 @@ import sys
 import threading
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
+from kdbench import environment as machine
 from kdbench.errors import InputError, WorkerError
 from kdbench.orchestrate import doctor
 from kdbench.orchestrate import probe as probing
@@ -225,6 +227,92 @@ def test_a_torch_that_does_not_load_is_a_finding(fake_nvml):
     finding = found(examine(probe=broken, reaches=lambda _: None))["torch"]
     assert not finding.good
     assert "no libcudart" in finding.found
+
+
+def test_a_card_that_shares_the_hosts_memory_names_what_will_be_null(fake_nvml):
+    errors = {f"nvmlDeviceGetMemoryInfo{v}": 3 for v in ("", "_v2")}
+    fake_nvml(card(name="NVIDIA GB10", total=None, processes={"7": GIB}, errors=errors))
+    findings = look()
+    assert not findings["card 0"].good
+    assert "NVIDIA GB10, memory not told, as by a card that shares" in findings["card 0"].found
+    assert set(findings["card 0"].null) == {
+        *("device_peak_bytes", "device_source", "device_bytes", "device_idle_bytes")
+    }
+    assert findings["card 0"].lower_bound == ()
+    assert findings["card 0: per process"].good
+    fake_nvml(card(total=0, used=0, reserved=0))
+    assert "0.0 GiB" not in look()["card 0"].found
+
+
+def test_cards_of_other_jobs_are_nothing_to_mend(fake_nvml):
+    closed = {"errors": {"handle": 4}}
+    fake_nvml(card(**closed), card(uuid=OTHER_UUID), card(**closed))
+    findings = look()
+    assert findings["card 1"].good
+    assert (findings["card"].good, findings["card"].remedy) == (True, None)
+    assert "2 of 3 may not be opened by this process (cards 0, 2; Insufficient Permissions)" in (
+        findings["card"].found
+    )
+    fake_nvml(card(**closed))
+    report = examine(probe=lambda: ONE_CARD, reaches=lambda _: None)
+    first, last = (f for f in report.findings if f.name == "card")
+    assert not first.good
+    assert "--gres=gpu:1" in first.remedy
+    assert "device_peak_bytes" in last.null
+
+
+def test_a_container_that_lost_its_cards_is_told_what_to_do(fake_nvml):
+    fake_nvml(card(), init=999)
+    finding = look()["card"]
+    assert "Unknown Error" in finding.found
+    assert finding.remedy.startswith("restart the container")
+
+
+@pytest.fixture
+def torch_of(monkeypatch, tmp_path):
+    """Call with lines of torch's version.py."""
+
+    def put(lines):
+        (tmp_path / "version.py").write_text(lines)
+        spec = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
+        monkeypatch.setattr(machine.util, "find_spec", lambda _: spec)
+
+    return put
+
+
+ROCM = "cuda: Optional[str] = None\nhip: Optional[str] = '6.4.43482-0f2d60242'\nxpu = None\n"
+XPU = "cuda = None\nhip = None\nxpu: Optional[str] = '20250302'\n"
+OTHERS = [(ROCM, "ROCm 6.4.43482-0f2d60242 (AMD's cards)"), (XPU, "XPU 20250302 (Intel's cards)")]
+
+
+@pytest.mark.parametrize(("lines", "name"), OTHERS)
+def test_a_torch_for_other_cards_is_named_with_what_it_is_good_for(
+    fake_nvml, torch_of, lines, name
+):
+    torch_of(lines)
+    fake_nvml(**NO_DRIVER)
+    finding = look(seen(("AMD Instinct MI300X", None), build=None))["torch"]
+    assert f"built for {name}" in finding.found
+    assert not finding.good
+    assert finding.remedy.startswith("runs are on the CPU")
+    assert finding.null == ("reserved_peak_bytes",)
+    resolved = resolve_device("auto", probe=no_probe)
+    assert (resolved.device, f"torch is a build for {name}" in resolved.note) == ("cpu", True)
+    with pytest.raises(InputError, match=r"never tried on others; install a CUDA build"):
+        resolve_device("cuda", probe=no_probe)
+
+
+@pytest.mark.parametrize(
+    ("lines", "cuda", "told"),
+    [
+        ("cuda: Optional[str] = '12.9'\nhip = None", "12.9", "CUDA 12.9"),
+        ("cuda = None\nhip = None", None, "the CPU"),
+        ("", None, "the CPU"),
+    ],
+)
+def test_what_torch_was_built_for_is_read_from_its_files(torch_of, lines, cuda, told):
+    torch_of(lines)
+    assert (machine.torch_cuda_build(), machine.torch_build()) == (cuda, told)
 
 
 @pytest.mark.parametrize("script", [NO_DRIVER, {"gpus": [card(energy_mj=None, processes=None)]}])
@@ -474,6 +562,39 @@ def test_auto_without_a_card_is_the_cpu_and_says_why(fake_nvml, cuda_build):
     resolved = resolve_device("auto", probe=no_probe)
     assert (resolved.device, resolved.gpu) == ("cpu", None)
     assert "no NVIDIA driver" in resolved.note
+
+
+def test_auto_takes_a_card_of_which_nvml_alone_does_not_tell(fake_nvml, cuda_build):
+    fake_nvml(init=4711)
+    resolved = resolve_device("auto", probe=lambda: ONE_CARD)
+    assert (resolved.device, resolved.gpu) == ("cuda:0", None)
+    assert resolved.card_name == "Fake GPU", "what the results say of it is torch's word"
+
+
+def test_auto_takes_a_jetsons_card(fake_nvml, cuda_build, monkeypatch):
+    fake_nvml(**NO_DRIVER)
+    monkeypatch.setattr(probing, "on_tegra", lambda: True)
+    assert resolve_device("auto", probe=lambda: ONE_CARD).device == "cuda:0"
+
+
+def test_a_jetson_is_known_by_its_device_tree(tmp_path):
+    assert not probing.on_tegra(tmp_path)
+    (tmp_path / "proc/device-tree").mkdir(parents=True)
+    file = tmp_path / "proc/device-tree/compatible"
+    file.write_bytes(b"nvidia,p3737-0000+p3701-0005\0nvidia,tegra234\0")
+    assert probing.on_tegra(tmp_path)
+
+
+def test_auto_where_no_card_may_be_opened_says_so(fake_nvml, cuda_build):
+    fake_nvml(card(errors={"handle": 4}))
+    resolved = resolve_device("auto", probe=no_probe)
+    assert resolved.device == "cpu"
+    assert "none of the 1 NVIDIA cards can be used: this process may not open it" in resolved.note
+
+
+def test_a_name_that_is_no_text_gives_way_to_torchs(fake_nvml, cuda_build):
+    fake_nvml(card(name="hex:f8fff9"))
+    assert resolve_device("auto", probe=lambda: ONE_CARD).card_name == "Fake GPU"
 
 
 def test_auto_with_a_torch_for_the_cpu_is_the_cpu_and_says_why(fake_nvml, monkeypatch):

@@ -1,15 +1,26 @@
 """What is read from NVML, and that what is not told is None: the real pynvml on a fake driver."""
 
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pynvml
 import pytest
 
+from kdbench.orchestrate import binding
 from kdbench.orchestrate.card import throttle_words
 from kdbench.orchestrate.neighbours import Neighbours
-from kdbench.orchestrate.nvml import AVAILABLE, NOT_SEEN, Gpu, open_nvml, why_lost
+from kdbench.orchestrate.nvml import (
+    AVAILABLE,
+    NO_OWN_MEMORY,
+    NOT_SEEN,
+    Gpu,
+    open_nvml,
+    why_lost,
+)
+from kdbench.orchestrate.nvml_errors import fault
 from tests.fake_nvml import driver
 from tests.fake_nvml.fixtures import (  # noqa: F401
     GIB,
@@ -353,6 +364,159 @@ def test_a_lost_card_is_counted_but_not_described(fake_nvml):
     with open_nvml() as nvml:
         assert nvml.count() == 2
         assert [(gpu.index, gpu.uuid) for gpu in nvml.gpus()] == [(1, OTHER_UUID)]
+
+
+NO_TEXT = "hex:f8fff91b5b31"  # no UTF-8, and the start of a colour
+
+
+def test_a_text_that_is_none_is_escaped(fake_nvml):
+    parts = [card(uuid=MIG_UUID, name=NO_TEXT)]
+    fake_nvml(card(name=NO_TEXT, mig=1, instances=parts), driver=NO_TEXT)
+    with open_nvml() as nvml:
+        (gpu,) = nvml.gpus()
+    told = r"\xf8\xff\xf9\x1b[1"
+    assert (gpu.name, gpu.driver_version, gpu.instances[0].name) == (told, told, told)
+
+
+def test_a_uuid_that_is_no_text_takes_no_other_card_along(fake_nvml):
+    fake_nvml(card(uuid="hex:f8fff9"), card(uuid=OTHER_UUID, name=""))
+    with open_nvml() as nvml:
+        assert [(gpu.uuid, gpu.name) for gpu in nvml.gpus()] == [
+            (r"\xf8\xff\xf9", "Fake GPU 80GB"),
+            (OTHER_UUID, None),
+        ]
+
+
+def test_an_error_that_pynvml_does_not_know_is_told_whatever_its_text(fake_nvml):
+    fake_nvml(card(), init=4711, messages={"4711": NO_TEXT})
+    with open_nvml() as nvml:
+        assert "NVML error 4711" in nvml.problem
+
+
+def test_every_error_has_words():
+    codes = {n: v for n, v in vars(pynvml).items() if n.startswith("NVML_ERROR_")}
+    assert len(codes) > 25
+    for name, code in codes.items():
+        assert "NVML error" not in fault(code).name, name
+        assert fault(code).meaning
+
+
+def test_cards_that_may_not_be_opened_are_left_alone(fake_nvml):
+    closed = {"errors": {"handle": 4}}
+    fake_nvml(card(**closed), card(uuid=OTHER_UUID), card(**closed))
+    with open_nvml() as nvml:
+        assert [gpu.uuid for gpu in nvml.gpus()] == [OTHER_UUID]
+        assert [(i, why.name) for i, why in nvml.silent()] == [
+            (0, "Insufficient Permissions"),
+            (2, "Insufficient Permissions"),
+        ]
+        assert nvml.why_none() is None
+    fake_nvml(card(**closed))
+    with open_nvml() as nvml:
+        assert "this process may not open it" in nvml.why_none()
+
+
+def test_an_instance_of_a_card_that_does_not_tell_of_mig_is_found(fake_nvml):
+    fake_nvml(card(**{**PARTED, "errors": {"nvmlDeviceGetMigMode": 4}}))
+    with open_nvml() as nvml:
+        assert [part.uuid for part in nvml.gpus()[0].instances][:1] == [MIG_UUID]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"used": None},
+        {"total": 0, "used": 0, "reserved": 0},
+        {"errors": {f"nvmlDeviceGetMemoryInfo{v}": 3 for v in ("", "_v2")}},
+        {"errors": {f"nvmlDeviceGetMemoryInfo{v}": 13 for v in ("", "_v2")}},
+    ],
+)
+def test_a_card_without_memory_of_its_own_has_none_and_not_0(fake_nvml, reader, change):
+    fake_nvml(card(processes={"7": GIB}, **change))
+    with open_nvml() as nvml:
+        (gpu,) = nvml.gpus()
+    assert gpu.memory_total_bytes is None
+    assert gpu.device_memory.startswith("not told")
+    assert (gpu.device_memory == NO_OWN_MEMORY) == (13 not in change.get("errors", {}).values())
+    assert gpu.process_memory == AVAILABLE
+    assert reader(card(**change)).device_bytes() is None
+
+
+def test_all_that_is_used_of_pynvml_is_looked_for():
+    used = set()
+    for path in Path(binding.__file__).parent.glob("*.py"):
+        used |= set(re.findall(r"\bpynvml\.(\w+)", path.read_text()))
+    assert used == set(binding.NEEDED)
+
+
+def ask(folder, code="print(nvml.problem, '|', nvml.remedy, '|', nvml.no_driver)"):
+    """What a process tells that finds a pynvml in a folder."""
+    told = (
+        "from kdbench.orchestrate.nvml import open_nvml, why_lost\n"
+        "with open_nvml() as nvml:\n"
+        "    assert (nvml.count(), nvml.gpus(), nvml.silent()) == (0, [], [])\n"
+        "    assert nvml.reader('GPU-1').device_bytes() is None\n"
+        f"    {code}"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", told],
+        env={**os.environ, "PYTHONPATH": str(folder)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.strip().split(" | ")
+
+
+def distribution(folder, name, version, **files):
+    info = folder / f"{name.replace('-', '_')}-{version}.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    for path, source in files.items():
+        file = folder / path.replace("__init__", "/__init__")
+        file = file.with_name(file.name + ".py")
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(source)
+        with (info / "RECORD").open("a") as record:
+            record.write(f"{file.relative_to(folder).as_posix()},,\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "files", "told", "remedy"),
+    [
+        (
+            "pynvml",
+            {"pynvml__init__": "class NVMLError(Exception): pass"},
+            "the module pynvml is of pynvml 1.2, not of nvidia-ml-py: it lacks NVMLError_",
+            "pip uninstall pynvml, then pip install --force-reinstall nvidia-ml-py; or take ",
+        ),
+        (
+            "nvidia-ml-py3",
+            {"pynvml": "print 'for Python 2'"},
+            "the module pynvml is of nvidia-ml-py3 1.2, not of nvidia-ml-py: SyntaxError",
+            "pip uninstall nvidia-ml-py3, then",
+        ),
+        (
+            "nvidia-ml-py",
+            {"pynvml": ""},
+            "nvidia-ml-py 1.2 is too old: it lacks NVMLError",
+            "pip install --upgrade nvidia-ml-py",
+        ),
+    ],
+)
+def test_another_pynvml_is_named_with_what_to_do(tmp_path, name, files, told, remedy):
+    distribution(tmp_path, name, "1.2", **files)
+    problem, todo, no_driver = ask(tmp_path)
+    assert problem.startswith("NVML cannot be asked: " + told)
+    assert todo.startswith(remedy)
+    assert no_driver == "False"
+
+
+def test_a_file_called_pynvml_is_named(tmp_path):
+    (tmp_path / "pynvml.py").write_text("raise RuntimeError('no')")
+    problem, todo, _ = ask(tmp_path)
+    assert f"{tmp_path / 'pynvml.py'}: RuntimeError: no" in problem
+    assert todo.startswith(f"remove or rename {tmp_path / 'pynvml.py'}")
 
 
 def test_the_fake_reaches_a_child_and_runs_the_next_sitecustomize(fake_nvml_environment, tmp_path):

@@ -103,6 +103,12 @@ CASES = {
         },
         {**MEMORY, **STATE, **NO_ENERGY, "gpu_neighbours": 0, "on card": ""},
     ),
+    "a card that shares the host's memory": (
+        gpu(used=None, total=None),
+        ORDINARY
+        | dict.fromkeys(("device_peak_bytes", "device_source", "device_idle_bytes"))
+        | {"on card": ""},
+    ),
     "no energy counter": (gpu(energy_mj=None), ORDINARY | {"energy_source": "nvml-power"}),
     "neither energy nor power": (gpu(energy_mj=None, power_mw=None), ORDINARY | NO_ENERGY),
     "a card that slows down for heat": (

@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from kdbench.cell import digest
-from kdbench.errors import InputError, did_you_mean
+from kdbench.errors import InputError, clipped, did_you_mean
 from kdbench.words import printable
+
+# in a name that is to be read; all of them are in the results
+_LONGEST_SETTINGS = 120
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,8 @@ class Environment:
     torch_version: str | None
     #: the device profile, where nothing was measured; None: it was
     profile: str | None = None
+    #: what of the environment decides figures, as NAME=value pairs; None: nothing is set
+    runtime_settings: str | None = None
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Environment:
@@ -40,12 +45,16 @@ class Environment:
             driver_version=row["driver_version"] if on_gpu else None,
             torch_version=row["torch_version"],
             profile=row["profile"],
+            runtime_settings=row.get("runtime_settings"),
         )
 
     @property
     def id(self) -> str:
         """Short hash of all of it (8 hex digits)."""
-        return digest(vars(self))[:8]
+        known = dict(vars(self))
+        if self.runtime_settings is None:  # the name that it had before there were any
+            del known["runtime_settings"]
+        return digest(known)[:8]
 
     @property
     def on_gpu(self) -> bool:
@@ -62,6 +71,8 @@ class Environment:
             parts.append(f"driver {self.driver_version or 'unknown'}")
         parts.append(_threads(self.threads))
         parts.append(f"torch {self.torch_version or 'unknown'}")
+        if self.runtime_settings is not None:
+            parts.append(f"with {clipped(self.runtime_settings, _LONGEST_SETTINGS)}")
         return printable(f"{self.device}: " + ", ".join(parts))
 
     @property

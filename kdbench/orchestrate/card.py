@@ -7,16 +7,19 @@ a card that is lost half-way.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
-import pynvml
+from kdbench.orchestrate.binding import pynvml
+from kdbench.orchestrate.nvml_errors import GPU_IS_LOST, GPU_NOT_FOUND, fault
 
 T = TypeVar("T")
 
 #: process ids, as the driver numbers them, with the bytes that each holds where that is told
 Listed = list[tuple[int, int | None]]
 
-_LOST = frozenset((pynvml.NVML_ERROR_GPU_IS_LOST, pynvml.NVML_ERROR_GPU_NOT_FOUND))
+_LOST = frozenset((GPU_IS_LOST, GPU_NOT_FOUND))
+# No card has so many bytes: NVML writes -1 for what it does not know.
+_UNKNOWN_BYTES = 2**63
 
 # nvml.h: the bits of nvmlClocksEventReasons. Those of an idle card, and of clocks that somebody
 # set, are no throttling: the card does what it was told to.
@@ -44,10 +47,14 @@ class GpuReader:
     and are never given for an instance; clock, temperature and throttling are the card's too, but
     hold for each of its instances. After the card is lost all are None, and `problem` says so;
     NVML must stay open meanwhile.
+
+    Args:
+        uuid: of the card or instance.
+        problem: why NVML cannot be asked at all; None: it can.
     """
 
-    def __init__(self, uuid: str) -> None:
-        self.problem: str | None = None
+    def __init__(self, uuid: str, problem: str | None = None) -> None:
+        self.problem = problem
         #: it answered, and then no longer did
         self.lost = False
         self._has_memory_v2 = True
@@ -57,10 +64,12 @@ class GpuReader:
         # of what clocks and heat are asked of: the card, whether or not an instance is read
         self._board: object = None
         self._utilised_us = 0
+        if problem is not None:
+            return
         try:
             self._handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
         except pynvml.NVMLError as error:
-            self.problem = f"card {uuid}: {error}"
+            self.problem = f"card {uuid}: {fault(error.value).name}"
             return
         parent = self._parent() if uuid.startswith("MIG-") else self._handle
         self._whole, self._board = (None if uuid.startswith("MIG-") else self._handle), parent
@@ -68,7 +77,8 @@ class GpuReader:
     def device_bytes(self) -> int | None:
         """Return the used memory of the card or instance, all its processes together, in bytes.
 
-        The driver's own reserve is not in it, except on drivers too old to tell it apart.
+        The driver's own reserve is not in it, except on drivers too old to tell it apart. None for
+        a card that has no memory of its own, but shares the host's.
         """
         if self._has_memory_v2:
             try:
@@ -136,7 +146,7 @@ class GpuReader:
                 # Asking a lost card again can block for seconds in some drivers.
                 self._handle = self._whole = self._board = None
                 self.lost = True
-                self.problem = f"the card stopped answering: {error}"
+                self.problem = f"the card stopped answering: {fault(error.value).name}"
             return None
 
 
@@ -153,17 +163,31 @@ def compute_processes(handle: object) -> Listed:
     return [(process.pid, process.usedGpuMemory) for process in listed]
 
 
-def used_v2(handle: object) -> int:
+def total_bytes(handle: object) -> int | None:
+    """Return the card's memory; None where it has none of its own. Raises pynvml.NVMLError."""
+    return _bytes(pynvml.nvmlDeviceGetMemoryInfo(handle).total) or None
+
+
+def used_v2(handle: object) -> int | None:
     """Return the used memory, the driver's reserve left out; raises where the struct is unknown."""
     try:
         memory = pynvml.nvmlDeviceGetMemoryInfo(handle, version=pynvml.nvmlMemory_v2)
     except (pynvml.NVMLError_FunctionNotFound, pynvml.NVMLError_ArgumentVersionMismatch):
         raise NoMemoryV2Error from None
-    return int(memory.used)
+    return _used(memory)
 
 
-def _used_v1(handle: object) -> int:
-    return int(pynvml.nvmlDeviceGetMemoryInfo(handle).used)
+def _used_v1(handle: object) -> int | None:
+    return _used(pynvml.nvmlDeviceGetMemoryInfo(handle))
+
+
+def _used(memory: Any) -> int | None:  # noqa: ANN401 - either version of the struct
+    # Of a total of 0 nothing is used either: that is how some say that they have none of their own.
+    return _bytes(memory.used) if _bytes(memory.total) else None
+
+
+def _bytes(told: int) -> int | None:
+    return int(told) if told < _UNKNOWN_BYTES else None
 
 
 def _busy_percent(handle: object) -> int:

@@ -14,7 +14,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdbench.environment import cache_folder, collect_environment
+from kdbench.environment import (
+    built_for_other_cards,
+    cache_folder,
+    collect_environment,
+    torch_build,
+)
 from kdbench.errors import WorkerError, printable
 from kdbench.limits import memory_limit_bytes
 from kdbench.orchestrate.findings import (
@@ -104,20 +109,29 @@ def _torch(environment: dict[str, Any], probe: Callable[[], Probe], *, has_card:
         seen = probe()
     except WorkerError as error:
         return Finding("torch", f"{installed}, and {error}", good=False, remedy="reinstall torch")
+    others = not seen["cuda_build"] and built_for_other_cards()
     build = f"CUDA {seen['cuda_build']}" if seen["cuda_build"] else "the CPU alone"
+    build = torch_build() if others else build
     parts = [f"{seen['torch_version']}, built for {build}, {seen['threads']} threads"]
     parts += [f"cuda:{d['index']} is {d['name']} ({d['capability']})" for d in seen["devices"]]
     parts.append("computes in bf16" if seen["bf16"] else "bf16 is emulated, slowly")
     if seen["cuda_problem"]:
         parts.append(f"CUDA does not start: {seen['cuda_problem']}")
-    unused = has_card and not seen["devices"]
+    # those of a ROCm build are called cuda too, and no run is on them
+    devices = [] if others else seen["devices"]
+    unused = has_card and not devices
     remedy = None
+    if others:
+        parts.append("kdbench was tried on NVIDIA's cards alone, and NVML tells of no others")
+        remedy = "runs are on the CPU; for an NVIDIA card install a CUDA build of torch"
     if unused:
         remedy = "update the driver" if seen["cuda_build"] else "install a CUDA build of torch"
-    null: tuple[str, ...] = () if seen["devices"] else _FROM_CUDA
+    null: tuple[str, ...] = () if devices else _FROM_CUDA
     if unused:  # the card is there, but no run will be on it
         null = (*_FROM_CUDA, *FROM_NVML)
-    return Finding("torch", "; ".join(parts), good=not unused, null=null, remedy=remedy)
+    return Finding(
+        "torch", "; ".join(parts), good=not unused and not others, null=null, remedy=remedy
+    )
 
 
 def _host_peak(*, can: bool) -> Finding:

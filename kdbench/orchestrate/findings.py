@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from kdbench.orchestrate.nvml import AVAILABLE, NOT_LISTED, NOT_SEEN, Gpu, Nvml
+from kdbench.orchestrate.nvml import AVAILABLE, NO_OWN_MEMORY, NOT_LISTED, NOT_SEEN, Gpu, Nvml
+from kdbench.orchestrate.nvml_errors import NO_PERMISSION, OPERATING_SYSTEM, Fault, fault
 from kdbench.orchestrate.processors import Processors, usable_processors
 from kdbench.orchestrate.sensors import PackageEnergy, Sensors, governor
 
@@ -48,26 +49,51 @@ class Finding:
 def card_findings(nvml: Nvml) -> list[Finding]:
     """Find which cards and instances there are, and what the driver tells of each."""
     gpus = nvml.gpus()
-    silent = nvml.count() - len(gpus)
     findings = [found for gpu in gpus for found in _card(gpu)]
-    if silent:
-        answer = f"{silent} of {nvml.count()} does not answer, as after it fell off the bus"
-        findings.append(Finding("card", answer, good=False, remedy="look at dmesg; restart"))
+    findings += _silent(nvml, alone=not gpus)
     if gpus:
         driver = f"{gpus[0].driver_version or 'unknown'}, for CUDA up to "
         driver += gpus[0].cuda_driver_version or "unknown"
         return [Finding("driver", driver), *findings]
     why = nvml.problem or "the NVIDIA driver lists no card that answers"
-    return [*findings, Finding("card", f"none: {why}", good=False, null=FROM_NVML)]
+    none = Finding("card", f"none: {why}", good=False, null=FROM_NVML, remedy=nvml.remedy)
+    return [*findings, none]
+
+
+def _silent(nvml: Nvml, *, alone: bool) -> list[Finding]:
+    """Find the cards that cannot be asked, by reason."""
+    silent = nvml.silent()
+    reasons: dict[Fault, list[int]] = {}
+    for index, why in silent:
+        reasons.setdefault(why, []).append(index)
+    findings = []
+    for why, which in reasons.items():
+        closed = why in (fault(NO_PERMISSION), fault(OPERATING_SYSTEM))
+        does = "does not answer" if len(which) == 1 else "do not answer"
+        told = f"{len(which)} of {nvml.count()} {does} ({_listed(which)}): {why}"
+        if closed:
+            does = f"may not be opened by this process ({_listed(which)}; {why.name})"
+            told = f"{len(which)} of {nvml.count()} {does}"
+        # others' cards of a shared machine: nothing is lacking where this one has its own
+        others = closed and not alone
+        if others:
+            told += "; left alone, as where a scheduler gives a job some of a machine's cards"
+        remedy = None if others else why.remedy
+        findings.append(Finding("card", told, good=others, remedy=remedy))
+    return findings
+
+
+def _listed(which: Sequence[int]) -> str:
+    return ("card " if len(which) == 1 else "cards ") + ", ".join(map(str, which))
 
 
 def _card(gpu: Gpu) -> list[Finding]:
     name = f"card {gpu.index}"
     if not gpu.mig:
-        # NVML is polled: between two samples the peak may have been higher.
-        found = Finding(name, _about(gpu), lower_bound=_DEVICE[:1])
+        found = _device_memory(name, _about(gpu), gpu)
         return [found, _process_memory(name, gpu.process_memory), _energy(name, gpu), _state(gpu)]
-    told = _about(gpu) + f"; partitioned (MIG) into {len(gpu.instances)} instances"
+    count = len(gpu.instances)
+    told = _about(gpu) + f"; partitioned (MIG) into {count} instance{'' if count == 1 else 's'}"
     remedy = "choose an instance: CUDA_VISIBLE_DEVICES=<its UUID>"
     instances = [
         part for number, i in enumerate(gpu.instances) for part in _instance(name, number, i)
@@ -80,12 +106,30 @@ def _card(gpu: Gpu) -> list[Finding]:
 def _instance(card: str, number: int, gpu: Gpu) -> list[Finding]:
     name = f"{card}, instance {number}"
     told = _about(gpu) + "; power, energy and utilisation are told of the whole card alone"
-    found = Finding(name, told, null=(*_ENERGY, *_SAMPLED), lower_bound=_DEVICE[:1])
+    found = _device_memory(name, told, gpu, null=(*_ENERGY, *_SAMPLED))
     return [found, _process_memory(name, gpu.process_memory)]
 
 
+def _device_memory(name: str, told: str, gpu: Gpu, null: tuple[str, ...] = ()) -> Finding:
+    """Say what a card or instance is, and whether the memory in use on all of it is told."""
+    if gpu.device_memory == AVAILABLE:
+        # NVML is polled: between two samples the peak may have been higher.
+        return Finding(name, told, null=null, lower_bound=_DEVICE[:1])
+    remedy = None
+    if gpu.device_memory == NO_OWN_MEMORY:
+        remedy = "read allocated, reserved, process and host memory: each is what it says, and "
+        remedy += "host and card take from the same"
+    return Finding(name, told, good=False, null=(*null, *_DEVICE, *_IDLE), remedy=remedy)
+
+
 def _about(gpu: Gpu) -> str:
-    size = "memory not told" if gpu.memory_total_bytes is None else gib(gpu.memory_total_bytes)
+    size = "memory " + gpu.device_memory
+    if gpu.memory_total_bytes is not None:
+        size = gib(gpu.memory_total_bytes)
+        if gpu.device_memory != AVAILABLE:
+            size += f" (in use: {gpu.device_memory})"
+    elif gpu.device_memory == AVAILABLE:
+        size = "memory not told"
     return f"{gpu.name or 'unnamed'}, {size}, {gpu.uuid}"
 
 

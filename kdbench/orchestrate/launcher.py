@@ -19,6 +19,7 @@ from kdbench.orchestrate.killer import Killer, Kills
 from kdbench.orchestrate.limits import Limits
 from kdbench.orchestrate.spool import EventTail
 from kdbench.orchestrate.stopping import Stopping
+from kdbench.runtime_settings import FAMILIES, is_kept_back
 
 # What a worker may know of the runner's environment: enough to find its libraries, devices and
 # caches. Everything else could change what is measured, or is nobody's business.
@@ -32,8 +33,7 @@ _ALLOWED = frozenset(
         "HOME",
         "LANG",
         "LD_LIBRARY_PATH",
-        # by name: NVIDIA_API_KEY is a secret, and NVIDIA_TF32_OVERRIDE would make one precision
-        # of fp32 and tf32
+        # by name: NVIDIA_API_KEY is a secret
         "NVIDIA_DRIVER_CAPABILITIES",
         "NVIDIA_VISIBLE_DEVICES",
         "DYLD_LIBRARY_PATH",
@@ -46,20 +46,8 @@ _ALLOWED = frozenset(
         "VIRTUAL_ENV",
     }
 )
-_ALLOWED_PREFIXES = (
-    "CUBLAS_",
-    "CUDA_",
-    "CUDNN_",
-    "GOMP_",
-    "KMP_",
-    "LC_",
-    "MKL_",
-    "OMP_",
-    "OPENBLAS_",
-    "PYTORCH_",
-    "TORCH_",
-    "XDG_",
-)
+# What decides figures is let through by its family, and recorded: see `runtime_settings`.
+_ALLOWED_PREFIXES = ("LC_", "XDG_", *(p for family in FAMILIES for p in family.prefixes))
 # Only a cell that reads from the hub is let onto the network, and is given what that needs.
 _NETWORK = (
     "HF_",
@@ -212,7 +200,7 @@ def worker_environment(environment: Mapping[str, str], *, network: bool) -> dict
     allowed = {
         name: value
         for name, value in environment.items()
-        if name in _ALLOWED or name.startswith(prefixes)
+        if name in _ALLOWED or (name.startswith(prefixes) and not _kept_back(name, network=network))
     }
     if not network:
         allowed |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
@@ -228,6 +216,10 @@ def worker_environment(environment: Mapping[str, str], *, network: bool) -> dict
     allowed["PYTHONPATH"] = os.pathsep.join((str(Path(__file__).parents[2]), *others))
     allowed["PYTHONUNBUFFERED"] = "1"
     return allowed
+
+
+def _kept_back(name: str, *, network: bool) -> bool:
+    return is_kept_back(name) and not (network and name.startswith(_NETWORK))
 
 
 def uses_hub(run: CellRun) -> bool:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kdbench.errors import printable
+
 if TYPE_CHECKING:
     from kdbench.orchestrate.card import Listed
 
@@ -89,7 +91,8 @@ class Neighbours:
         name = None
         if self._same_numbers:
             try:
-                name = (self._proc / str(pid) / "comm").read_text(errors="replace").strip() or None
+                told = (self._proc / str(pid) / "comm").read_text(errors="backslashreplace")
+                name = printable(told.strip()) or None
             except OSError:  # it has ended, or is hidden
                 name = None
         return Neighbour(pid, name, None if computing is None else pid in computing)

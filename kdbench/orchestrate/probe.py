@@ -9,10 +9,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
-from kdbench.environment import torch_cuda_build
-from kdbench.errors import InputError, WorkerError
+from kdbench.environment import built_for_other_cards, torch_build, torch_cuda_build
+from kdbench.errors import InputError, WorkerError, printable
 from kdbench.orchestrate.nvml import Gpu, Nvml, open_nvml
 
 Probe = dict[str, Any]
@@ -30,11 +32,19 @@ class ResolvedDevice:
 
     `gpu` may be a MIG instance. It is None on the CPU, and for a card that NVML does not list;
     `note` is what the user should know of the choice, such as why auto did not take a card.
+    `name` is torch's name of the card; None on the CPU.
     """
 
     device: str
     gpu: Gpu | None = None
     note: str | None = None
+    name: str | None = None
+
+    @property
+    def card_name(self) -> str | None:
+        """The card's name: NVML's, unless it is not told, or is no text, and torch's is."""
+        known = self.gpu.name if self.gpu else None
+        return known if known and not (self.name and "\\" in known) else self.name
 
 
 def probe_torch(timeout: float = 60) -> Probe:
@@ -92,12 +102,14 @@ def resolve_device(
             return resolve_device(request, nvml=opened, probe=probe)
     gpus = nvml.gpus()
     if index is None:
-        return _automatic(gpus, nvml.problem, probe)
+        return _automatic(gpus, nvml, probe)
     if torch_cuda_build() is None:
-        raise _no_such_device(request, "torch is a build for the CPU", _INSTALL_CUDA)
+        raise _no_such_device(
+            request, f"torch is a build for {torch_build()}{_others()}", _INSTALL_CUDA
+        )
     seen = probe()
     if index >= len(seen["devices"]):
-        raise _no_such_device(request, *_what_is_there(seen, nvml.problem))
+        raise _no_such_device(request, *_what_is_there(seen, nvml))
     return _chosen(index, seen, gpus)
 
 
@@ -115,34 +127,67 @@ def _requested_index(request: str) -> int | None:
     return int(found[1] or 0)
 
 
-def _automatic(gpus: list[Gpu], problem: str | None, probe: Callable[[], Probe]) -> ResolvedDevice:
-    if not gpus:
-        return ResolvedDevice("cpu", note=f"on the CPU: {problem or 'no NVIDIA card found'}")
+def _automatic(gpus: list[Gpu], nvml: Nvml, probe: Callable[[], Probe]) -> ResolvedDevice:
     if torch_cuda_build() is None:
-        note = f"on the CPU: {gpus[0].name} is not used: torch is a build for the CPU"
-        return ResolvedDevice("cpu", note=note)
+        return ResolvedDevice("cpu", note=f"on the CPU: {_unused(gpus, nvml)}")
+    # Where it is NVML alone that does not answer, or is not there, torch may still see a card.
+    if not gpus and (nvml.no_driver or nvml.problem is None) and not on_tegra():
+        return ResolvedDevice("cpu", note=f"on the CPU: {_no_card(nvml)}")
     seen = probe()
-    if not seen["devices"]:
-        why, _ = _what_is_there(seen, problem)
-        return ResolvedDevice("cpu", note=f"on the CPU: {gpus[0].name} is not used: {why}")
-    return _chosen(0, seen, gpus)
+    if seen["devices"]:
+        return _chosen(0, seen, gpus)
+    why, _ = _what_is_there(seen, nvml)
+    unused = f"{gpus[0].name} is not used: {why}" if gpus else _no_card(nvml)
+    return ResolvedDevice("cpu", note=f"on the CPU: {unused}")
+
+
+def _unused(gpus: list[Gpu], nvml: Nvml) -> str:
+    """Say why no card is used by a torch that has no CUDA."""
+    if gpus:
+        return f"{gpus[0].name} is not used: torch is a build for {torch_build()}{_others()}"
+    if built_for_other_cards():
+        return f"torch is a build for {torch_build()}{_others()}"
+    return _no_card(nvml)
+
+
+def _no_card(nvml: Nvml) -> str:
+    """Say why there is none; where a driver is to be had, or none is needed, without a remedy."""
+    told = nvml.why_none() or "no NVIDIA card found"
+    return told if nvml.no_driver or not nvml.remedy else f"{told}; {nvml.remedy}"
+
+
+def _others() -> str:
+    if not built_for_other_cards():
+        return ""
+    return ", and kdbench measures NVIDIA's cards and the CPU alone: it was never tried on others"
+
+
+def on_tegra(root: Path = Path("/")) -> bool:
+    """Whether this is a Jetson or its like, whose card works without NVML."""
+    try:
+        told = (root / "proc/device-tree/compatible").read_bytes()
+    except OSError:
+        return False
+    return b"nvidia,tegra" in told
 
 
 def _chosen(index: int, seen: Probe, gpus: list[Gpu]) -> ResolvedDevice:
-    name, uuid = f"cuda:{index}", _plain(seen["devices"][index]["uuid"])
-    devices = [device for gpu in gpus for device in (gpu, *gpu.instances)]
-    gpu = next((device for device in devices if uuid and _plain(device.uuid) == uuid), None)
+    device = seen["devices"][index]
+    name, uuid = f"cuda:{index}", _plain(device["uuid"])
+    settled = partial(ResolvedDevice, name, name=printable(device["name"]))
+    known = [one for gpu in gpus for one in (gpu, *gpu.instances)]
+    gpu = next((one for one in known if uuid and _plain(one.uuid) == uuid), None)
     if gpu is None:
         note = "NVML does not list this card: its memory and energy will be null"
-        return ResolvedDevice(name, None, note)
+        return settled(None, note)
     if not gpu.mig or gpu.part_of:
-        return ResolvedDevice(name, gpu, _instance_note(gpu) if gpu.part_of else None)
+        return settled(gpu, _instance_note(gpu) if gpu.part_of else None)
     # Some builds of CUDA give an instance its card's UUID.
     instance = _instance_in_use(gpu)
     if instance is None:
         note = "which MIG instance this is, is not known: its memory will be null; name it in "
-        return ResolvedDevice(name, None, note + "CUDA_VISIBLE_DEVICES by its UUID")
-    return ResolvedDevice(name, instance, _instance_note(instance))
+        return settled(None, note + "CUDA_VISIBLE_DEVICES by its UUID")
+    return settled(instance, _instance_note(instance))
 
 
 def _instance_in_use(card: Gpu) -> Gpu | None:
@@ -165,13 +210,14 @@ def _plain(uuid: str | None) -> str:
     return (uuid or "").lower().removeprefix("gpu-").removeprefix("mig-")
 
 
-def _what_is_there(seen: Probe, problem: str | None) -> tuple[str, str]:
+def _what_is_there(seen: Probe, nvml: Nvml) -> tuple[str, str]:
     """Say which CUDA devices there are, or why there are none, and what to do."""
     listed = ", ".join(f"cuda:{d['index']} ({d['name']})" for d in seen["devices"])
     if listed:
         return f"torch sees {listed}", "name one of these, or use --device cpu"
-    if problem:
-        return problem, "install or repair the driver, or use --device cpu"
+    if why_none := nvml.why_none():
+        remedy = nvml.remedy or "install or repair the driver"
+        return why_none, f"{remedy}; or use --device cpu"
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
     if hidden is not None:
         return f"torch sees no card under CUDA_VISIBLE_DEVICES={hidden!r}", (

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from kdbench.cell import CellRun
 from kdbench.environment import collect_environment, decisive
@@ -14,12 +16,14 @@ from kdbench.matrix import Matrix
 from kdbench.orchestrate.checkpoints import needs_no_more, starts_anew
 from kdbench.orchestrate.ending import End
 from kdbench.orchestrate.host import busy_note
+from kdbench.orchestrate.launcher import worker_environment
 from kdbench.orchestrate.measuring import Measuring
 from kdbench.orchestrate.probe import ResolvedDevice
 from kdbench.orchestrate.progress import Progress
 from kdbench.orchestrate.recovery import recover
 from kdbench.orchestrate.standing import Standing, stand
 from kdbench.orchestrate.stopping import Stopping
+from kdbench.runtime_settings import PRECISION
 from kdbench.schema import STATUSES
 from kdbench.store import Store
 
@@ -81,6 +85,28 @@ def run_matrix(
     return _Runner(matrix, out, device, progress).run(retry=set(retry), fresh=fresh)
 
 
+def _card(device: ResolvedDevice) -> dict[str, Any] | None:
+    """Describe a run's card for its environment; None on the CPU."""
+    gpu = device.gpu
+    if gpu is None and device.name is None:
+        return None
+    return {
+        "name": device.card_name,
+        "uuid": gpu and gpu.uuid,
+        "driver_version": gpu and gpu.driver_version,
+        "memory_bytes": gpu and gpu.memory_total_bytes,
+    }
+
+
+def _kept_back() -> str | None:
+    """Say which of the user's settings no cell computes with."""
+    found = [name for name in PRECISION if os.environ.get(name, "0") not in ("", "0")]
+    if not found:
+        return None
+    are = "is" if len(found) == 1 else "are"
+    return f"{' and '.join(found)} {are} kept from the cells: training.precision says it"
+
+
 class _Runner:
     def __init__(
         self, matrix: Matrix, out: Path, device: ResolvedDevice, progress: Progress
@@ -89,18 +115,12 @@ class _Runner:
         self._device = device
         self._progress = progress
         self._stopping = Stopping()
-        gpu = device.gpu
-        self._environment = collect_environment(
-            None
-            if gpu is None
-            else {
-                "name": gpu.name,
-                "uuid": gpu.uuid,
-                "driver_version": gpu.driver_version,
-                "memory_bytes": gpu.memory_total_bytes,
-            }
-        )
-        worker, self._machine = worker_digest(), decisive(self._environment)
+        told = worker_environment(os.environ, network=False)
+        self._environment = collect_environment(_card(device), told)
+        worker = worker_digest()
+        self._machine = decisive(self._environment)
+        if matrix.threads is None:  # else a run's own settings say it
+            self._machine["threads"] = self._environment["threads"]
         self._runs = [
             (run.run_key(worker_digest=worker, environment=self._machine), run)
             for run in matrix.runs(device.device)
@@ -125,7 +145,7 @@ class _Runner:
             environment=self._environment,
             device=self._device.device,
         )
-        for note in (self._device.note, busy_note(), *standing.notes):
+        for note in (self._device.note, _kept_back(), busy_note(), *standing.notes):
             if note:
                 self._progress.note(note)
         measuring = Measuring(

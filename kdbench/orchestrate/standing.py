@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from kdbench.cell import CellRun
+from kdbench.runtime_settings import changed_settings
 from kdbench.store import Store
 from kdbench.store.layout import SUPERSEDED
 from kdbench.store.parts import Damage
@@ -18,13 +20,15 @@ from kdbench.store.reading import read_rows, warn_left_out
 UNFINISHED = ("interrupted",)
 # By these a run is recognised that was made before, with something else changed.
 _WHICH = ("label", "mode", "seed", "repeat", "device", "launch", "source")
-# What else may have changed is told by these, most telling first; code and budget by nothing.
+# What else may have changed is told by these, most telling first, then threads and settings; code
+# and budget by nothing.
 _CHANGED = {
     "torch_version": "another torch",
     "gpu_name": "another card",
     "driver_version": "another driver",
     "cpu_model": "another processor",
 }
+_LATER = ("threads", "runtime_settings", "environment")
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,7 @@ def stand(
     """
     own, notes = {key for key, _ in runs}, []
     damaged: list[Damage] = []
-    columns = ["run_key", "status", "cell_id", "started_at", *_WHICH, *_CHANGED]
+    columns = ["run_key", "status", "cell_id", "started_at", *_WHICH, *_CHANGED, *_LATER]
     rows = read_rows(store.root, "cells", columns, left_out=damaged.append).to_pylist()
     for damage in damaged:
         if damage.part.stem in own:
@@ -125,7 +129,7 @@ def _made_before(
         plan = run.plan_row()
         before = earlier.get(tuple(plan[name] for name in _WHICH), [])
         if before and all(row["run_key"] != key for row in before):
-            reasons[_change(plan["cell_id"], machine, before)] += 1
+            reasons[_change(run, machine, before)] += 1
     if not reasons:
         return []
     told = ", ".join(f"{reason}: {count}" for reason, count in reasons.most_common())
@@ -135,17 +139,44 @@ def _made_before(
 
 
 def _change(
-    cell_id: str, machine: Mapping[str, str | None], before: Sequence[Mapping[str, Any]]
+    run: CellRun, machine: Mapping[str, str | None], before: Sequence[Mapping[str, Any]]
 ) -> str:
-    same = [row for row in before if row["cell_id"] == cell_id]
+    same = [row for row in before if row["cell_id"] == run.cell.cell_id]
     if not same:
         return "other settings"
-    changed = (
-        words
-        for name, words in _CHANGED.items()
-        if all(row[name] != machine.get(name) for row in same)
-    )
-    return next(changed, "other code or budget")
+    for name, words in _CHANGED.items():
+        if all(row[name] != machine.get(name) for row in same):
+            return words
+    if (threads := _threads(run, machine, same)) is not None:
+        return threads
+    name = "runtime_settings"
+    if name in machine and all(row[name] != machine[name] for row in same):
+        told = changed_settings(same[-1][name], machine[name])
+        return f"other runtime settings: {told}"
+    return "other code or budget"
+
+
+def _threads(
+    run: CellRun, machine: Mapping[str, str | None], same: Sequence[Mapping[str, Any]]
+) -> str | None:
+    """Say that none of the earlier runs was asked for as many threads, if so."""
+    now = str(run.threads or machine.get("threads") or "")
+    if not now:
+        return None
+    if now.isdecimal():
+        others = all(str(row["threads"]) != now for row in same)
+    else:  # torch's own choice: what it chose then is no sign of what it was asked for
+        others = all(_asked(row["environment"]) not in (None, now) for row in same)
+    return f"other threads: {same[-1]['threads']} then, {now} now" if others else None
+
+
+def _asked(environment: str | None) -> str | None:
+    """Read how many threads an earlier run was asked for; None where it does not say."""
+    try:
+        told = json.loads(environment or "{}")["threads"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return str(told)
 
 
 def _cells(count: int) -> str:

@@ -169,6 +169,8 @@ def _environment_columns(environment: Mapping[str, Any]) -> dict[str, Any]:
     names = ("cpu_model", "gpu_name", "driver_version", "torch_version", "git_revision")
     return {
         **{name: environment[name] for name in names},
+        # a run that an older kdbench left behind tells of none
+        "runtime_settings": environment.get("runtime_settings"),
         "environment": json.dumps(environment, sort_keys=True),
     }
 

@@ -106,7 +106,10 @@ _ADDED: Mapping[int, Mapping[str, Mapping[str, Fill]]] = {
         "steps": _unknown(("suspended",)),
     },
     6: {
-        "cells": _unknown(("unattributed_scratch_bytes", "method_parameters")),
+        # an older kdbench had, or knew, none of these
+        "cells": _unknown(
+            ("unattributed_scratch_bytes", "method_parameters", "runtime_settings",)
+        ),
     },
 }
 # Columns that came while their version was in the making: its first parts lack them.

@@ -4,6 +4,7 @@
     init           the code that nvmlInit returns
     lacks          functions that an old driver does not export
     driver, cuda   versions; cuda as in 12090
+    messages       {code: text} of nvmlErrorString
     gpus           a list of
         uuid, name, total, reserved
         used           bytes in use
@@ -20,6 +21,7 @@
         errors         {function: code}
         then           {"file": path, ...}: once there is such a file, these in place of those
 
+A text that begins with hex: is the bytes that follow, such as hex:f8fff9, which is no UTF-8.
 A figure that is absent or null is not supported; one that is a list changes with every call, and
 stays at its last. The struct layouts below are nvml.h's, written down independently of pynvml's.
 """
@@ -149,7 +151,8 @@ class Library:
         return SUCCESS
 
     def _message(self, code):
-        self._text.value = _MESSAGES.get(code, b"error %d" % code)
+        told = self._script.get("messages", {}).get(str(code))
+        self._text.value = _MESSAGES.get(code, b"error %d" % code) if told is None else _raw(told)
         return ctypes.addressof(self._text)
 
     def _driver(self, text, size):
@@ -169,10 +172,10 @@ class Library:
         if not self._started:
             return UNINITIALIZED
         for index, card in enumerate(self._cards):
-            if card.script["uuid"].encode() == uuid:
+            if _raw(card.script["uuid"]) == uuid:
                 return self._by_index(index, handle)
             for place, instance in enumerate(card.instances):
-                if instance.script["uuid"].encode() == uuid:
+                if _raw(instance.script["uuid"]) == uuid:
                     return self._instance(index + 1, place, handle)
         return NOT_FOUND
 
@@ -363,8 +366,12 @@ def _write(kind, address, value):
     return SUCCESS
 
 
+def _raw(text):
+    return bytes.fromhex(text[4:]) if text.startswith("hex:") else text.encode()
+
+
 def _write_text(address, size, text):
-    content = text.encode() + b"\0"
+    content = _raw(text) + b"\0"
     if len(content) > size:
         return INSUFFICIENT_SIZE
     ctypes.memmove(address, content, len(content))

@@ -19,6 +19,7 @@ _WORDS = {
     "gpu_name": "card",
     "driver_version": "driver",
     "torch_version": "torch",
+    "runtime_settings": "runtime settings",
 }
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from kdbench.analysis.gate.snapshot import MACHINE, About
 from kdbench.gauges import Kind
+from kdbench.runtime_settings import of_memory
 from kdbench.schema import COMPARABLE_SINCE
 
 
@@ -77,6 +78,7 @@ def _exact_on(before: About, now: About) -> dict[str, tuple[str | None, str | No
         "torch_version": (before.torch_version, now.torch_version),
         "device": (kinds[0], kinds[1]),
         "gpu_name": (before.gpu_name, now.gpu_name),
+        "runtime_settings": (of_memory(before.runtime_settings), of_memory(now.runtime_settings)),
     }
 
 

@@ -37,6 +37,7 @@ class About:
     cpu_model: str | None = None
     gpu_name: str | None = None
     driver_version: str | None = None
+    runtime_settings: str | None = None
 
     @property
     def title(self) -> str:
@@ -47,7 +48,10 @@ class About:
 
 
 #: What two measurements have in common when their times can be compared.
-MACHINE = ("device", "threads", "cpu_model", "gpu_name", "driver_version", "torch_version")
+MACHINE = (
+    *("device", "threads", "cpu_model", "gpu_name", "driver_version", "torch_version"),
+    "runtime_settings",
+)
 
 
 @dataclass(frozen=True)
