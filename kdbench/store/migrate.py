@@ -105,7 +105,7 @@ _ADDED: Mapping[int, Mapping[str, Mapping[str, Fill]]] = {
         "phases": _unknown(("suspended",)),
         "steps": _unknown(("suspended",)),
     },
-    6: {},
+    6: {"cells": _unknown(("rates_steady", "rates_contended"))},
 }
 # Columns that came while their version was in the making: its first parts lack them.
 _LATE: Mapping[int, Mapping[str, tuple[str, ...]]] = {
