@@ -16,8 +16,8 @@ MODES = {"profile": "profiled", "train": "trained"}
 _MARK = "?"
 _NOTES = {
     "contended": "others were at work in every run behind it",
-    "disagree": f"its runs lie more than {AGREEING - 1:.0%} apart, twice what one constant step "
-    "was seen to differ by between processes",
+    "disagree": f"its runs, or its interval, span more than {100 * (AGREEING - 1):.0f} %, twice "
+    "what one constant step was seen to differ by between processes",
 }
 
 

@@ -151,5 +151,5 @@ def _payback_note(group: CellGroup, sheet: Sequence[CellGroup]) -> Iterator[str]
     found, estimate = payback(group, sheet), group.estimates.get("precompute_time")
     if found is not None and estimate is not None:
         once = ("~" if estimate.extrapolated else "") + format_value(estimate.value, "seconds")
-        rival = f" against {printable(found.rival.method)}"
-        yield f"{group.name}: its precompute ({once}) {told_payback(found)}{rival}"
+        told = told_payback(found, printable(found.rival.method))
+        yield f"{group.name}: its precompute ({once}) {told}"

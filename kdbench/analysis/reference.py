@@ -189,18 +189,25 @@ def is_extrapolated(group: CellGroup) -> bool:
     return epoch is not None and epoch.extrapolated
 
 
-def told_payback(found: Payback) -> str:
-    """Say when a precompute pays, as the end of a sentence: `pays after 22 steps (1.0 epochs)`."""
+def told_payback(found: Payback, against: str = "") -> str:
+    """Say when a precompute pays, as the end of a sentence: `pays after 22 steps (1.0 epochs)`.
+
+    Args:
+        found: when.
+        against: the rival's name, where it is to be told.
+    """
+    beside = f" against {against}" if against else ""
     first, _ = found.ends
     if found.contended:
-        return "pays at a time that cannot be told, its runs or its rival's were contended"
+        return f"cannot be told to pay{beside}: every run of one of the two was contended"
     if not math.isfinite(first):
-        return "never pays, its step is not the faster one"
+        return f"never pays{beside}, its step is not the faster one"
     if found.is_one_number:
-        return f"pays after {_told_steps(found, (found.steps,))}"
+        return f"pays after {_told_steps(found, (found.steps,))}{beside}"
     if found.is_range:
-        return f"pays after {_told_steps(found, found.ends)}, as its runs differ"
-    return f"pays after {_told_steps(found, (first,))} at the earliest or never, as its runs differ"
+        return f"pays after {_told_steps(found, found.ends)}{beside}, as the runs differ"
+    earliest = _told_steps(found, (first,))
+    return f"pays after {earliest} at the earliest{beside}, or never: the runs differ too much"
 
 
 def _told_steps(found: Payback, counts: Sequence[float]) -> str:

@@ -23,8 +23,17 @@ from kdbench.units import MISSING, format_ratio
 from kdbench.words import fold_label, printable
 
 # Shown always; the others only where some cell has a number.
-_MAIN = ("step_time", "fastest_step", "epoch_time", "parameters", "allocated", "host")
-_COLUMNS = (*_MAIN, "process", "device", "precompute_time", "utilisation", "accuracy")
+_MAIN = ("step_time", "epoch_time", "parameters", "allocated", "host")
+_COLUMNS = (
+    "step_time",
+    "fastest_step",
+    *_MAIN[1:],
+    "process",
+    "device",
+    "precompute_time",
+    "utilisation",
+    "accuracy",
+)
 # Where a terminal is too narrow for all, these go in this order; a table says less without a label.
 _FIRST_LEFT_OUT = (
     *("utilisation", "host", "device", "precompute_time", "process", "fastest_step"),

@@ -253,11 +253,10 @@ def _notes(family: Family) -> Iterator[str]:
         once = group.estimates["precompute_time"]
         mark = "~" if once.extrapolated else ""
         text = f"{style.method_name(group.method)}: {mark}{format_value(once.value, 'seconds')}"
-        text += f" of precompute {told_payback(found)}"
-        if len(family.rivals) > 1:
-            text += f" against {style.method_name(found.rival.method)}"
+        rival = style.method_name(found.rival.method) if len(family.rivals) > 1 else ""
+        text += f" of precompute {told_payback(found, rival)}"
         epochs = int(group.settings["epochs"])
-        if found.epochs is not None and epochs < found.epochs < math.inf:
+        if found.is_one_number and found.epochs is not None and epochs < found.epochs < math.inf:
             text += f", beyond the training's {epochs:,} epochs"
         yield text
 
