@@ -150,7 +150,8 @@ def _measured_bar(sheet: Sheet, group: CellGroup, metric: Metric, row: int, fact
         text += f"  {format_ratio(group.ratio_to(sheet.reference, metric.name))}".rstrip()
     ends = estimate.interval
     interval = (ends[0] / factor, ends[1] / factor) if ends else None
-    several = estimate.count + len(estimate.disturbed) > 1
+    every = (*estimate.values, *estimate.disturbed)
+    several = min(every) < max(every)
     return Bar(
         row,
         estimate.value / factor,

@@ -138,7 +138,7 @@ def _draw_bar(axes: Axes, bar: Bar, centre: float, height: float) -> None:
     axes.annotate(
         bar.text,
         (end, centre),
-        xytext=(3, 0),
+        xytext=(5 if bar.dots else 3, 0),
         textcoords="offset points",
         va="center",
         fontsize=style.SMALL if bar.paper else style.BODY,

@@ -9,7 +9,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from kdbench.analysis.aggregate import CellGroup
-from kdbench.analysis.doubts import mark_notes
 from kdbench.analysis.figures import style
 from kdbench.analysis.figures.page import Graph, Page, Section, draw_page
 from kdbench.analysis.figures.scatter import Point, draw_scatter, plan_scatter
@@ -233,14 +232,16 @@ def _caption(sheet: Sheet, trained: Sequence[CellGroup], shown: Sequence[Cost]) 
         "the line goes by the means, whatever their spread."
     )
     if any(_marked(group, cost) for group in trained for cost in shown):
-        lines.append("Pale: a cost of contended or disagreeing runs, which is not on the line.")
+        lines.append(
+            "Pale: its runs were all contended, or lie further apart than processes that measure "
+            "the same; not on the line."
+        )
     lines.append(_seed_note(trained))
     for cost in shown:
         without = [group for group in trained if cost.of(group) is None]
         if without:
             lines.append(f"{cost.title}: not known for {', '.join(g.name for g in without)}.")
-    drawn = [METRICS[part] for cost in shown for part in cost.parts]
-    marks = footnotes(trained, (), trained=True) + mark_notes(trained, drawn) + doubt_notes(trained)
+    marks = footnotes(trained, (), trained=True) + doubt_notes(trained)
     return lines + ([". ".join(marks) + "."] if marks else [])
 
 

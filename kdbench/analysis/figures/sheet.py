@@ -252,7 +252,10 @@ def _caption(sheet: Sheet, shown: Sequence[Metric], paper: Sequence[str]) -> lis
         for metric in shown
     )
     told = count_note(groups, shown)
-    dots = "; dots: each run" if any(group.finished > 1 for group in groups) else ""
+    dots = "; dots: each run, where they differ" if any(g.finished > 1 for g in groups) else ""
+    shown_estimates = [g.estimates[m.name] for g in groups for m in shown if m.name in g.estimates]
+    if any(estimate.disturbed for estimate in shown_estimates):
+        dots += "; hollow: a contended one, left out"
     lines.append(f"{told}{dots}" + ("; whiskers: 95 % interval over them." if whiskers else "."))
     lines += paper
     marks = footnotes(groups, shown)
