@@ -418,19 +418,32 @@ _OUTCOME_COLUMNS = (
     ),
     _number(
         "matmul_flops_per_second",
-        "what a large matrix product reaches on this device in the cell's precision, with the "
-        "worker's threads; measured once per run",
+        "what a large matrix product reaches at best on this device in the cell's precision, with "
+        "the worker's threads; repeated until it is steady, once per run, and by up to two later "
+        "cells of a run while it is not steady or contended",
         "the measurement failed",
     ),
     _number(
         "copy_bytes_per_second",
-        "bytes read and written per second by a large copy in the device's memory; measured once "
-        "per run",
+        "bytes read and written per second at best by a large copy in the device's memory; "
+        "measured with the product",
         "the measurement failed",
+    ),
+    _flag(
+        "rates_steady",
+        "the best three tries of the product, and of the copy, agreed within 3 %",
+        "the measurement failed, or it is of a version that measured once (up to 5)",
+    ),
+    _flag(
+        "rates_contended",
+        "others used the processors or the card while these rates were measured, which may be too "
+        "low then",
+        "neither could be observed, the measurement failed, or it is of a version up to 5",
     ),
     _number(
         "utilisation",
-        "flops_step over the median step, as a fraction of matmul_flops_per_second",
+        "flops_step over the median step, as a fraction of this row's matmul_flops_per_second; "
+        "tables and figures take the best such rate of the environment and precision instead",
         "one of them is null",
     ),
     _number(

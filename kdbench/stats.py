@@ -10,6 +10,9 @@ from statistics import median as _median
 
 # An interval over processes is not shown under this many: see DESIGN, The store.
 FEWEST_PROCESSES = 5
+# One constant training step was seen to differ by 9 % between processes: runs that lie further
+# apart than twice that did not measure the same, and nothing is to be divided by their middle.
+AGREEING = 1.18
 
 # The fewest values among which Pettitt's test can find a change at `_SIGNIFICANT` at all.
 FEWEST_FOR_CHANGE = 16

@@ -22,6 +22,8 @@ _LADDERS: dict[Unit, tuple[tuple[float, str], ...]] = {
     "fraction": ((0.01, "%"),),
 }
 
+_RATES = ((1e12, "TFLOP/s"), (1e9, "GFLOP/s"), (1e6, "MFLOP/s"))
+
 
 def format_value(value: float | None, unit: Unit) -> str:
     """Write a value with three significant digits in the unit that suits it: `1.25 GB`.
@@ -85,6 +87,12 @@ def format_ratio(ratio: float | None) -> str:
     decimals = 2 if size < 2 else 1 if size < 9.95 else 0
     text = f"{size:.{decimals}f}"
     return f"×{text}" if float(text) == 1 else f"{sign}{text}"
+
+
+def format_rate(operations: float) -> str:
+    """Write floating-point operations per second: `302 GFLOP/s`."""
+    factor, name = next((rung for rung in _RATES if operations >= rung[0]), _RATES[-1])
+    return f"{_digits(operations / factor, name)} {name}"
 
 
 def format_factor(ratio: float | None) -> str:

@@ -11,9 +11,10 @@ from datetime import datetime
 from typing import Any
 
 from kdbench.analysis.environments import Environment
-from kdbench.analysis.estimates import Estimate, estimate_of, is_number, seed_means
+from kdbench.analysis.estimates import OFF, Estimate, estimate_of, is_number, seed_means
 from kdbench.analysis.metrics import METRICS
 from kdbench.analysis.results import Results
+from kdbench.analysis.superseded import without_put_right
 from kdbench.schema import PLAN_COLUMNS
 from kdbench.stats import ratio
 from kdbench.words import printable
@@ -40,7 +41,8 @@ class CellGroup:
     """All runs of one cell in one environment.
 
     A label that several cells of a matrix share (its settings were changed between runs) makes a
-    group for each; `name` then says what differs, and is unique within matrix and environment.
+    group for each; `name` then says what differs, and is unique within matrix, environment and
+    mode.
 
     Attributes:
         name: the label, made unique and safe to print.
@@ -48,11 +50,14 @@ class CellGroup:
         runs: how many count; of each seed and repeat the latest.
         finished: how many of those are ok; numbers come from these alone.
         older: how many earlier runs of the same seed and repeat were left out.
+        put_right: how many earlier attempts failed, which its runs put right.
         problems: (status, error) of each run that is not ok, with how often.
         doubts: ("contended", by what), ("suspended", None) and ("unstable", None) of the finished
             runs, with how often.
         caveats: what of its predictions is outside of what was verified, in words.
         estimates: what there are numbers for, by metric name.
+        yardstick: what its utilisation is a share of, in operations per second; None: not known.
+        yardstick_off: its steps, or others', beat that, so that it is none.
         revisions: the revisions of kdbench that measured.
         started: when its first and its last run started.
         members: the runs that count.
@@ -68,10 +73,13 @@ class CellGroup:
     runs: int
     finished: int
     older: int
+    put_right: int
     problems: tuple[tuple[str, str | None, int], ...]
     doubts: tuple[tuple[str, str | None, int], ...]
     caveats: tuple[str, ...]
     estimates: Mapping[str, Estimate]
+    yardstick: float | None
+    yardstick_off: bool
     student_parameters: int | None
     revisions: tuple[str, ...]
     started: tuple[datetime, datetime]
@@ -89,25 +97,39 @@ class CellGroup:
         estimate = self.estimates.get(metric)
         return estimate.value if estimate else None
 
+    @property
+    def mode(self) -> str:
+        """Whether it was profiled or trained, in the schema's words."""
+        return str(self.settings["mode"])
+
     def ratio_to(self, reference: CellGroup | None, metric: str) -> float | None:
-        """Divide the value by the reference's; None where either is missing."""
-        return ratio(self.value(metric), reference.value(metric) if reference else None)
+        """Divide the value by the reference's; None where either is missing or marked.
+
+        A profiled cell and a trained one have no ratio either.
+        """
+        if reference is None or reference.mode != self.mode:
+            return None
+        pair = [group.estimates.get(metric) for group in (self, reference)]
+        if any(estimate is not None and estimate.marks for estimate in pair):
+            return None
+        return ratio(self.value(metric), reference.value(metric))
 
 
 def group_cells(results: Results) -> list[CellGroup]:
     """Put runs together by matrix, environment and cell, never across.
 
     Returns:
-        Groups in a fixed order: matrix, environment, then method, student (the smaller first),
-        image size, teacher, label.
+        Groups in a fixed order: matrix, environment, mode, then method, student (the smaller
+        first), image size, teacher, label.
     """
     rows: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for row in results.records():
+    kept, put_right = without_put_right(results.records())
+    for row in kept:
         # Not all of these are parts of cell_id, and still no two belong in one number.
         key = ("matrix", "environment_id", "label", "cell_id", *_APART)
         rows.setdefault(tuple(row[k] for k in key), []).append(row)
     steps = _epoch_steps(results)
-    groups = [_group(found, results.known[key[1]], steps) for key, found in rows.items()]
+    groups = [_group(found, results.known[key[1]], steps, put_right) for key, found in rows.items()]
     sizes: dict[str, int] = {}
     for group in groups:
         if group.student_parameters is not None:
@@ -122,6 +144,7 @@ def _group(
     rows: list[dict[str, Any]],
     environment: Environment,
     steps: Mapping[tuple[str, str], int],
+    put_right: Mapping[tuple[Any, ...], int],
 ) -> CellGroup:
     # Another budget or another version of the worker leaves an earlier run of the same seed and
     # repeat in the store. Counting both would count one seed twice: the latest stands.
@@ -147,6 +170,7 @@ def _group(
         runs=len(counted),
         finished=len(finished),
         older=len(rows) - len(counted),
+        put_right=sum(put_right.get((row["matrix"], row["run_key"]), 0) for row in rows),
         problems=tuple(
             (status, error, n) for (status, error), n in sorted(problems.items(), key=str)
         ),
@@ -157,6 +181,8 @@ def _group(
             for name, metric in METRICS.items()
             if (estimate := estimate_of(finished, metric)) is not None
         },
+        yardstick=max((r["yardstick"] for r in finished if r["yardstick"]), default=None),
+        yardstick_off=any(row["utilisation_doubt"] == OFF for row in finished),
         student_parameters=min(parameters, default=None),
         revisions=tuple(sorted({row["git_revision"] for row in counted} - {None})),
         started=(min(starts), max(starts)),
@@ -193,6 +219,7 @@ def _order(group: CellGroup, sizes: Mapping[str, int]) -> tuple[Any, ...]:
         group.matrix,
         group.environment.name,
         group.environment.id,
+        settings["mode"],
         rank,
         method,
         sizes.get(str(settings["student"]), math.inf),
@@ -213,12 +240,16 @@ def _natural(label: str) -> list[tuple[int, str]]:
 
 def _with_names(groups: Sequence[CellGroup]) -> list[CellGroup]:
     """Tell cells apart that share a label: the settings that differ go behind it."""
-    sharing: dict[tuple[str, str, str], list[CellGroup]] = {}
+    sharing: dict[tuple[str, str, str, str], list[CellGroup]] = {}
+
+    def place(group: CellGroup) -> tuple[str, str, str, str]:
+        return group.matrix, group.environment.id, group.mode, group.label
+
     for group in groups:
-        sharing.setdefault((group.matrix, group.environment.id, group.label), []).append(group)
+        sharing.setdefault(place(group), []).append(group)
     named = []
     for group in groups:
-        others = sharing[group.matrix, group.environment.id, group.label]
+        others = sharing[place(group)]
         named.append(group if len(others) == 1 else replace(group, name=_told_apart(group, others)))
     return named
 

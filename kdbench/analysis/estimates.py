@@ -9,8 +9,15 @@ from statistics import fmean, median
 from typing import Any, TypeGuard
 
 from kdbench.analysis.metrics import Metric
-from kdbench.stats import FEWEST_PROCESSES, mean_interval, median_interval
+from kdbench.stats import AGREEING, FEWEST_PROCESSES, mean_interval, median_interval
 from kdbench.words import printable
+
+# What is wrong with a yardstick: a step beats it; or it was measured with others at work, or its
+# best tries disagreed, in every run.
+OFF, UNSURE = "yardstick off", "yardstick unsure"
+#: contended: every run behind a number was; disagree: its runs lie too far apart; the others are
+#: of the yardstick of a utilisation.
+MARKS = ("contended", "disagree", UNSURE, OFF)
 
 
 @dataclass(frozen=True)
@@ -20,18 +27,30 @@ class Estimate:
     Attributes:
         value: median over the runs that finished; of accuracy the mean over seeds.
         interval: 95 % interval of that value over processes; None where there are too few.
-        count: how many runs (of accuracy: seeds) are behind it.
-        ends: the least and the greatest of them.
+        values: of each run behind it (of accuracy: each seed).
+        disturbed: of each run that is not, since it was contended and others were not.
         extrapolated: some of it was worked out from fewer steps or batches.
         sources: how it was got, in the schema's words.
+        marks: why no ratio is to be drawn from it, of `MARKS`; empty: one may.
     """
 
     value: float
     interval: tuple[float, float] | None
-    count: int
-    ends: tuple[float, float]
+    values: tuple[float, ...]
+    disturbed: tuple[float, ...]
     extrapolated: bool
     sources: tuple[str, ...]
+    marks: tuple[str, ...] = ()
+
+    @property
+    def count(self) -> int:
+        """How many runs (of accuracy: seeds) are behind it."""
+        return len(self.values)
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The least and the greatest of them."""
+        return min(self.values), max(self.values)
 
 
 def estimate_of(rows: Sequence[Mapping[str, Any]], metric: Metric) -> Estimate | None:
@@ -41,6 +60,12 @@ def estimate_of(rows: Sequence[Mapping[str, Any]], metric: Metric) -> Estimate |
         return None
     if metric.computed_once is not None:
         known = _computed_once(known, *metric.computed_once)
+    # A contended run only says how long it takes at most: it counts where there is no other.
+    contended = [row for row in known if metric.is_disturbed and row["contended"]]
+    marks = ["contended"] if len(contended) == len(known) else []
+    disturbed = tuple(float(row[metric.column]) for row in contended) if not marks else ()
+    if disturbed:
+        known = [row for row in known if not (metric.is_disturbed and row["contended"])]
     values = [float(row[metric.column]) for row in known]
     if metric.over_seeds:
         values = seed_means(known, metric.column)
@@ -50,16 +75,27 @@ def estimate_of(rows: Sequence[Mapping[str, Any]], metric: Metric) -> Estimate |
         # The median's own interval: that of the mean need not even hold the median. By order
         # statistics it exists from 6 processes on.
         interval = median_interval(values) if len(values) >= FEWEST_PROCESSES else None
+        if not agree(interval or (min(values), max(values))):
+            marks.append("disagree")
+    if metric.name == "utilisation":
+        marks += sorted({row["utilisation_doubt"] for row in known} - {None})
     kinds = {row[metric.kind_column] for row in known} if metric.kind_column else set()
     sources = {row[metric.source_column] for row in known} if metric.source_column else set()
     return Estimate(
         value=value,
         interval=interval,
-        count=len(values),
-        ends=(min(values), max(values)),
+        values=tuple(values),
+        disturbed=disturbed,
         extrapolated="extrapolated" in kinds,
         sources=tuple(sorted(map(printable, sources - {None}))),
+        marks=tuple(marks),
     )
+
+
+def agree(ends: tuple[float, float]) -> bool:
+    """Whether runs lie no further apart than processes that measure the same may."""
+    low, high = ends
+    return high <= AGREEING * low if low > 0 else low == high
 
 
 def _computed_once(

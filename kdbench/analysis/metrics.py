@@ -45,6 +45,11 @@ class Metric:
         return self.unit == "bytes"
 
     @property
+    def is_disturbed(self) -> bool:
+        """Whether others who use the machine change it."""
+        return self.unit in ("seconds", "joules") or self.name in ("device", "utilisation")
+
+    @property
     def missing_when(self) -> str:
         """Say when the column is null, in the schema's words."""
         doc = next(column for column in TABLES["cells"] if column.name == self.column)
@@ -111,6 +116,14 @@ _ALL = (
         "step\ntime",
         "seconds",
         "median over the timed steps",
+    ),
+    Metric(
+        "fastest_step",
+        "step_seconds_fastest",
+        "Fastest step",
+        "fastest\nstep",
+        "seconds",
+        "of the timed ones: what disturbs a step makes it longer",
     ),
     *(
         Metric(

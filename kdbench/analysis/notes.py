@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from kdbench.analysis.aggregate import CellGroup
+from kdbench.analysis.doubts import mark_notes, spread_note
 from kdbench.analysis.metrics import Metric
 from kdbench.analysis.reference import payback, told_payback
 from kdbench.units import format_value
@@ -45,7 +46,7 @@ def table_notes(
     lines += footnotes(sheet)
     lines += [line for group in sheet for line in _payback_note(group, sheet)]
     lines += [line for group in sheet for line in problem_notes(group)]
-    return lines + doubt_notes(sheet)
+    return lines + mark_notes(sheet, shown) + doubt_notes(sheet)
 
 
 def footnotes(
@@ -129,9 +130,11 @@ def _ratio_note(reference: CellGroup | None) -> Iterator[str]:
 
 
 def _run_notes(sheet: Sequence[CellGroup], shown: Sequence[Metric]) -> Iterator[str]:
-    estimates = [group.estimates.get(metric.name) for group in sheet for metric in shown]
-    known = any(estimate is not None and estimate.interval for estimate in estimates)
-    yield count_note(sheet, shown) + ("; below it its 95 % interval over them" if known else "")
+    yield count_note(sheet, shown) + spread_note(sheet, shown)
+    put_right = sum(group.put_right for group in sheet)
+    if put_right:
+        which = "attempt that failed is" if put_right == 1 else "attempts that failed are"
+        yield f"{put_right} earlier {which} not shown: a later run put that right"
     older = sum(group.older for group in sheet)
     if older:
         yield (
@@ -148,5 +151,5 @@ def _payback_note(group: CellGroup, sheet: Sequence[CellGroup]) -> Iterator[str]
     found, estimate = payback(group, sheet), group.estimates.get("precompute_time")
     if found is not None and estimate is not None:
         once = ("~" if estimate.extrapolated else "") + format_value(estimate.value, "seconds")
-        rival = f" against {printable(found.rival.method)}"
-        yield f"{group.name}: its precompute ({once}) {told_payback(found)}{rival}"
+        told = told_payback(found, printable(found.rival.method))
+        yield f"{group.name}: its precompute ({once}) {told}"

@@ -14,6 +14,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from kdbench.analysis.aggregate import group_cells
+from kdbench.analysis.doubts import MODES
 from kdbench.analysis.figures import FIGURES, FigureKind
 from kdbench.analysis.figures.sheet import Sheet
 from kdbench.analysis.figures.style import drawing
@@ -42,7 +43,7 @@ def plot(
     out: str | Path | None = None,
     reference: str | None = None,
 ) -> list[Path]:
-    """Draw the figures that the results allow, one per matrix and environment.
+    """Draw the figures that the results allow, one per matrix, environment and mode.
 
     Args:
         results: what to draw from.
@@ -56,7 +57,8 @@ def plot(
 
     Returns:
         The files, `fig4.png` or, with several in one folder,
-        `fig4-<matrix>-<environment id>.png`.
+        `fig4-<matrix>-<environment id>.png`, with `-trained` or `-profiled` behind it where there
+        are both.
 
     Raises:
         InputError: an unknown figure, metric, format or reference, results that do not allow a
@@ -70,7 +72,12 @@ def plot(
     check_reference(groups, reference)
     sheets = []
     for matrix, environment, rows in results.sheets():
-        own = [g for g in groups if (g.matrix, g.environment) == (matrix, environment)]
+        modes = set(rows.cells["mode"])
+        own = [
+            g
+            for g in groups
+            if (g.matrix, g.environment) == (matrix, environment) and g.mode in modes
+        ]
         sheets.append(Sheet(matrix, environment, rows, own, find_reference(own, reference), wanted))
     allowed = [(kind, sheet) for kind in kinds for sheet in sheets if kind.refusal(sheet) is None]
     lacking = [kind for kind in kinds if all(kind is not drawn for drawn, _ in allowed)]
@@ -85,11 +92,14 @@ def plot(
     shared = Counter(
         (kind.name, folder) for (kind, _), folder in zip(allowed, folders, strict=True)
     )
+    places = Counter((kind.name, sheet.matrix, sheet.environment) for kind, sheet in allowed)
     written = []
     for (kind, sheet), folder in zip(allowed, folders, strict=True):
         stem = kind.name
         if shared[kind.name, folder] > 1:
             stem += f"-{_name_of(sheet.matrix)}-{sheet.environment.id}"
+            if places[kind.name, sheet.matrix, sheet.environment] > 1:
+                stem += f"-{MODES[sheet.groups[0].mode]}"
         with drawing():
             drawn = kind.draw(sheet)
             written += [

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from kdbench.analysis.aggregate import CellGroup
+from kdbench.analysis.estimates import Estimate, agree
 from kdbench.analysis.reported import is_reported
 from kdbench.errors import InputError, did_you_mean, quoted
 from kdbench.units import format_count
@@ -68,15 +69,35 @@ class Payback:
 
     Attributes:
         rival: the cell it is set against, which runs the teacher on every batch.
-        steps: optimizer steps until then; infinity where no step saves anything.
-        epochs: the same in epochs; None where the steps of an epoch are not known.
+        steps: optimizer steps until then, by the medians; infinity where no step saves anything.
+        ends: the fewest and the most steps that the runs, or the medians' intervals, allow for.
+        per_epoch: optimizer steps in an epoch; None where they are not known.
         extrapolated: a time behind it was worked out from fewer steps or batches.
+        contended: a time behind it is of runs that all were, and tells nothing.
     """
 
     rival: CellGroup
     steps: float
-    epochs: float | None
+    ends: tuple[float, float]
+    per_epoch: int | None
     extrapolated: bool
+    contended: bool
+
+    @property
+    def epochs(self) -> float | None:
+        """The steps in epochs; None where the steps of an epoch are not known."""
+        return self.steps / self.per_epoch if self.per_epoch else None
+
+    @property
+    def is_one_number(self) -> bool:
+        """Whether the runs agree about it: both ends are finite and near, or both are not."""
+        return not self.contended and (self.ends[0] == self.ends[1] or agree(self.ends))
+
+    @property
+    def is_range(self) -> bool:
+        """Whether the runs tell no more than from when to when, both of them finite."""
+        known = math.isfinite(self.ends[1]) and not self.contended
+        return known and not self.is_one_number
 
 
 def payback(group: CellGroup, groups: Iterable[CellGroup]) -> Payback | None:
@@ -88,20 +109,25 @@ def payback(group: CellGroup, groups: Iterable[CellGroup]) -> Payback | None:
     Returns:
         None for a method that precomputes nothing, without such a cell, or without a number.
     """
-    once, fast = group.estimates.get("precompute_time"), seconds_per_step(group)
+    once, fast = group.estimates.get("precompute_time"), step_cost(group)
     rival = next(iter(find_rivals(group, groups)), None)
-    if once is None or fast is None or rival is None:
+    slow = step_cost(rival) if rival else None
+    if once is None or fast is None or rival is None or slow is None:
         return None
-    slow = seconds_per_step(rival)
-    if slow is None:
-        return None
-    steps = once.value / (slow - fast) if slow > fast else math.inf
-    per_epoch = group.steps_per_epoch
+
+    def steps(once: float, slow: float, fast: float) -> float:
+        return once / (slow - fast) if slow > fast else math.inf
+
+    # Each part at that end of its runs that makes it pay soonest, or latest.
+    soonest = steps(span(once)[0], slow.ends[1], fast.ends[0])
+    latest = steps(span(once)[1], slow.ends[0], fast.ends[1])
     return Payback(
         rival=rival,
-        steps=steps,
-        epochs=steps / per_epoch if per_epoch else None,
+        steps=steps(once.value, slow.value, fast.value),
+        ends=(soonest, latest),
+        per_epoch=group.steps_per_epoch,
         extrapolated=once.extrapolated or is_extrapolated(group) or is_extrapolated(rival),
+        contended="contended" in once.marks or slow.contended or fast.contended,
     )
 
 
@@ -126,16 +152,35 @@ def find_rivals(group: CellGroup, groups: Iterable[CellGroup]) -> list[CellGroup
     return sorted(found, key=lambda other: other.method != "teacher-kd")
 
 
-def seconds_per_step(group: CellGroup) -> float | None:
-    """Return what a step costs, in seconds, with all that is around it.
+@dataclass(frozen=True)
+class StepCost:
+    """What a step costs, in seconds, with all that is around it; `ends` are those of its runs."""
+
+    value: float
+    ends: tuple[float, float]
+    contended: bool
+
+
+def step_cost(group: CellGroup) -> StepCost | None:
+    """Work out what a step of a cell costs.
 
     Where whole epochs were measured, that is an epoch over its steps: the median step leaves out
     what lies between steps. Else it is the median step; None where nothing was timed.
     """
     epoch = group.estimates.get("epoch_time")
-    if epoch and not epoch.extrapolated and group.steps_per_epoch:
-        return epoch.value / group.steps_per_epoch
-    return group.value("step_time")
+    whole = bool(epoch and not epoch.extrapolated and group.steps_per_epoch)
+    found = epoch if whole else group.estimates.get("step_time")
+    if found is None:
+        return None
+    steps = (group.steps_per_epoch or 1) if whole else 1
+    low, high = span(found)
+    ends = (low / steps, high / steps)
+    return StepCost(found.value / steps, ends, "contended" in found.marks)
+
+
+def span(estimate: Estimate) -> tuple[float, float]:
+    """Return how far a number may be off: its interval, or the range of too few runs for one."""
+    return estimate.interval or estimate.ends
 
 
 def is_extrapolated(group: CellGroup) -> bool:
@@ -144,15 +189,34 @@ def is_extrapolated(group: CellGroup) -> bool:
     return epoch is not None and epoch.extrapolated
 
 
-def told_payback(found: Payback) -> str:
-    """Say when a precompute pays, as the end of a sentence: `pays after 22 steps (1.0 epochs)`."""
-    if not math.isfinite(found.steps):
-        return "never pays, its step is not the faster one"
+def told_payback(found: Payback, against: str = "") -> str:
+    """Say when a precompute pays, as the end of a sentence: `pays after 22 steps (1.0 epochs)`.
+
+    Args:
+        found: when.
+        against: the rival's name, where it is to be told.
+    """
+    beside = f" against {against}" if against else ""
+    first, _ = found.ends
+    if found.contended:
+        return f"cannot be told to pay{beside}: every run of one of the two was contended"
+    if not math.isfinite(first):
+        return f"never pays{beside}, its step is not the faster one"
+    if found.is_one_number:
+        return f"pays after {_told_steps(found, (found.steps,))}{beside}"
+    if found.is_range:
+        return f"pays after {_told_steps(found, found.ends)}{beside}, as the runs differ"
+    earliest = _told_steps(found, (first,))
+    return f"pays after {earliest} at the earliest{beside}, or never: the runs differ too much"
+
+
+def _told_steps(found: Payback, counts: Sequence[float]) -> str:
     mark = "~" if found.extrapolated else ""
-    text = f"pays after {mark}{format_count(found.steps)} steps"
-    if found.epochs is None:
+    text = f"{mark}{' to '.join(map(format_count, counts))} steps"
+    if not found.per_epoch:
         return text
-    return f"{text} ({mark}{_epochs(found.epochs)} epochs)"
+    epochs = " to ".join(_epochs(count / found.per_epoch) for count in counts)
+    return f"{text} ({mark}{epochs} epochs)"
 
 
 def _epochs(count: float) -> str:

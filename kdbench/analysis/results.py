@@ -16,6 +16,7 @@ from kdbench.analysis.environments import (
     pick_environment,
 )
 from kdbench.analysis.soundness import sound
+from kdbench.analysis.yardstick import utilisations
 from kdbench.errors import InputError, quoted
 from kdbench.only import Only
 from kdbench.schema import TABLES
@@ -28,8 +29,10 @@ from kdbench.store.reading import warn_left_out
 class Results:
     """Committed rows, as pandas frames with nullable types; all but `cells` are read on first use.
 
-    `cells` has one row per run of a cell, the columns of the schema, and `environment_id`. The
-    other frames hold the rows of these runs alone, with `matrix` and `label` joined.
+    `cells` has one row per run of a cell, the columns of the schema, and `environment_id`; its
+    `utilisation` is by the best yardstick that is known, told in `yardstick`, and what is wrong
+    with that in `utilisation_doubt`. The other frames hold the rows of these runs alone, with
+    `matrix` and `label` joined.
 
     Attributes:
         homes: the folder of each matrix's results.
@@ -89,11 +92,16 @@ class Results:
             yield environment, replace(self, cells=self.cells[rows])
 
     def sheets(self) -> Iterator[tuple[str, Environment, Results]]:
-        """Yield matrix, environment and rows: what one table or one figure may hold."""
+        """Yield matrix, environment and rows: what one table or one figure may hold.
+
+        Rows that were profiled and rows that were trained are yielded apart.
+        """
         for matrix in self.matrices:
             own = replace(self, cells=self.cells[self.cells["matrix"] == matrix])
             for environment, rows in own.by_environment():
-                yield matrix, environment, rows
+                for mode in sorted(rows.cells["mode"].unique()):
+                    of_mode = rows.cells["mode"] == mode
+                    yield matrix, environment, replace(rows, cells=rows.cells[of_mode])
 
     def matching(self, conditions: Sequence[str], *, option: str = "--only") -> Results:
         """Keep the runs that meet each of some `COLUMN=V1,V2`.
@@ -156,12 +164,20 @@ def load_results(
         )
     found = assign_environments(plain_rows(cells))
     cells = cells.assign(environment_id=pd.array([e.id for e in found], dtype="string"))
+    (cells,) = _with_utilisation([cells])
     known = {e.id: e for e in found}
     results = Results(homes=homes, cells=cells, known=known, left_out=left_out).matching(only)
     if environment is None:
         return results
     chosen = pick_environment(environment, results.environments())
     return replace(results, cells=results.cells[results.cells["environment_id"] == chosen.id])
+
+
+def share_yardsticks(*several: Results) -> tuple[Results, ...]:
+    """Hold results that are to be compared against the same yardsticks: the best of them all."""
+    frames = _with_utilisation([results.cells for results in several])
+    pairs = zip(several, frames, strict=True)
+    return tuple(replace(results, cells=frame) for results, frame in pairs)
 
 
 def plain_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
@@ -191,6 +207,19 @@ def _read_cells(
                 )
         frames.append(frame)
     return homes, frames
+
+
+def _with_utilisation(frames: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:
+    found = [plain_rows(frame) for frame in frames]
+    told = iter(utilisations([row for rows in found for row in rows]))
+    filled = []
+    for frame, rows in zip(frames, found, strict=True):
+        own = [next(told) for _ in rows]
+        columns = {name: [row[name] for row in own] for name in ("utilisation", "yardstick")}
+        doubts = pd.array([row["utilisation_doubt"] for row in own], dtype="string")
+        numbers = {name: pd.array(values, dtype="Float64") for name, values in columns.items()}
+        filled.append(frame.assign(**numbers, utilisation_doubt=doubts))
+    return filled
 
 
 def _filtered(cells: pd.DataFrame, condition: str, option: str) -> pd.DataFrame:

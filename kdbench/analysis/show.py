@@ -13,20 +13,31 @@ from rich.table import Table
 from rich.text import Text
 
 from kdbench.analysis.aggregate import SETTINGS, CellGroup, group_cells
+from kdbench.analysis.doubts import MODES, format_estimate, format_spread
+from kdbench.analysis.estimates import OFF
 from kdbench.analysis.metrics import METRICS, Metric
 from kdbench.analysis.notes import table_notes
-from kdbench.analysis.reference import check_reference, find_reference, payback
+from kdbench.analysis.reference import Payback, check_reference, find_reference, payback
 from kdbench.analysis.results import Results
-from kdbench.units import MISSING, format_interval, format_ratio, format_value
+from kdbench.units import MISSING, format_ratio
 from kdbench.words import fold_label, printable
 
 # Shown always; the others only where some cell has a number.
 _MAIN = ("step_time", "epoch_time", "parameters", "allocated", "host")
-_COLUMNS = (*_MAIN, "process", "device", "precompute_time", "utilisation", "accuracy")
+_COLUMNS = (
+    "step_time",
+    "fastest_step",
+    *_MAIN[1:],
+    "process",
+    "device",
+    "precompute_time",
+    "utilisation",
+    "accuracy",
+)
 # Where a terminal is too narrow for all, these go in this order; a table says less without a label.
 _FIRST_LEFT_OUT = (
-    *("utilisation", "host", "device", "precompute_time", "process", "parameters"),
-    *("epoch_time", "accuracy", "allocated", "step_time"),
+    *("utilisation", "host", "device", "precompute_time", "process", "fastest_step"),
+    *("parameters", "epoch_time", "accuracy", "allocated", "step_time"),
 )
 _LABEL_WIDTH = 34
 # The widest table, of trainings on a GPU, then still fits a terminal of 100 columns.
@@ -42,11 +53,15 @@ def summary(results: Results, *, reference: str | None = None) -> pd.DataFrame:
             cell of each matrix and environment.
 
     Returns:
-        The cell's settings, `runs`, `finished`, `status`, `error`, `contended`, `unstable` and
-        `suspended` (how many of the finished runs are), `contention`, `reference`, then for each
-        metric its column of `cells` in base units, `<column>_low` and `_high` (95 % interval over
-        processes), `<column>_ratio` (over the reference), `payback_steps` and `payback_epochs`.
-        Missing is null.
+        The cell's settings, `runs`, `finished`, `put_right` (earlier attempts that failed, and are
+        not in `runs`), `status`, `error`, `contended`, `unstable` and `suspended` (how many of the
+        finished runs are), `contention`, `reference`, `yardstick` (what utilisation is a share of,
+        in operations per second), then for each metric its column of `cells` in base units,
+        `<column>_low` and `_high` (95 % interval over processes), `_n` (runs behind it, of
+        accuracies seeds), `_min` and `_max` of these, `_marks` (why it has no ratio: contended,
+        disagree, yardstick unsure, yardstick off) and `_ratio` (over the reference), then
+        `payback_steps` and `payback_epochs`, where the runs agree about them, and the `_low` and
+        `_high` ends of what they allow for. Missing is null.
 
     Raises:
         InputError: no cell has the label of the reference.
@@ -61,7 +76,7 @@ def summary(results: Results, *, reference: str | None = None) -> pd.DataFrame:
 
 
 def render(results: Results, *, reference: str | None = None) -> list[RenderableType]:
-    """Draw one table per matrix and environment, its notes below it.
+    """Draw one table per matrix, environment and mode, its notes below it.
 
     Raises:
         InputError: no cell has the label of the reference.
@@ -72,9 +87,10 @@ def render(results: Results, *, reference: str | None = None) -> list[Renderable
 
 
 def _sheets(groups: Sequence[CellGroup]) -> Iterator[list[CellGroup]]:
-    sheets: dict[tuple[str, str], list[CellGroup]] = {}
+    sheets: dict[tuple[str, str, str], list[CellGroup]] = {}
     for group in groups:
-        sheets.setdefault((group.matrix, group.environment.id), []).append(group)
+        place = (group.matrix, group.environment.id, group.mode)
+        sheets.setdefault(place, []).append(group)
     yield from sheets.values()
 
 
@@ -90,6 +106,7 @@ def _summary_row(
         **{name: group.settings[name] for name in SETTINGS},
         "runs": group.runs,
         "finished": group.finished,
+        "put_right": group.put_right,
         "status": status_of(group),
         "error": "; ".join(error for _, error, _ in group.problems if error) or None,
         "contended": doubtful(group, "contended"),
@@ -97,12 +114,14 @@ def _summary_row(
         "unstable": doubtful(group, "unstable"),
         "suspended": doubtful(group, "suspended"),
         "reference": reference.name if reference else None,
+        "yardstick": group.yardstick,
     }
     for name, metric in METRICS.items():
         estimate = group.estimates.get(name)
         low, high = (estimate.interval if estimate else None) or (None, None)
         row[metric.column] = estimate.value if estimate else None
         row[f"{metric.column}_low"], row[f"{metric.column}_high"] = low, high
+        row |= {f"{metric.column}_{key}": value for key, value in _spread(group, metric).items()}
         row[f"{metric.column}_ratio"] = group.ratio_to(reference, name)
         # Several metrics share a source or a kind: one that has no number says nothing of it.
         if metric.source_column and (estimate or metric.source_column not in row):
@@ -110,11 +129,31 @@ def _summary_row(
         if metric.kind_column and (estimate or metric.kind_column not in row):
             kinds = {True: "extrapolated", False: "measured"}
             row[metric.kind_column] = kinds[estimate.extrapolated] if estimate else None
-    found = payback(group, sheet)
-    # Never is no number: a step that saves nothing pays nothing back.
-    paid = found if found and math.isfinite(found.steps) else None
-    row["payback_steps"] = paid.steps if paid else None
-    row["payback_epochs"] = paid.epochs if paid else None
+    return row | _payback_columns(payback(group, sheet))
+
+
+def _spread(group: CellGroup, metric: Metric) -> dict[str, object]:
+    """Say of the runs behind a number how many they are, their ends, and what is wrong."""
+    estimate = group.estimates.get(metric.name)
+    if estimate is None:
+        off = OFF if metric.name == "utilisation" and group.yardstick_off else None
+        return {"n": None, "min": None, "max": None, "marks": off}
+    low, high = estimate.ends
+    marks = ", ".join(estimate.marks) or None
+    return {"n": estimate.count, "min": low, "max": high, "marks": marks}
+
+
+def _payback_columns(found: Payback | None) -> dict[str, object]:
+    """Tell when a precompute pays. Never is no number: what saves nothing pays nothing back."""
+    ends = found.ends if found and not found.contended else (math.inf, math.inf)
+    told = {"": found.steps if found and found.is_one_number else math.inf}
+    told |= dict(zip(("_low", "_high"), ends, strict=True))
+    per_epoch = found.per_epoch if found else None
+    row: dict[str, object] = {}
+    for end, steps in told.items():
+        known = math.isfinite(steps)
+        row[f"payback_steps{end}"] = steps if known else None
+        row[f"payback_epochs{end}"] = steps / per_epoch if known and per_epoch else None
     return row
 
 
@@ -174,7 +213,8 @@ class _Fitting:
 
     def _table(self, shown: Sequence[str]) -> Table:
         first = self._sheet[0]
-        title = f"{first.matrix} on {first.environment.name} [{first.environment.id}]"
+        where = f"{first.environment.name} [{first.environment.id}]"
+        title = f"{first.matrix}, {MODES[first.mode]}, on {where}"
         table = Table(
             title=Text(printable(title)),
             title_justify="left",
@@ -237,12 +277,11 @@ def run_marks(group: CellGroup) -> Text:
 def _figure(group: CellGroup, reference: CellGroup | None, metric: Metric) -> Text:
     estimate = group.estimates.get(metric.name)
     if estimate is None:
-        return Text(MISSING, style="dim")
-    mark = "~" if estimate.extrapolated else ""
-    text = Text(mark + format_value(estimate.value, metric.unit))
-    if estimate.interval is not None:
-        between = format_interval(estimate.interval, estimate.value, metric.unit)
-        text.append(f"\n{between}" if between else "", style="dim")
+        off = metric.name == "utilisation" and group.yardstick_off
+        return Text("off" if off else MISSING, style="dim")
+    text = Text(format_estimate(estimate, metric), style="dim" if estimate.marks else "")
+    between = format_spread(estimate, metric)
+    text.append(f"\n{between}" if between else "", style="dim")
     if group is reference:
         return text.append("\nref", style="dim")
     against = format_ratio(group.ratio_to(reference, metric.name))

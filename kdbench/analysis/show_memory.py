@@ -12,6 +12,7 @@ from rich.text import Text
 
 from kdbench.analysis.aggregate import CellGroup, group_cells
 from kdbench.analysis.breakdown import Breakdown, Part, breakdowns, missing_note
+from kdbench.analysis.doubts import MODES
 from kdbench.analysis.results import Results
 from kdbench.errors import InputError
 from kdbench.units import format_value
@@ -82,6 +83,7 @@ def _rows(item: Breakdown) -> Iterator[dict[str, object]]:
         "environment_name": group.environment.name,
         "label": group.label,
         "name": group.name,
+        "mode": group.mode,
         "run_key": item.run_key,
     }
     for kind, parts in (("category", item.categories), ("module", item.modules[:MOST_MODULES])):
@@ -119,7 +121,8 @@ def _table(item: Breakdown) -> RenderableType:
     table.add_section()
     _add(table, item.modules[:MOST_MODULES], item)
     more = len(item.modules) - MOST_MODULES
-    where = f"{printable(group.matrix)} on {group.environment.name} [{group.environment.id}]"
+    matrix = f"{printable(group.matrix)}, {MODES[group.mode]},"
+    where = f"{matrix} on {group.environment.name} [{group.environment.id}]"
     rest = f"; {more} more modules hold less" if more > 0 else ""
     return Group(Text(printable(title), style="bold"), table, Text(where + rest, style="dim"), "")
 

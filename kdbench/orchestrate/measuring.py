@@ -20,6 +20,7 @@ from kdbench.orchestrate.launcher import Outcome, launch
 from kdbench.orchestrate.nvml import why_lost
 from kdbench.orchestrate.probe import ResolvedDevice
 from kdbench.orchestrate.progress import Progress
+from kdbench.orchestrate.rates import KnownRates, told_rates
 from kdbench.orchestrate.recovery import SAMPLES, Record
 from kdbench.orchestrate.sampling import SamplerProcess
 from kdbench.orchestrate.spool import last_line, read_lines
@@ -56,8 +57,8 @@ class Measuring:
     machine: Mapping[str, str | None]
     latest: datetime | None = None
     lost_card: str | None = None
-    #: by precision: what the device reaches at best, measured by this run's first cell of it
-    _rates: dict[str, dict[str, Any]] = field(default_factory=dict)
+    #: what the device reaches at best, measured by this run's first cell of each precision
+    _rates: KnownRates = field(default_factory=KnownRates)
     #: by teacher: how its fitting ended, where it did not end well
     _unfitted: dict[str, End | None] = field(default_factory=dict)
     _warm: WarmProcesses = field(default_factory=WarmProcesses)
@@ -100,7 +101,7 @@ class Measuring:
             environment=self.environment,
             started_at=started_at,
             log=self.store.log(key),
-            rates=self._rates.get(run.cell.training.precision, {}),
+            rates=self._rates.of(run.cell.training.precision),
         )
 
     def ensure_teacher(self, run: CellRun) -> End | None:
@@ -175,6 +176,7 @@ class Measuring:
         start = self._warm.starter(run, log, self.stopping) if run.launch == "fork" else None
         path, gpu = spool / SAMPLES, self.device.gpu
         precision = run.cell.training.precision
+        wanted = self._rates.wanted(precision)
         sampler = SamplerProcess(path, gpu_uuid=gpu.uuid if gpu else None)
         try:
             outcome = launch(
@@ -189,18 +191,20 @@ class Measuring:
                 stopping=self.stopping,
                 checkpoints=checkpoints,
                 start=start,
-                rates=precision not in self._rates,
+                rates=wanted,
             )
         finally:
             sampler.stop()
         if outcome.returncode is None:  # a warm process would wait for its child for ever
             self._warm.close()
-        for event in outcome.events:
-            if event.get("event") == "rates":
-                self._rates[precision] = event
         if sampler.problem is not None:
             self.progress.note(sampler.problem)
-        return outcome, read_lines(path)
+        samples = read_lines(path)
+        events = by_kind(outcome.events)
+        # a cell that ended before it came to measure them leaves it to the next
+        if wanted and any(phase["phase"] == "rates" for phase in events.get("phase_start", [])):
+            self._rates.add(precision, told_rates(events, samples, run.device))
+        return outcome, samples
 
     def _tick(self, events: Iterable[dict[str, Any]], sample: dict[str, Any] | None) -> None:
         self.progress.tick(events, sample)

@@ -15,8 +15,9 @@ from kdbench.cell import CellRun
 from kdbench.errors import KdbenchError
 from kdbench.orchestrate.checkpoints import needs_no_more
 from kdbench.orchestrate.launcher import Outcome
+from kdbench.orchestrate.rates import told_rates
 from kdbench.orchestrate.spool import read_lines
-from kdbench.orchestrate.summary import Rows, summarise
+from kdbench.orchestrate.summary import Rows, by_kind, summarise
 from kdbench.store import Store
 from kdbench.store.reading import read_rows
 
@@ -133,7 +134,7 @@ def _rows(record: Record, folder: Path, log: Path) -> Rows:
         started_at=record.started_at,
         log=log,
         # measured by a run's first cell of a precision; of another, they went with the run
-        rates=next((event for event in events if event.get("event") == "rates"), {}),
+        rates=told_rates(by_kind(events), samples, record.run.device),
     )
 
 

@@ -324,6 +324,8 @@ def _limit_columns(
         "flops_step": flops,
         "matmul_flops_per_second": matmul,
         "copy_bytes_per_second": rates.get("copy_bytes_per_second"),
+        "rates_steady": rates.get("rates_steady"),
+        "rates_contended": rates.get("rates_contended"),
         "utilisation": flops / seconds / matmul if known else None,
     }
 

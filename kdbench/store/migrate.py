@@ -108,7 +108,10 @@ _ADDED: Mapping[int, Mapping[str, Mapping[str, Fill]]] = {
     6: {
         # an older kdbench had, or knew, none of these
         "cells": _unknown(
-            ("unattributed_scratch_bytes", "method_parameters", "runtime_settings",)
+            (
+                *("unattributed_scratch_bytes", "method_parameters", "runtime_settings"),
+                *("rates_steady", "rates_contended"),
+            )
         ),
     },
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from time import monotonic
 
 import torch
@@ -16,9 +17,13 @@ from kdbench.worker.precision import set_precision
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 # Sides of square products, each a larger share of a device's rate until memory or time end it.
 _SIDES = (256, 512, 1024, 2048, 4096, 8192, 16384)
-# Small beside any cell, and enough for a rate: the best of some tries is what is asked for.
+# Small beside any cell, and enough to find the side that suits a device.
 _SECONDS = 0.3
 _FEWEST = 3
+# A rate is what is reached at best, so it is steady once the best few tries, which others at work
+# or a changing clock can only make slower, agree; and it is sought no longer than this.
+_AGREE = 0.03
+_AT_LEAST_SECONDS, _AT_MOST_SECONDS = 0.2, 2.0
 # Far more than a processor's caches hold, so that a copy goes through memory...
 _HOST_COPY_BYTES = 128 * 2**20
 _DEVICE_COPY_BYTES = 2**30
@@ -34,10 +39,23 @@ def measure_rates(precision: Precision, device: torch.device, events: Events) ->
         first = (str(error).splitlines() or [type(error).__name__])[0]
         events.note(f"the device's rates could not be measured: {first}")
         return
-    events.emit("rates", matmul_flops_per_second=matmul, copy_bytes_per_second=copy)
+    events.emit(
+        "rates",
+        matmul_flops_per_second=matmul.best,
+        copy_bytes_per_second=copy.best,
+        rates_steady=matmul.steady and copy.steady,
+    )
 
 
-def matmul_rate(precision: Precision, device: torch.device) -> float:
+@dataclass(frozen=True)
+class Rate:
+    """What was reached at best, per second, and whether the best tries agreed about it."""
+
+    best: float
+    steady: bool
+
+
+def matmul_rate(precision: Precision, device: torch.device) -> Rate:
     """Floating-point operations per second of the best square matrix product.
 
     A product of two n x n matrices is 2 n^3 operations. The process's float32 mode is set to the
@@ -48,7 +66,7 @@ def matmul_rate(precision: Precision, device: torch.device) -> float:
     """
     set_precision(precision, device)
     dtype = _DTYPES.get(precision, torch.float32)
-    best, started = 0.0, monotonic()
+    best, chosen, started = 0.0, None, monotonic()
     for side in _SIDES:
         a, b, out = (_fitting(device, (side, side), dtype) for _ in range(3))
         if a is None or b is None or out is None:
@@ -58,16 +76,18 @@ def matmul_rate(precision: Precision, device: torch.device) -> float:
             torch.mm(a, b, out=out)
 
         seconds = min(_tries(product, device))
-        best = max(best, 2 * side**3 / seconds)
+        if 2 * side**3 / seconds > best:
+            best, chosen = 2 * side**3 / seconds, (side, product)
         # the next is eight times as long
         if monotonic() - started + _FEWEST * 8 * seconds > _SECONDS:
             break
-    if not best:
+    if chosen is None:
         raise RuntimeError("no memory is left to multiply in")
-    return best
+    side, work = chosen
+    return _steady_rate(work, device, 2.0 * side**3, 2 * side**3 / best)
 
 
-def copy_rate(device: torch.device) -> float:
+def copy_rate(device: torch.device) -> Rate:
     """Bytes per second, read and written, of the best large copy within the device's memory.
 
     Raises:
@@ -84,7 +104,27 @@ def copy_rate(device: torch.device) -> float:
     def copy(source: Tensor = source, target: Tensor = target) -> None:
         target.copy_(source)
 
-    return 2 * source.nbytes / min(_tries(copy, device))
+    return _steady_rate(copy, device, 2.0 * source.nbytes)
+
+
+def _steady_rate(
+    work: Callable[[], None], device: torch.device, amount: float, *known: float
+) -> Rate:
+    """Repeat some work of an amount until its best tries agree, or there is no more time.
+
+    Args:
+        work: what is timed.
+        device: where it runs.
+        amount: of operations or bytes in it.
+        known: seconds that it took before.
+    """
+    started, tries = monotonic(), list(known)
+    while True:
+        tries = sorted([*tries, *_tries(work, device)])
+        spent = monotonic() - started
+        steady = tries[_FEWEST - 1] <= tries[0] * (1 + _AGREE)
+        if (steady and spent >= _AT_LEAST_SECONDS) or spent >= _AT_MOST_SECONDS:
+            return Rate(amount / tries[0], steady)
 
 
 def _tries(work: Callable[[], None], device: torch.device) -> Iterator[float]:

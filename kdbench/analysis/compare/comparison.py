@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from kdbench.analysis.aggregate import CellGroup
 from kdbench.analysis.compare.matching import Cells
 from kdbench.analysis.compare.places import Change, Place
+from kdbench.analysis.doubts import MODES
 from kdbench.analysis.estimates import Estimate
 from kdbench.analysis.metrics import Metric
 from kdbench.stats import ratio, ratio_interval
@@ -19,16 +20,28 @@ class Compared:
     Attributes:
         exact: neither side's value differs from run to run, nor could it: any difference is a
             change, and there is no interval.
+        modes: whether each side was profiled or trained.
     """
 
     metric: Metric
     before: Estimate
     after: Estimate
     exact: bool
+    modes: tuple[str, str] = ("", "")
+
+    @property
+    def no_ratio(self) -> str | None:
+        """Why there is no ratio, though both sides have a number; None where there is one."""
+        if self.modes[0] != self.modes[1]:
+            return " against ".join(MODES.get(mode, mode) for mode in self.modes)
+        marks = dict.fromkeys((*self.before.marks, *self.after.marks))
+        return ", ".join(marks) or None
 
     @property
     def ratio(self) -> float | None:
-        """After over before; None where before is 0."""
+        """After over before; None where before is 0, or for `no_ratio`."""
+        if self.no_ratio:
+            return None
         return ratio(self.after.value, self.before.value)
 
     @property
@@ -40,7 +53,7 @@ class Compared:
     def interval(self) -> tuple[float, float] | None:
         """95 % interval of the ratio over processes; None if exact, or where there is none."""
         before, after = self.before.interval, self.after.interval
-        if self.exact or before is None or after is None:
+        if self.exact or self.no_ratio or before is None or after is None:
             return None
         return ratio_interval(self.after.value, after, self.before.value, before)
 
@@ -57,6 +70,8 @@ class Compared:
         """Why there is no interval; None where there is one, or need not be."""
         if self.exact or self.interval is not None:
             return None
+        if self.no_ratio:
+            return f"{self.no_ratio}: no ratio"
         if self.before.interval and self.after.interval:
             return "not positive: no interval"
         one, many = ("seed", "seeds") if self.metric.over_seeds else ("process", "processes")

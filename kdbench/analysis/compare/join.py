@@ -18,6 +18,7 @@ from kdbench.analysis.compare.places import (
     pair_places,
 )
 from kdbench.analysis.compare.sides import Side, shared_runs
+from kdbench.analysis.doubts import MODES
 from kdbench.analysis.estimates import Estimate
 from kdbench.analysis.metrics import METRICS, Metric
 from kdbench.gauges import GAUGES
@@ -118,7 +119,14 @@ def _sheet(
     shared: frozenset[str],
 ) -> Sheet:
     found = match_cells(*cells)
-    labels = Counter(before.label for before, _ in found.pairs)
+    labels = Counter((before.label, before.mode) for before, _ in found.pairs)
+    modes = {group.mode for pair in found.pairs for group in pair}
+
+    def name_of(before: CellGroup) -> str:
+        alone = labels[before.label, before.mode] == 1
+        name = printable(before.label) if alone else before.name
+        return f"{name} ({MODES[before.mode]})" if len(modes) > 1 else name
+
     return Sheet(
         matrices=matrices,
         places=places,
@@ -126,7 +134,7 @@ def _sheet(
         packages=packages,
         pairs=tuple(
             _pair(
-                printable(before.label) if labels[before.label] == 1 else before.name,
+                name_of(before),
                 before,
                 after,
                 metrics,
@@ -152,7 +160,8 @@ def _pair(
         one, other = before.estimates.get(metric.name), after.estimates.get(metric.name)
         if one and other:
             sources = (str(group.settings["source"]) for group in (before, after))
-            compared.append(Compared(metric, one, other, _is_exact(metric, one, other, sources)))
+            exact = _is_exact(metric, one, other, sources)
+            compared.append(Compared(metric, one, other, exact, (before.mode, after.mode)))
         elif one or other:
             lacking.append((metric, "after" if one else "before"))
     keys = ({run.run_key for run in group.members} for group in (before, after))

@@ -13,10 +13,11 @@ from kdbench.analysis import markup
 from kdbench.analysis.aggregate import CellGroup
 from kdbench.analysis.compare.comparison import Compared, Comparison, Pair, Sheet
 from kdbench.analysis.compare.notes import elsewhere_notes, notes_of, place_lines, title_of
+from kdbench.analysis.doubts import format_estimate
 from kdbench.analysis.estimates import Estimate
 from kdbench.analysis.metrics import Metric
 from kdbench.analysis.show import run_marks
-from kdbench.units import format_factor, format_value
+from kdbench.units import format_factor
 from kdbench.words import fold_label
 
 _HEAD = ("before", "after", "ratio", "95 % interval, or difference")
@@ -98,7 +99,7 @@ def _figures(one: Compared) -> tuple[str, str, str, str]:
 
 
 def _value(estimate: Estimate, metric: Metric) -> str:
-    return ("~" if estimate.extrapolated else "") + format_value(estimate.value, metric.unit)
+    return format_estimate(estimate, metric)
 
 
 def _last(one: Compared) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from kdbench.analysis.environments import pick_environment
-from kdbench.analysis.results import Results, load_results
+from kdbench.analysis.results import Results, load_results, share_yardsticks
 from kdbench.errors import IncomparableError, InputError
 from kdbench.words import printable
 
@@ -66,6 +66,8 @@ def load_sides(
         )
     whole = load_results(before, only=only)
     other = whole if same else load_results(before if after is None else after, only=only)
+    if not same:
+        whole, other = share_yardsticks(whole, other)
     first = whole.matching(only_before, option="--before")
     second = other.matching(only_after, option="--after")
     if same and not only_after:

@@ -25,7 +25,8 @@ from kdbench.analysis.reference import (
     find_rivals,
     is_extrapolated,
     payback,
-    seconds_per_step,
+    span,
+    step_cost,
     told_payback,
 )
 from kdbench.errors import InputError
@@ -109,7 +110,7 @@ def families(groups: Sequence[CellGroup]) -> list[Family]:
     seen: set[int] = set()
     for block in blocks(groups):
         for group in block.groups:
-            rivals = [g for g in find_rivals(group, groups) if seconds_per_step(g) is not None]
+            rivals = [g for g in find_rivals(group, groups) if step_cost(g) is not None]
             paid = payback(group, groups)
             if id(group) in seen or paid is None:
                 continue
@@ -132,7 +133,7 @@ def choose_axis(family: Family) -> Axis:
     first, _ = family.once[0]
     epochs = int(first.settings["epochs"])
     per_epoch = first.steps_per_epoch
-    paid = [p.steps for _, p in family.once if math.isfinite(p.steps)]
+    paid = [end for _, p in family.once for end in _told_ends(p) if math.isfinite(end)]
     if per_epoch is None:
         return Axis("optimizer steps", 1, _BEHIND * max(paid, default=1000.0))
     within = [steps for steps in paid if steps <= epochs * per_epoch]
@@ -170,6 +171,18 @@ def _graph(family: Family, names: Sequence[str], chosen: Mapping[str, Look]) -> 
 
     def painted(axes: Axes, _size: tuple[float, float]) -> None:
         for group, start, slope in costs:
+            (low, flat), (high, steep) = _band(group, axis)
+            if (low, flat) != (high, steep):
+                ends = [[low, low + flat * axis.end], [high, high + steep * axis.end]]
+                lower, upper = ([height / factor for height in line] for line in ends)
+                axes.fill_between(
+                    [0, axis.end],
+                    lower,
+                    upper,
+                    color=chosen[group.method].colour,
+                    alpha=0.16,
+                    linewidth=0,
+                )
             axes.plot(
                 [0, axis.end],
                 [start / factor, (start + slope * axis.end) / factor],
@@ -191,15 +204,34 @@ def _graph(family: Family, names: Sequence[str], chosen: Mapping[str, Look]) -> 
 
 def _line(group: CellGroup, axis: Axis) -> tuple[float, float]:
     """Return where a cell's line starts and how much it rises per unit of the axis, in seconds."""
-    return group.value("precompute_time") or 0.0, (seconds_per_step(group) or 0.0) * axis.per_unit
+    cost = step_cost(group)
+    return group.value("precompute_time") or 0.0, (cost.value if cost else 0.0) * axis.per_unit
+
+
+def _band(group: CellGroup, axis: Axis) -> list[tuple[float, float]]:
+    """Return the same of the runs, or of the medians' intervals: the lowest and the highest."""
+    once, cost = group.estimates.get("precompute_time"), step_cost(group)
+    starts = span(once) if once else (0.0, 0.0)
+    slopes = cost.ends if cost else (0.0, 0.0)
+    return [(a, b * axis.per_unit) for a, b in zip(starts, slopes, strict=True)]
+
+
+def _told_ends(found: Payback) -> tuple[float, ...]:
+    """Return what of a break-even is to be seen, in steps: one point, two ends, or none."""
+    if found.is_one_number:
+        return (found.steps,)
+    return found.ends if found.is_range else ()
 
 
 def _mark(
     axes: Axes, group: CellGroup, found: Payback, axis: Axis, factor: float, colour: str
 ) -> None:
-    place = found.steps / axis.per_unit
-    if not place <= axis.end:
+    told = [end / axis.per_unit for end in _told_ends(found)]
+    if len(told) == 2:
+        axes.axvspan(*told, color=colour, alpha=0.1, linewidth=0, zorder=0)
+    if len(told) != 1 or not told[0] <= axis.end:
         return
+    place = told[0]
     start, slope = _line(group, axis)
     height = (start + slope * place) / factor
     axes.vlines(place, 0, height, color=colour, linewidth=0.9, linestyle=":")
@@ -221,11 +253,10 @@ def _notes(family: Family) -> Iterator[str]:
         once = group.estimates["precompute_time"]
         mark = "~" if once.extrapolated else ""
         text = f"{style.method_name(group.method)}: {mark}{format_value(once.value, 'seconds')}"
-        text += f" of precompute {told_payback(found)}"
-        if len(family.rivals) > 1:
-            text += f" against {style.method_name(found.rival.method)}"
+        rival = style.method_name(found.rival.method) if len(family.rivals) > 1 else ""
+        text += f" of precompute {told_payback(found, rival)}"
         epochs = int(group.settings["epochs"])
-        if found.epochs is not None and epochs < found.epochs < math.inf:
+        if found.is_one_number and found.epochs is not None and epochs < found.epochs < math.inf:
             text += f", beyond the training's {epochs:,} epochs"
         yield text
 
@@ -237,6 +268,11 @@ def _caption(sheet: Sheet, drawn: Sequence[CellGroup]) -> list[str]:
         "median time per epoch times the epochs. Circles: where a precompute has paid. A "
         "precompute that was reused from a cache counts with what it cost when it was made."
     )
+    if any(group.finished > 1 for group in drawn):
+        lines.append(
+            "Bands: from the lowest to the highest of the runs, from 6 runs on the medians' 95 % "
+            "intervals. Upright bands: between these a precompute has paid, as the runs differ."
+        )
     dashed = any(is_extrapolated(group) for group in drawn)
     marks = footnotes(drawn, ())
     told = any(e.extrapolated for group in drawn for e in group.estimates.values())

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 
 from kdbench.analysis.aggregate import CellGroup
+from kdbench.analysis.doubts import format_estimate
 from kdbench.analysis.figures.panels import Bar, Panel
 from kdbench.analysis.figures.sheet import Sheet, draw_sheet
 from kdbench.analysis.metrics import METRICS, Metric
@@ -93,6 +94,9 @@ def _relative_panel(sheet: Sheet, metric: Metric, reported: Sequence[float | Non
     """Draw both machines' times over their own reference; None without a reference of both."""
     if sheet.reference is None:
         return None
+    estimate = sheet.reference.estimates.get(metric.name)
+    if estimate is not None and estimate.marks:
+        return None
     own = sheet.reference.value(metric.name)
     theirs = reported_for(sheet.reference.settings, metric.name)
     if own is None or theirs is None:
@@ -135,16 +139,29 @@ def _measured_bar(sheet: Sheet, group: CellGroup, metric: Metric, row: int, fact
     estimate = group.estimates.get(metric.name)
     if estimate is None:
         missing = "none" if metric.kind_column == "precompute_seconds_kind" else "not available"
+        if metric.name == "utilisation" and group.yardstick_off:
+            missing = "yardstick off"
         why = group.problems[0][0] if group.problems and not group.finished else missing
         return Bar(row, None, why, sheet.colours[group.method])
-    text = ("~" if estimate.extrapolated else "") + format_value(estimate.value, metric.unit)
+    text = format_estimate(estimate, metric)
     if group is sheet.reference:
         text += "  ref"
     else:
         text += f"  {format_ratio(group.ratio_to(sheet.reference, metric.name))}".rstrip()
     ends = estimate.interval
     interval = (ends[0] / factor, ends[1] / factor) if ends else None
-    return Bar(row, estimate.value / factor, text, sheet.colours[group.method], interval)
+    every = (*estimate.values, *estimate.disturbed)
+    several = min(every) < max(every)
+    return Bar(
+        row,
+        estimate.value / factor,
+        text,
+        sheet.colours[group.method],
+        interval,
+        dots=tuple(value / factor for value in estimate.values) if several else (),
+        hollow=tuple(value / factor for value in estimate.disturbed),
+        faint=bool(estimate.marks),
+    )
 
 
 def _notes(sheet: Sheet, metric: Metric) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from kdbench.analysis.figures import style
 
 # Bars' thickness in inches: the same all over a panel, thinner where the paper's stand beside.
 _ALONE, _BESIDE = 0.29, 0.17
+_PALE = 0.65
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,9 @@ class Bar:
         text: what is written at its end.
         colour: of its method.
         paper: drawn hatched, below the measured one.
+        dots: where its runs lie, if they are several.
+        hollow: where runs lie that are not in it.
+        faint: drawn pale, since nothing is to be concluded from it.
     """
 
     row: int
@@ -33,6 +37,15 @@ class Bar:
     colour: str
     interval: tuple[float, float] | None = None
     paper: bool = False
+    dots: tuple[float, ...] = ()
+    hollow: tuple[float, ...] = ()
+    faint: bool = False
+
+    @property
+    def reach(self) -> float:
+        """How far it goes, with its whisker and its dots."""
+        whisker = self.interval[1] if self.interval else 0.0
+        return max(self.value or 0.0, whisker, *self.dots, *self.hollow)
 
 
 @dataclass(frozen=True)
@@ -96,9 +109,7 @@ def _ticks(panel: Panel, end: float) -> Sequence[float]:
 
 
 def _draw_bar(axes: Axes, bar: Bar, centre: float, height: float) -> None:
-    end = 0.0
     if bar.value is not None:
-        end = bar.value
         if bar.paper:
             axes.barh(
                 centre,
@@ -110,7 +121,8 @@ def _draw_bar(axes: Axes, bar: Bar, centre: float, height: float) -> None:
                 linewidth=0.8,
             )
         else:
-            axes.barh(centre, bar.value, height, color=bar.colour, linewidth=0)
+            colour = style.shade(bar.colour, _PALE) if bar.faint else bar.colour
+            axes.barh(centre, bar.value, height, color=colour, linewidth=0)
     if bar.value is not None and bar.interval is not None and bar.interval[0] < bar.interval[1]:
         low, high = bar.interval
         axes.errorbar(
@@ -121,18 +133,36 @@ def _draw_bar(axes: Axes, bar: Bar, centre: float, height: float) -> None:
             linewidth=0.9,
             capsize=2,
         )
-        end = max(end, high)
+    _draw_dots(axes, bar, centre)
+    end = bar.reach
     axes.annotate(
         bar.text,
         (end, centre),
-        xytext=(3, 0),
+        xytext=(5 if bar.dots else 3, 0),
         textcoords="offset points",
         va="center",
         fontsize=style.SMALL if bar.paper else style.BODY,
-        color=style.FAINT if bar.paper or bar.value is None else style.INK,
+        color=style.FAINT if bar.paper or bar.faint or bar.value is None else style.INK,
         annotation_clip=False,
         **style.PLAIN,
     )
+
+
+def _draw_dots(axes: Axes, bar: Bar, centre: float) -> None:
+    """Mark every run on the bar: filled those it stands on, hollow those that were left out."""
+    for places, face in ((bar.dots, style.INK), (bar.hollow, "white")):
+        axes.plot(
+            places,
+            [centre] * len(places),
+            linestyle="",
+            marker="o",
+            markersize=2.8,
+            markerfacecolor=face,
+            markeredgecolor=style.INK,
+            markeredgewidth=0.6,
+            zorder=4,
+            clip_on=False,
+        )
 
 
 def _end(panel: Panel, room: float) -> float:
@@ -141,8 +171,7 @@ def _end(panel: Panel, room: float) -> float:
     for bar in panel.bars:
         if bar.value is None:
             continue
-        reach = max(bar.value, bar.interval[1] if bar.interval else 0.0)
         size = style.SMALL if bar.paper else style.BODY
         free = max(room - style.text_width(bar.text, size) - 0.1, 0.2 * room)
-        end = max(end, reach * room / free)
+        end = max(end, bar.reach * room / free)
     return end or 1.0

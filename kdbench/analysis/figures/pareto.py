@@ -27,12 +27,16 @@ _PANEL, _ALONE = (3.2, 2.7), (4.6, 3.2)
 
 @dataclass(frozen=True)
 class Cost:
-    """What a panel sets accuracy against, in base units; `metric` names its source's metric."""
+    """What a panel sets accuracy against, in base units.
+
+    `metric` names the one whose source is told, `parts` all that are in it.
+    """
 
     title: str
     note: str
     unit: Unit
     metric: str | None
+    parts: tuple[str, ...]
     of: Callable[[CellGroup], float | None]
 
 
@@ -61,6 +65,7 @@ COSTS = (
         "activations and all: where a card runs out",
         "bytes",
         "allocated",
+        ("allocated",),
         lambda group: group.value("allocated"),
     ),
     Cost(
@@ -68,6 +73,7 @@ COSTS = (
         "epochs × median epoch, and the precompute",
         "seconds",
         None,
+        ("epoch_time", "precompute_time"),
         training_seconds,
     ),
     Cost(
@@ -75,6 +81,7 @@ COSTS = (
         "of the card, over the steps; without the precompute",
         "joules",
         "energy",
+        ("energy",),
         training_joules,
     ),
 )
@@ -191,7 +198,8 @@ def _graph(
         low, high = _bar(group)
         accuracy = 100 * group.estimates["accuracy"].value
         look = chosen[id(group)]
-        points.append(Point(value / factor, accuracy, low, high, look, texts[id(group)]))
+        faint = bool(_marked(group, cost))
+        points.append(Point(value / factor, accuracy, low, high, look, texts[id(group)], faint))
     scatter = plan_scatter(points, panel, strict=strict)
     if scatter is None:
         return None
@@ -203,6 +211,12 @@ def _graph(
     if cost.metric and (source := source_note(groups, METRICS[cost.metric])):
         notes.append(f"source: {source}")
     return Graph(cost.title, tuple(notes), unit, "test accuracy, %", painted)
+
+
+def _marked(group: CellGroup, cost: Cost) -> list[str]:
+    """List the parts of a cell's cost that nothing is to be concluded from."""
+    estimates = [(part, group.estimates.get(part)) for part in cost.parts]
+    return [part for part, estimate in estimates if estimate is not None and estimate.marks]
 
 
 def _bar(group: CellGroup) -> tuple[float, float]:
@@ -217,6 +231,11 @@ def _caption(sheet: Sheet, trained: Sequence[CellGroup], shown: Sequence[Cost]) 
         "Filled, on the dashed line: no other cell costs at most as much and is at least as good; "
         "the line goes by the means, whatever their spread."
     )
+    if any(_marked(group, cost) for group in trained for cost in shown):
+        lines.append(
+            "Pale: its runs were all contended, or lie further apart than processes that measure "
+            "the same; not on the line."
+        )
     lines.append(_seed_note(trained))
     for cost in shown:
         without = [group for group in trained if cost.of(group) is None]

@@ -28,6 +28,8 @@ class Point:
     high: float
     look: Look
     text: str
+    #: nothing is to be concluded from its cost: it is drawn pale, and is not on the front
+    faint: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,8 @@ def plan_scatter(
     if not logarithmic and min(costs) >= 0:
         across = (max(across[0], 0.0), across[1])  # no cost is less than nothing
     up = _limits([end for point in points for end in (point.low, point.high)], 0.12)
-    best = front([(point.cost, point.accuracy) for point in points])
+    sure = [index for index, point in enumerate(points) if not point.faint]
+    best = [sure[i] for i in front([(points[n].cost, points[n].accuracy) for n in sure])]
 
     def place(cost: float, accuracy: float) -> tuple[float, float]:
         x = math.log10(cost) if logarithmic else cost
@@ -114,8 +117,8 @@ def draw_scatter(axes: Axes, scatter: Scatter, size: tuple[float, float]) -> Non
     # On to the edge: what costs more and is no better lies below the line.
     right = 10 ** scatter.across[1] if scatter.logarithmic else scatter.across[1]
     axes.step(
-        [*(point.cost for point in best), right],
-        [*(point.accuracy for point in best), best[-1].accuracy],
+        [*(point.cost for point in best), *([right] if best else [])],
+        [*(point.accuracy for point in best), *([best[-1].accuracy] if best else [])],
         where="post",
         color=style.FAINT,
         linewidth=0.9,
@@ -123,7 +126,7 @@ def draw_scatter(axes: Axes, scatter: Scatter, size: tuple[float, float]) -> Non
         zorder=1,
     )
     for index, (point, placed) in enumerate(zip(scatter.points, scatter.names, strict=True)):
-        colour = point.look.colour
+        colour = style.shade(point.look.colour, 0.6) if point.faint else point.look.colour
         if point.low < point.high:
             axes.vlines(point.cost, point.low, point.high, color=colour, linewidth=1.0)
         axes.plot(

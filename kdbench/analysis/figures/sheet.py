@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from kdbench.analysis.aggregate import CellGroup
+from kdbench.analysis.doubts import MODES, mark_notes
 from kdbench.analysis.environments import Environment
 from kdbench.analysis.figures import style
 from kdbench.analysis.figures.panels import Panel, draw_panel
@@ -234,7 +235,8 @@ def provenance(sheet: Sheet, groups: Sequence[CellGroup]) -> str:
     when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
     revisions = sorted({revision for group in groups for revision in group.revisions})
     made = f"kdbench {', '.join(revisions)}" if revisions else "kdbench"
-    line = f"{sheet.environment.description}. {when}, {printable(made)}."
+    modes = " and ".join(sorted({MODES[group.mode] for group in groups})).capitalize()
+    line = f"{sheet.environment.description}. {modes} {when}, {printable(made)}."
     teachers = {group.settings["teacher"] for group in groups} - {None}
     return f"{line} Teacher: {printable(teachers.pop())}." if len(teachers) == 1 else line
 
@@ -250,10 +252,15 @@ def _caption(sheet: Sheet, shown: Sequence[Metric], paper: Sequence[str]) -> lis
         for metric in shown
     )
     told = count_note(groups, shown)
-    lines.append(told + ("; whiskers: 95 % interval over them." if whiskers else "."))
+    dots = "; dots: each run, where they differ" if any(g.finished > 1 for g in groups) else ""
+    shown_estimates = [g.estimates[m.name] for g in groups for m in shown if m.name in g.estimates]
+    if any(estimate.disturbed for estimate in shown_estimates):
+        dots += "; hollow: a contended one, left out"
+    lines.append(f"{told}{dots}" + ("; whiskers: 95 % interval over them." if whiskers else "."))
     lines += paper
     marks = footnotes(groups, shown)
     lines += [". ".join(marks) + "."] if marks else []
+    lines += [f"{line}." for line in mark_notes(groups, shown)]
     if any(not metric.is_memory or metric.name == "device" for metric in shown):
         lines += [f"{line}." for line in doubt_notes(groups)]
     return lines + [line for group in groups for line in problem_notes(group)]
