@@ -13,8 +13,9 @@ from kdbench.cell import Cell
 from kdbench.errors import InputError
 from kdbench.limits import tightest
 from kdbench.settings import Data
+from kdbench.worker.damaged import Damaged
 from kdbench.worker.images import Images
-from kdbench.worker.sources import Source, open_sources
+from kdbench.worker.sources import open_sources
 from kdbench.worker.stream import Streamed, check_images, load_images
 
 # A synthetic data set holds this many batches and repeats them: steps cost the same whatever the
@@ -70,13 +71,19 @@ def load_data(cell: Cell, *, device: torch.device) -> DataSet:
     if data.source == "digits":
         return _kept(*_digits(data), device)
     sources = open_sources(data)
+    reading = {"side": data.image_size, "workers": data.workers}
+    damaged = Damaged()
     if _streams(data, device):
-        train, test = (_streamed(source, data, device) for source in sources)
+        for source in sources:
+            check_images(source, damaged=damaged, **reading)
+        damaged.check()
+        train, test = (Streamed(source, device=device, **reading) for source in sources)
         return DataSet(train, test, len(train.labels), sources[0].class_names)
     check_room((data.train_images + data.test_images) * 3 * data.image_size**2)
     train_images, test_images = (
-        load_images(source, side=data.image_size, workers=data.workers) for source in sources
+        load_images(source, damaged=damaged, **reading) for source in sources
     )
+    damaged.check()
     return _kept(train_images, test_images, device, sources[0].class_names)
 
 
@@ -87,11 +94,6 @@ def _kept(
     class_names: tuple[str, ...] | None = None,
 ) -> DataSet:
     return DataSet(_on(device, train), _on(device, test), len(train.labels), class_names)
-
-
-def _streamed(source: Source, data: Data, device: torch.device) -> Streamed:
-    check_images(source, side=data.image_size, workers=data.workers)
-    return Streamed(source, side=data.image_size, workers=data.workers, device=device)
 
 
 def _streams(data: Data, device: torch.device) -> bool:
