@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kdbench.cell import CellRun
+from kdbench.cell import CellRun, tell_left_out
 from kdbench.environment import collect_environment, decisive
 from kdbench.errors import InputError, did_you_mean, quoted
 from kdbench.fingerprint import worker_digest
@@ -125,7 +125,8 @@ class _Runner:
             environment=self._environment,
             device=self._device.device,
         )
-        for note in (self._device.note, busy_note(), *standing.notes):
+        left_out = tell_left_out(run.cell for _, run in standing.todo)
+        for note in (self._device.note, busy_note(), left_out, *standing.notes):
             if note:
                 self._progress.note(note)
         measuring = Measuring(
