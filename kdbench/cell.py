@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
+from itertools import islice
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt
@@ -17,6 +19,8 @@ from kdbench.settings import Data, Frozen, Name, Seed, Side, Student, Teacher, T
 
 Mode = Literal["profile", "train"]
 Launch = Literal["spawn", "fork"]
+# Sizes of data and batch that are told of in one line; an axis may have hundreds.
+_MOST_TOLD = 3
 
 
 class Cell(Frozen):
@@ -89,6 +93,11 @@ class Cell(Frozen):
         """Optimizer steps in an epoch; the last, smaller batch is dropped, as the paper's."""
         return max(1, self.data.train_images // self.training.batch_size)
 
+    @property
+    def images_left_out(self) -> int:
+        """Images of each epoch that are in no step; which ones is drawn anew every time."""
+        return max(0, self.data.train_images - self.steps_per_epoch * self.training.batch_size)
+
 
 class CellRun(Frozen):
     """One run of a cell: what the worker is asked to do."""
@@ -160,6 +169,22 @@ class CellRun(Frozen):
             "source": self.source,
             "profile": self.profile,
         }
+
+
+def tell_left_out(cells: Iterable[Cell]) -> str | None:
+    """Say in a line how many images of an epoch are in no step; None where there is none."""
+    told = {
+        f"{cell.data.name}, {cell.data.train_images:,} images in batches of "
+        f"{cell.training.batch_size:,}: {cell.steps_per_epoch:,} steps, {cell.images_left_out:,} "
+        "left out": None
+        for cell in cells
+        if cell.images_left_out
+    }
+    if not told:
+        return None
+    shown = [*islice(told, _MOST_TOLD)]
+    more = f"; and {len(told) - _MOST_TOLD} more like it" if len(told) > _MOST_TOLD else ""
+    return f"each epoch drops its last, incomplete batch: {'; '.join(shown)}{more}"
 
 
 def digest(value: object) -> str:

@@ -47,15 +47,14 @@ class InputError(KdbenchError):
         key: str | None = None,
         hint: str | None = None,
     ) -> None:
-        self.key = key
-        self._problem, self._hint = problem, hint
+        self.key, self.problem, self.hint = key, problem, hint
         place = [clipped(str(part), _LONGEST_PLACE) for part in (where, key) if part is not None]
         parts = [part for part in (*place, problem) if part]
         super().__init__(": ".join(parts) + (f"; {hint}" if hint else ""))
 
     def elsewhere(self, where: object) -> InputError:
         """Return the same error of an input that something else holds."""
-        return type(self)(self._problem, where=where, key=self.key, hint=self._hint)
+        return type(self)(self.problem, where=where, key=self.key, hint=self.hint)
 
 
 class OutputError(KdbenchError):

@@ -6,8 +6,14 @@ import ctypes
 import os
 import platform
 import signal
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
+
+#: How a user, a scheduler, a service manager or a terminal that goes away asks a run to end.
+ENDING = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGXCPU")
+#: Those of them that only warn of an end to come, and mean nothing to a process by themselves.
+WARNINGS = ("SIGUSR1", "SIGUSR2")
 
 _PR_SET_PDEATHSIG = 1
 # Thousandths of the memory there is, which the kernel's killer takes the process to use besides.
@@ -26,6 +32,15 @@ def die_with_parent(parent: int) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         raise SystemExit("the process that started this one is gone")
+
+
+def ignore(names: Iterable[str]) -> None:
+    """Let signals pass: a scheduler sends them to all processes of a job, and the runner answers.
+
+    Called by the child itself, early, and inherited by what it forks.
+    """
+    for name in names:
+        signal.signal(signal.Signals[name], signal.SIG_IGN)
 
 
 def die_first() -> None:

@@ -36,6 +36,29 @@ def test_a_coloured_picture_is_read_as_it_is(kind, tmp_path):
     assert np.array_equal(decoded(path), COLOURS)
 
 
+@pytest.mark.parametrize("kind", ["AVIF", "JPEG2000", "MPO", "QOI"])
+def test_other_kinds_that_tell_what_they_are(kind):
+    if kind.replace("MPO", "JPEG") not in Image.SAVE:
+        pytest.skip("this Pillow does not write it")
+    flat = Image.new("RGB", (6, 6), (200, 100, 50))
+    more = {"save_all": True, "append_images": [flat.rotate(90)]} if kind == "MPO" else {}
+    assert np.abs(decoded(encoded(flat, kind, **more)).astype(int) - [200, 100, 50]).max() < 9
+
+
+@pytest.mark.parametrize("kind", ["ICO", "PCX", "SGI", "TGA", "DDS", "PDF", "EPS"])
+def test_kinds_that_do_not_or_are_no_pictures_are_not_read(kind):
+    with pytest.raises(InputError, match=r"nothing that is known as a picture"):
+        decoded(encoded(Image.fromarray(COLOURS).resize((16, 16)), kind))
+
+
+def test_a_git_lfs_pointer_says_how_to_fetch_it(tmp_path):
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+    (tmp_path / "x.png").write_bytes(pointer)
+    for held in (pointer, tmp_path / "x.png"):
+        with pytest.raises(InputError, match=r"found the git-LFS pointer.*git lfs pull"):
+            decoded(held)
+
+
 def test_grey_and_black_and_white():
     grey = COLOURS[..., 0]
     assert np.array_equal(decoded(encoded(Image.fromarray(grey))), np.stack([grey] * 3, axis=-1))
@@ -136,7 +159,8 @@ def test_a_truncated_picture_is_damaged(kind):
     "data", [b"", b"<svg/>", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"]
 )
 def test_what_is_no_picture_is_refused(data):
-    with pytest.raises(InputError, match=r"damaged or unknown"):
+    told = "nothing that is known as a picture" if data else "an empty file"
+    with pytest.raises(InputError, match=rf"damaged or unknown.*: {told}"):
         decoded(data)
 
 

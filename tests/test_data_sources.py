@@ -5,6 +5,8 @@ import shutil
 
 import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -12,6 +14,7 @@ from PIL import Image
 from kdbench.errors import InputError
 from kdbench.orchestrate.launcher import uses_hub
 from kdbench.worker.data import load_data
+from tests.conftest import ALONE
 from tests.image_sets import (
     image_run,
     picture_pixels,
@@ -78,6 +81,61 @@ def test_a_folder_of_pictures(tmp_path):
 def test_the_classes_have_the_names_that_the_data_gives_them(tmp_path, write, names, storage):
     data = loaded(tmp_path, write(tmp_path / "set"), f'data.storage="{storage}"')
     assert data.class_names == names
+
+
+def name_otherwise(folder):
+    """Give pictures of the training split other names, and put what is none beside them."""
+    train = folder / "train"
+    pixels = Image.fromarray(picture_pixels("train")[0])
+    for name, kind in (("00.JFIF", "JPEG"), ("05.jp2", "JPEG2000")):
+        pixels.save(train / "a" / name, kind)
+        (train / "a" / f"{name[:2]}.png").unlink()
+    (train / "b" / "01.png").rename(train / "b" / "01")
+    (train / "c" / "02.png").rename(folder / "elsewhere.png")
+    (train / "c" / "02.png").symlink_to(folder / "elsewhere.png")
+    for name in (".DS_Store", "._00.png", "x.HEIC", "y.heic", "README", "readme.txt"):
+        (train / "a" / name).write_bytes(b"no picture")
+    (train / "a" / "gone.png").symlink_to(folder / "nowhere.png")
+    (train / "a" / "more").mkdir()
+    (train / "__MACOSX" / "a").mkdir(parents=True)
+    return folder
+
+
+OTHERS = "2 .heic, 1 .txt, 1 broken links, 1 folders, 1 without an ending"
+
+
+def test_what_pillow_reads_is_read_and_the_rest_is_named(tmp_path):
+    folder = name_otherwise(write_pictures(tmp_path / "set"))
+    data = loaded(tmp_path, folder)
+    assert len(data.train.labels) == 12
+    (note,) = data.notes
+    assert note.startswith(f"{folder} (train): passed over")
+    assert note.endswith(OTHERS)
+    with pytest.raises(InputError, match=f"expected 17 images, found 12; passed over.*{OTHERS}"):
+        loaded(tmp_path, folder, "data.train_images=17")
+
+
+def test_a_class_without_pictures_is_told(tmp_path):
+    folder = write_pictures(tmp_path / "set")
+    for file in (folder / "train" / "b").iterdir():
+        file.rename(file.with_suffix(".heic"))
+    told = r"train: data.path: expected pictures of every class, found none of 'b'; .* \d \.heic"
+    with pytest.raises(InputError, match=told):
+        loaded(tmp_path, folder)
+
+
+@pytest.mark.usefixtures("forked_workers")
+def test_what_is_passed_over_is_told_once_in_a_run(kdbench, tiny, tmp_path):
+    folder = name_otherwise(write_pictures(tmp_path / "set"))
+    sets = ['source="datasets"', f'path="{folder}"', "train_images=12", "test_images=6"]
+    said = kdbench(
+        *("run", "--matrix", tiny, "--device", "cpu", *ALONE),
+        *("--set", "axes.batch_size=[4, 5]", "--set", "budget.max_steps=2"),
+        *(part for setting in sets for part in ("--set", f"data.{setting}")),
+    )
+    assert said.code == 0, said
+    assert said.out.count(OTHERS) == 1, "not once a cell"
+    assert said.out.count("noise, 12 images in batches of 5: 2 steps, 2 left out") == 1
 
 
 def test_a_class_that_the_test_split_lacks_keeps_the_numbers(tmp_path):
@@ -293,6 +351,55 @@ def test_a_damaged_picture_is_told_before_the_training(tmp_path, storage):
     (folder / "test" / "c" / "02.png").write_bytes(broken_picture())
     with pytest.raises(InputError, match=r"test/c/02.png: data.path: expected a whole picture"):
         loaded(tmp_path, folder, f'data.storage="{storage}"')
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_damaged_pictures_of_both_splits_are_told_together(tmp_path, many):
+    folder = write_pictures(tmp_path / "set")
+    files = sorted(folder.glob("train/*/*.png" if many else "t*/c/02.png"))
+    for file in files:
+        file.write_bytes(b"" if many else broken_picture())
+    with pytest.raises(InputError, match=r"^data\.path: expected whole pictures, found") as caught:
+        loaded(tmp_path, folder)
+    told = str(caught.value)
+    assert [str(file) in told for file in files] == [True] * min(10, len(files)) + [False] * max(
+        0, len(files) - 10
+    )
+    assert ("found at least 10 that are not" if many else "found 2 that are not") in told
+
+
+@pytest.mark.parametrize("kept", [{"bytes", "path"}, {"bytes"}])
+def test_pictures_without_names_of_files(tmp_path, kept):
+    """Where every path is null, a struct's field has the type null, or is not there."""
+    for split in ("train", "test"):
+        rows = [
+            {key: {"bytes": cell["bytes"]}.get(key) for key in sorted(kept)}
+            for cell in undecoded(table(split))
+        ]
+        held = pa.table({"img": rows, "label": [0] * len(rows)})
+        (tmp_path / "set").mkdir(exist_ok=True)
+        pq.write_table(held, tmp_path / "set" / f"{split}.parquet")
+    data = loaded(tmp_path, tmp_path / "set")
+    assert np.array_equal(data.test.pixels.permute(0, 2, 3, 1).numpy(), picture_pixels("test"))
+
+
+@pytest.mark.parametrize(
+    "column", [["x"] * 12, [[1, 2]] * 12, [[[1]]] * 12, [{"a": 1}] * 12, [None] * 12, [1.5] * 12]
+)
+def test_a_column_of_something_else_is_told(tmp_path, column):
+    folder = write_parquet(tmp_path / "set", "{split}.parquet")
+    pq.write_table(pa.table({"img": column, "label": [0] * 12}), folder / "train.parquet")
+    with pytest.raises(InputError, match=r"data.image_column: expected a column of images, found"):
+        loaded(tmp_path, folder)
+
+
+@pytest.mark.parametrize("name", ["data/train-00000-of-00001.parquet", "train/*.arrow"])
+def test_tables_that_git_lfs_has_not_fetched(tmp_path, name):
+    folder = (write_saved if name.endswith("arrow") else write_parquet)(tmp_path / "set")
+    (file,) = folder.glob(name)
+    file.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    with pytest.raises(InputError, match=r"found the git-LFS pointer to one; git lfs pull"):
+        loaded(tmp_path, folder)
 
 
 @pytest.mark.parametrize(

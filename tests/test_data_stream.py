@@ -1,6 +1,7 @@
 """Streamed images: the same to the bit as kept ones, and no process left behind."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -15,12 +16,15 @@ from hypothesis import strategies as st
 import kdbench.worker.data as data_module
 import kdbench.worker.stream as stream_module
 from kdbench.errors import InputError, WorkerError
+from kdbench.lifetime import ENDING
+from kdbench.worker import decoders
 from kdbench.worker.account import account_step
 from kdbench.worker.augment import epoch_draws, make_batch
 from kdbench.worker.data import load_data
 from kdbench.worker.embeddings import plan_class_embeddings, plan_image_embeddings
 from kdbench.worker.precompute import compute
 from kdbench.worker.probes import Probes
+from kdbench.worker.shortage import child_died, is_shortage
 from kdbench.worker.train import evaluate
 from kdbench.worker.training import build_session
 from tests.conftest import REPOSITORY
@@ -193,6 +197,83 @@ def test_a_process_that_dies_is_told(tmp_path, pictures, monkeypatch):
     monkeypatch.setattr(stream_module, "decode", lambda *_args, **_options: os._exit(9))
     with pytest.raises(WorkerError, match=r"a process that decodes images died.*data.workers"):
         epoch(streamed, seed=0, epoch=0)
+
+
+def test_a_process_that_is_killed_is_told_at_once(tmp_path, pictures):
+    *_, (_, streamed) = both_storages(tmp_path, pictures)
+    others = {child.pid for child in children()}
+    batches = streamed.train.batches(1)
+    next(batches)
+    decoder = next(child for child in children() if child.pid not in others)
+    decoder.kill()
+    with pytest.raises(WorkerError, match=r"was killed by SIGKILL.*data.workers") as caught:
+        list(batches)
+    assert child_died(caught.value)
+    assert {child.pid for child in children()} <= others
+
+
+@pytest.mark.parametrize("name", ENDING)
+def test_what_ends_a_run_is_for_the_runner_to_answer(tmp_path, pictures, name):
+    """A scheduler signals each process of a job."""
+    *_, (_, streamed) = both_storages(tmp_path, pictures)
+    others = {child.pid for child in children()}
+    batches = streamed.train.batches(1)
+    next(batches)
+    for child in children():
+        if child.pid not in others:
+            child.send_signal(signal.Signals[name])
+    assert len(list(batches)) == 11
+
+
+def test_what_a_process_cannot_do_is_told(tmp_path, pictures, monkeypatch):
+    def short(*_args, **_options):
+        raise MemoryError("no room for a picture")
+
+    *_, (_, streamed) = both_storages(tmp_path, pictures)
+    monkeypatch.setattr(stream_module, "decode", short)
+    with pytest.raises(RuntimeError, match=r"MemoryError: no room for a picture") as caught:
+        epoch(streamed, seed=0, epoch=0)
+    assert is_shortage(caught.value)
+
+
+def test_processes_that_are_started_afresh(tmp_path, pictures, monkeypatch):
+    """As on macOS, which does not survive a fork."""
+    (_, kept), (_, streamed) = both_storages(tmp_path, pictures, "data.workers=1")
+    monkeypatch.setattr(decoders.platform, "system", lambda: "Darwin")
+    pairs = zip(kept.train.batches(4), streamed.train.batches(4), strict=True)
+    assert all(torch.equal(one.pixels, other.pixels) for one, other in pairs)
+
+
+WITHOUT = """
+import sys
+from pathlib import Path
+import torch
+from kdbench.worker.data import load_data
+from tests.image_sets import image_run
+run = image_run(Path(sys.argv[1]), sys.argv[2], 'data.storage="stream"', "data.image_size=256")
+seen = load_data(run.cell, device=torch.device("cpu")).train.batches(4)
+print(sum(len(batch.labels) for batch in seen))
+"""
+
+
+def test_neither_room_nor_semaphores_of_shared_memory_are_needed(tmp_path, pictures):
+    """In a container there are 64 MB of it, and in some sandboxes none."""
+    alone = ["unshare", "--map-root-user", "--mount", "sh", "-c"]
+    sets = (tmp_path, pictures)
+    unwritable = "mount -t tmpfs -o ro tmpfs /dev/shm"
+    try:
+        subprocess.run([*alone, unwritable], check=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("no mount of its own is allowed here")
+    done = subprocess.run(
+        [*alone, f'{unwritable} && exec "$0" "$@"', sys.executable, "-c", WITHOUT, *map(str, sets)],
+        cwd=REPOSITORY,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout, done.returncode) == ("12\n", 0), done.stderr
 
 
 def children():

@@ -3,6 +3,7 @@
 import http.server
 import io
 import resource
+import shutil
 import subprocess
 import sys
 import threading
@@ -343,6 +344,23 @@ def test_a_containers_memory_limit_is_told(fake_nvml, monkeypatch):
     monkeypatch.setattr(doctor, "memory_limit_bytes", lambda: 2**62)
     assert look()["memory"].found == "8.0 GiB"
     assert look()["processor"].found == "unknown: 4 threads, 2 usable here"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it is a folder on Linux alone")
+@pytest.mark.parametrize(
+    ("free", "good", "told"),
+    [(64 << 20, False, "0.1 GiB free"), (8 << 30, True, "8.0 GiB free"), (None, False, "is not")],
+)
+def test_little_shared_memory_is_told(fake_nvml, monkeypatch, tmp_path, free, good, told):
+    fake_nvml(card())
+    if free is not None:
+        (tmp_path / "dev/shm").mkdir(parents=True)
+    usage = shutil.disk_usage(tmp_path)._replace(free=free)
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(doctor, "_caches", list)
+    finding = look(root=tmp_path)["shared memory"]
+    assert (finding.good, told in finding.found) == (good, True), finding
+    assert good or "--shm-size" in finding.remedy
 
 
 def test_a_kernel_without_the_mark_gives_a_lower_bound(fake_nvml, monkeypatch):

@@ -266,3 +266,15 @@ def test_the_papers_trainings_come_in_miniature_and_at_its_scale(name):
             weights = [(cell.training.alpha1, cell.training.alpha2) for cell in matrix.cells]
             assert len(set(weights)) == 5
             assert all(one + two == pytest.approx(1) for one, two in weights)
+
+
+def test_what_an_epoch_leaves_out_is_told_with_the_cells(kdbench, tiny):
+    batches = ("--set", "axes.batch_size=[8, 10, 11, 12, 13]")
+    told = kdbench("cells", "--matrix", tiny, *batches).err
+    assert (
+        "each epoch drops its last, incomplete batch: noise, 64 images in batches of 10: " in told
+    )
+    assert "batches of 10: 6 steps, 4 left out; " in told
+    assert told.count("left out") == 3
+    assert "and 1 more like it" in told
+    assert "left out" not in kdbench("cells", "--matrix", tiny).err

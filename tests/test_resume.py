@@ -1,7 +1,6 @@
 """A training that is stopped goes on from its last checkpoint, and ends as if it had not been."""
 
 import json
-import os
 import random
 import signal
 import subprocess
@@ -9,6 +8,7 @@ import sys
 import time
 
 import pandas as pd
+import psutil
 import pytest
 
 from tests.consistency import check_results
@@ -76,7 +76,10 @@ class Stopped:
         """Send a signal when this attempt has told of so many steps; how the runner ended."""
         with self.start() as runner:
             worker = self._follow(after)
-            os.kill(worker if who == "worker" else runner.pid, number)
+            job = [psutil.Process(runner.pid), *psutil.Process(runner.pid).children(recursive=True)]
+            told = {"worker": [psutil.Process(worker)], "runner": job[:1], "job": job}
+            for process in told[who]:
+                process.send_signal(number)
             told, _ = runner.communicate(timeout=LONG)
         return runner.returncode, told
 
@@ -156,6 +159,23 @@ def test_a_runner_that_is_stopped_twice(unstopped, matrix, tmp_path, kdbench):
     assert cell["status"] == "ok"
     assert cell["steps_resumed"] % STEPS == 0, "there are checkpoints after whole epochs alone"
     assert set(steps["attempt"]) == {0, 1, 2}, "each attempt has left some"
+
+
+@pytest.mark.parametrize("name", ["SIGUSR1", "SIGXCPU"])
+def test_a_job_that_its_scheduler_warns(name, unstopped, matrix, tmp_path, kdbench):
+    """Slurm's `--signal=USR1@60` reaches every process of a step, SGE's limits all of a job."""
+    out, root = tmp_path / "results", tmp_path / "results" / "tiny"
+    command = arguments(matrix, out, EVERY_STEP, method="embed-kd")
+    code, told = Stopped(root, command).stop("job", signal.Signals[name], after=STEPS + 3)
+    assert code == 130, told
+    assert "goes on from here" in told
+    cell, _ = rows_of(root)
+    assert (cell["status"], cell["error"]) == ("interrupted", f"stopped by {name}")
+    check_results(root)
+    again = kdbench(*command)
+    assert again.code == 0, again
+    assert result_of(root) == unstopped("embed-kd")
+    assert rows_of(root)[0]["steps_resumed"] >= STEPS
 
 
 # --- when checkpoints are kept, dropped, and set aside; the workers here only pretend to train

@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from kdbench.lifetime import ENDING
 from kdbench.orchestrate import sampler as module
 from kdbench.orchestrate.conditions import Conditions
 from kdbench.orchestrate.nvml import open_nvml
@@ -306,9 +307,10 @@ def test_what_is_told_once_is_told_first(sampler):
     child.end()
 
 
-def test_an_interrupt_is_for_the_runner(sampler):
+def test_what_ends_a_run_is_for_the_runner(sampler):
     child = sampler().ready()
-    child.process.send_signal(signal.SIGINT)
+    for name in ENDING:
+        child.process.send_signal(signal.Signals[name])
     samples = child.end()
     assert (child.process.returncode, child.errors) == (0, "")
     assert len(samples) >= 2

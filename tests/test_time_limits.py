@@ -11,6 +11,7 @@ import pytest
 
 from kdbench.budget import Budget, PhaseTimeouts
 from kdbench.errors import InputError
+from kdbench.lifetime import ENDING
 from kdbench.matrix import load_matrix
 from kdbench.orchestrate.limits import Limits
 from kdbench.orchestrate.stopping import Stopping
@@ -113,7 +114,7 @@ def test_ctrl_c_is_a_wish_first_and_an_order_then():
         assert (stopping.after_cell(), stopping.now) == (True, "stopped by the user")
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+@pytest.mark.parametrize("name", ENDING[1:])
 def test_a_scheduler_gives_orders(name):
     number = getattr(signal, name)
     with handled(number, signal.SIG_DFL), Stopping() as stopping:
@@ -130,6 +131,15 @@ def test_what_was_ignored_stays_so():
             os.kill(os.getpid(), signal.SIGHUP)
         assert not stopping.after_cell()
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+
+
+@pytest.mark.parametrize("name", ["SIGUSR1", "SIGUSR2", "SIGQUIT", "SIGXCPU"])
+def test_a_meaning_that_the_callers_program_gives_a_signal_stays(name):
+    number, heard = signal.Signals[name], []
+    with handled(number, lambda *_: heard.append(name)):
+        with Stopping() as stopping:
+            os.kill(os.getpid(), number)
+        assert (stopping.now, heard) == (None, [name])
 
 
 @contextmanager

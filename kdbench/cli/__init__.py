@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -17,6 +16,7 @@ from kdbench.cli.measuring import cells, doctor, predict, run
 from kdbench.cli.output import Output, standard_streams
 from kdbench.cli.reading import compare, plot, show, tables
 from kdbench.errors import InputError, KdbenchError, LeftOutWarning, OutputError
+from kdbench.lifetime import ENDING, ignore
 from kdbench.words import printable
 
 #: the exit code of a run that was stopped by the user, or by a scheduler
@@ -126,7 +126,6 @@ def entry_point() -> None:
     """Entry point of the console script."""
     code = main()
     if code == STOPPED:
-        # One more Ctrl-C is meant for the run that has just ended, and is to change no exit code.
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)
+        # One more signal is meant for the run that has just ended, and is to change no exit code.
+        ignore(ENDING)
     sys.exit(code)

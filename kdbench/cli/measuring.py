@@ -84,6 +84,7 @@ def cells(
     """List a matrix's cells: id, label, and how often each is run."""
     from collections import Counter
 
+    from kdbench.cell import tell_left_out
     from kdbench.matrix import load_matrix
 
     loaded = load_matrix(matrix, preset=preset, assignments=set or (), only=only or ())
@@ -94,6 +95,8 @@ def cells(
     for (cell_id, label), count in counts.items():
         typer.echo(f"{cell_id}  {label:{width}}  {count:4}")
     typer.echo(f"{len(counts)} cells, {len(runs)} runs, mode {loaded.mode}", err=True)
+    if left_out := tell_left_out(run.cell for run in runs):
+        typer.echo(printable(left_out), err=True)
 
 
 def predict(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 import shutil
 import tempfile
@@ -42,6 +43,8 @@ _HUB = "https://huggingface.co"
 _HUB_TIMEOUT_SECONDS = 3
 # What a disk is tried with: a cell's rows are about as large.
 _LEAST_ROOM = 1 << 20
+# Some batches of a DataLoader's, ahead of a step; Docker's 64 MB hold a few of the smallest.
+_ROOM_FOR_LOADERS = 2**30
 _YES = ("1", "ON", "YES", "TRUE")
 
 
@@ -71,7 +74,12 @@ def examine(
     with open_nvml() as nvml:
         findings = [*_machine(environment), *condition_findings(root), *card_findings(nvml)]
         findings.append(_torch(environment, probe, has_card=bool(nvml.gpus())))
-    findings += [_host_peak(can=can_reset_peak()), _hub(reaches or _why_unreachable), *_caches()]
+    findings += [
+        *_shared_memory(root / "dev/shm"),
+        _host_peak(can=can_reset_peak()),
+        _hub(reaches or _why_unreachable),
+        *_caches(),
+    ]
     if results is not None:
         folder = _folder("results", results)
         findings.append(replace(folder, found=f"{folder.found}; no results in it yet"))
@@ -132,6 +140,26 @@ def _torch(environment: dict[str, Any], probe: Callable[[], Probe], *, has_card:
     return Finding(
         "torch", "; ".join(parts), good=not unused and not others, null=null, remedy=remedy
     )
+
+
+def _shared_memory(folder: Path) -> list[Finding]:
+    """Look at what Linux keeps POSIX shared memory and semaphores in; others have no folder."""
+    if platform.system() != "Linux":
+        return []
+    if not folder.is_dir():
+        found, free = f"{folder} is not there", 0
+    elif not os.access(folder, os.W_OK):
+        found, free = f"{folder} cannot be written to", 0
+    else:
+        free = shutil.disk_usage(folder).free
+        found = f"{folder}, {gib(free)} free"
+    if free >= _ROOM_FOR_LOADERS:
+        return [Finding("shared memory", found)]
+    remedy = (
+        "kdbench streams images without it; a DataLoader with workers in a step of your own may "
+        "hang or die: docker run --shm-size=8g or --ipc=host, smaller batches, or num_workers=0"
+    )
+    return [Finding("shared memory", found, good=False, remedy=remedy)]
 
 
 def _host_peak(*, can: bool) -> Finding:

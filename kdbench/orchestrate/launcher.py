@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kdbench.cell import CellRun
+from kdbench.lifetime import ENDING
 from kdbench.orchestrate.child import Child, Spawned, Start
 from kdbench.orchestrate.killer import Killer, Kills
 from kdbench.orchestrate.limits import Limits
@@ -71,7 +72,7 @@ _HASTY_SECONDS = 1.0
 _KILLED_SECONDS = 10.0
 # A scheduler signals all processes of a job at once, and the worker may be the first to end.
 _BOTH_TOLD_SECONDS = 0.2
-_TOLD_TO_END = (-signal.SIGINT, -signal.SIGTERM, -signal.SIGHUP)
+_TOLD_TO_END = tuple(-signal.Signals[name] for name in ENDING)
 
 Task = Literal["cell", "fit"]
 

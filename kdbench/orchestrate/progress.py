@@ -94,6 +94,7 @@ class Shown:
         self._live: Any = None
         self._total = self._started = 0
         self._walls: list[float] = []
+        self._noted: set[str] = set()
         self._title = ""
         self._since = monotonic()
         self._estimate = Estimate()
@@ -153,7 +154,9 @@ class Shown:
             if state.is_replayed(event):
                 continue
             if event.get("event") == "note":
-                self.note(f"  {event['text']}")
+                if event["text"] not in self._noted:  # of the data, every cell would
+                    self.note(f"  {event['text']}")
+                self._noted.add(event["text"])
             elif event.get("event") == "resumed":
                 self.note(f"  goes on after {event['steps']} steps, in epoch {state.epoch_of}")
             elif self._live is None and event.get("event") == "phase_start":

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kdbench.cell import CellRun
+from kdbench.cell import CellRun, tell_left_out
 from kdbench.environment import collect_environment, decisive
 from kdbench.errors import InputError, did_you_mean, quoted
 from kdbench.fingerprint import worker_digest
@@ -145,7 +145,8 @@ class _Runner:
             environment=self._environment,
             device=self._device.device,
         )
-        for note in (self._device.note, _kept_back(), busy_note(), *standing.notes):
+        left_out = tell_left_out(run.cell for _, run in standing.todo)
+        for note in (self._device.note, _kept_back(), busy_note(), left_out, *standing.notes):
             if note:
                 self._progress.note(note)
         measuring = Measuring(

@@ -14,7 +14,6 @@ import argparse
 import json
 import os
 import select
-import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -22,7 +21,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from kdbench.lifetime import die_with_parent
+from kdbench.lifetime import ENDING, die_with_parent, ignore
 from kdbench.orchestrate.conditions import Conditions
 from kdbench.orchestrate.host import ResidentMemory
 from kdbench.orchestrate.neighbours import Neighbours
@@ -219,8 +218,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the sampler; see the module's docstring."""
     # These reach the whole group, by Ctrl-C and by a scheduler: when the sampling ends is for the
     # runner to say.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
+    ignore(ENDING)
     options = _parser().parse_args(arguments)
     die_with_parent(options.parent)
     with ExitStack() as stack:

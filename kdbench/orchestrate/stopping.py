@@ -7,10 +7,13 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-# Said by a person at the keyboard: once is a wish, twice an order.
+from kdbench.lifetime import ENDING
+
+# Said by a person at the keyboard: once is a wish, twice an order. The others are orders: said by
+# a scheduler, a service manager or a terminal that goes away, before a kill that follows soon.
 _ASKS = (signal.SIGINT,)
-# Said by a scheduler, a service manager or a terminal that goes away: a kill follows soon.
-_ORDERS = ("SIGTERM", "SIGHUP")
+# These have one meaning everywhere. What a program that a run is part of does with the rest stays.
+_ALWAYS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Stopping:
@@ -18,7 +21,8 @@ class Stopping:
 
     Nothing is raised from within a handler: a run looks at `after_cell` and `now` where it can
     stop in order, so that no row is half written by it. What was ignored when the run began, as a
-    hang-up under nohup, stays so. Outside of the main thread, which alone can hear signals, it
+    hang-up under nohup, stays so, and so does a handler of the caller's for SIGUSR1, SIGUSR2,
+    SIGQUIT or SIGXCPU. Outside of the main thread, which alone can hear signals, it
     hears nothing, and can be told by `ask` and `order`.
     """
 
@@ -49,8 +53,10 @@ class Stopping:
     def __enter__(self) -> Self:
         """Hear signals from now on."""
         if threading.current_thread() is threading.main_thread():
-            for number in (*_ASKS, *(getattr(signal, name) for name in _ORDERS)):
-                if signal.getsignal(number) != signal.SIG_IGN:
+            for number in (signal.Signals[name] for name in ENDING):
+                before = signal.getsignal(number)
+                always = number in _ALWAYS and before != signal.SIG_IGN
+                if always or before == signal.SIG_DFL:
                     self._before[number] = signal.signal(number, self._hear)
         return self
 

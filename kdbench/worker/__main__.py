@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from kdbench.lifetime import die_first, die_with_parent
+from kdbench.lifetime import WARNINGS, die_first, die_with_parent, ignore
 from kdbench.worker.ending import Ending
 from kdbench.worker.job import read_job, run_job
 from kdbench.worker.secrets import hide
@@ -13,6 +13,7 @@ from kdbench.worker.secrets import hide
 
 def main(argv: list[str]) -> int:
     """Run the job; its events go to `events.jsonl` in the same folder."""
+    ignore(WARNINGS)
     hide()
     ending, path = Ending(), Path(argv[0])
     job = read_job(path)

@@ -14,11 +14,19 @@ from kdbench.errors import InputError, brief, did_you_mean, quoted
 from kdbench.settings import Data
 from kdbench.worker.tables import open_tables
 
+# What other programs keep a picture's parts as.
+_KINDS = {
+    "bytes": ("binary", "large_binary", "binary_view"),
+    "path": ("string", "large_string", "string_view"),
+}
+
 
 class TableSource:
     """A split of a table with an image column, which is decoded by us and not by the library."""
 
     picture_key = "data.image_column"
+    #: every row is one
+    passed_over = None
 
     def __init__(
         self,
@@ -147,15 +155,29 @@ def _encoded_column(table: Any, column: str, where: str) -> Any:  # noqa: ANN401
             key="data.image_column",
             hint="cast it to datasets.Image() and save it again",
         )
-    return table.select_columns([column]).cast_column(column, datasets.Image(decode=False))
+    return _as_images(table.select_columns([column]), column)
 
 
 def _may_hold_pictures(feature: Any) -> bool:  # noqa: ANN401
     """Whether other programs store pictures so: as bytes, with or without a path beside them."""
     if isinstance(feature, dict):
         kinds = {name: getattr(value, "dtype", None) for name, value in feature.items()}
-        return kinds == {"bytes": "binary", "path": "string"}
-    return getattr(feature, "dtype", None) in ("binary", "large_binary")
+        # where every row has none of the two, as a path beside bytes, its type is null
+        return set(kinds) <= {"bytes", "path"} and all(
+            kind == "null" or kind in _KINDS[name] for name, kind in kinds.items()
+        )
+    return getattr(feature, "dtype", None) in _KINDS["bytes"]
+
+
+def _as_images(table: Any, column: str) -> Any:  # noqa: ANN401
+    """Turn rows of bytes, or of {bytes, path} with one of the two left out or null, into both."""
+    import datasets  # noqa: PLC0415
+
+    feature = table.features[column]
+    if isinstance(feature, dict):
+        kinds = {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}
+        table = table.cast_column(column, {name: kinds[name] for name in feature})
+    return table.cast_column(column, datasets.Image(decode=False))
 
 
 def _labels(table: Any, data: Data, where: str) -> Tensor:  # noqa: ANN401

@@ -13,6 +13,7 @@ from kdbench.cell import Cell
 from kdbench.errors import InputError
 from kdbench.limits import tightest
 from kdbench.settings import Data
+from kdbench.worker.damaged import Damaged
 from kdbench.worker.images import Images
 from kdbench.worker.sources import Source, open_sources
 from kdbench.worker.stream import Streamed, check_images, load_images
@@ -36,6 +37,8 @@ class DataSet:
     train_count: int
     #: in the order of their numbers; None: the data set does not name them
     class_names: tuple[str, ...] | None = None
+    #: what a user may want to know of it, a line each
+    notes: tuple[str, ...] = ()
 
     @property
     def storage(self) -> Literal["device", "stream"]:
@@ -70,14 +73,21 @@ def load_data(cell: Cell, *, device: torch.device) -> DataSet:
     if data.source == "digits":
         return _kept(*_digits(data), device)
     sources = open_sources(data)
+    notes = _notes(data, sources)
+    reading = {"side": data.image_size, "workers": data.workers}
+    damaged = Damaged()
     if _streams(data, device):
-        train, test = (_streamed(source, data, device) for source in sources)
-        return DataSet(train, test, len(train.labels), sources[0].class_names)
+        for source in sources:
+            check_images(source, damaged=damaged, **reading)
+        damaged.check()
+        train, test = (Streamed(source, device=device, **reading) for source in sources)
+        return DataSet(train, test, len(train.labels), sources[0].class_names, notes)
     check_room((data.train_images + data.test_images) * 3 * data.image_size**2)
     train_images, test_images = (
-        load_images(source, side=data.image_size, workers=data.workers) for source in sources
+        load_images(source, damaged=damaged, **reading) for source in sources
     )
-    return _kept(train_images, test_images, device, sources[0].class_names)
+    damaged.check()
+    return _kept(train_images, test_images, device, sources[0].class_names, notes)
 
 
 def _kept(
@@ -85,13 +95,18 @@ def _kept(
     test: Images,
     device: torch.device,
     class_names: tuple[str, ...] | None = None,
+    notes: tuple[str, ...] = (),
 ) -> DataSet:
-    return DataSet(_on(device, train), _on(device, test), len(train.labels), class_names)
+    return DataSet(_on(device, train), _on(device, test), len(train.labels), class_names, notes)
 
 
-def _streamed(source: Source, data: Data, device: torch.device) -> Streamed:
-    check_images(source, side=data.image_size, workers=data.workers)
-    return Streamed(source, side=data.image_size, workers=data.workers, device=device)
+def _notes(data: Data, sources: tuple[Source, Source]) -> tuple[str, ...]:
+    """Say what of a data set's folders was not read."""
+    return tuple(
+        f"{data.path} ({split}): {source.passed_over}"
+        for split, source in zip((data.train_split, data.test_split), sources, strict=True)
+        if source.passed_over
+    )
 
 
 def _streams(data: Data, device: torch.device) -> bool:

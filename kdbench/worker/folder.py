@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from kdbench.errors import InputError, did_you_mean, quoted
+from kdbench.errors import InputError, clipped, did_you_mean, printable, quoted
 from kdbench.settings import Data
-from kdbench.worker.pictures import SUFFIXES
+from kdbench.worker.pictures import SUFFIXES, is_picture
+
+# What unpacking a Mac's archive leaves beside the folders, full of files that are called like them.
+_LITTER = "__MACOSX"
+# Endings that are told; a folder may hold as many as files.
+_MOST_KINDS, _LONGEST_KIND = 8, 20
 
 
 @dataclass(frozen=True)
@@ -23,7 +30,20 @@ class FolderSource:
     labels: Tensor
     #: of the training split's folders, for both splits
     class_names: tuple[str, ...]
+    #: how many other files lie among them, by ending or kind
+    others: Mapping[str, int] = field(default_factory=dict)
     picture_key: str = "data.path"
+
+    @property
+    def passed_over(self) -> str | None:
+        """What lies among the pictures and was not read, in words; None: nothing."""
+        if not self.others:
+            return None
+        counted = sorted(self.others.items(), key=lambda item: (-item[1], item[0]))
+        told = [f"{count:,} {kind}" for kind, count in counted[:_MOST_KINDS]]
+        if len(counted) > _MOST_KINDS:
+            told.append(f"{sum(count for _, count in counted[_MOST_KINDS:]):,} others")
+        return f"passed over, as no pictures that are read here: {', '.join(told)}"
 
     def encoded(self, row: int) -> Path:
         """Return the file of a picture."""
@@ -50,10 +70,21 @@ def open_folder(data: Data, root: Path) -> tuple[FolderSource, FolderSource]:
             where=root / data.train_split,
             key="data.classes",
         )
-    return (
-        _listed(root / data.train_split, names),
-        _listed(_split_folder(data, root, "test_split"), names),
-    )
+    train = _listed(root / data.train_split, names)
+    _check_every_class(train, root / data.train_split)
+    return train, _listed(_split_folder(data, root, "test_split"), names)
+
+
+def _check_every_class(train: FolderSource, where: Path) -> None:
+    held = set(train.labels.tolist())
+    empty = [name for number, name in enumerate(train.class_names) if number not in held]
+    if empty:
+        raise InputError(
+            f"expected pictures of every class, found none of {quoted(empty)}",
+            where=where,
+            key="data.path",
+            hint=train.passed_over or "remove the folders, and count without them in data.classes",
+        )
 
 
 def _split_folder(data: Data, root: Path, key: str) -> Path:
@@ -72,7 +103,9 @@ def _split_folder(data: Data, root: Path, key: str) -> Path:
 
 def _folders(folder: Path) -> list[str]:
     return sorted(
-        entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != "."
+        entry.name
+        for entry in folder.iterdir()
+        if entry.is_dir() and entry.name[0] != "." and entry.name != _LITTER
     )
 
 
@@ -80,6 +113,7 @@ def _listed(folder: Path, names: list[str]) -> FolderSource:
     numbers = {name: number for number, name in enumerate(names)}
     files: list[str] = []
     labels: list[int] = []
+    others: Counter[str] = Counter()
     for name in _folders(folder):
         if name not in numbers:
             raise InputError(
@@ -88,15 +122,31 @@ def _listed(folder: Path, names: list[str]) -> FolderSource:
                 key="data.path",
                 hint=did_you_mean(name, names) or "every class needs a folder there",
             )
-        found = sorted(
-            entry.path
-            for entry in os.scandir(folder / name)
-            # what else lies about, such as an index of thumbnails, is no picture; and a pipe that
-            # is named like one would never end
-            if entry.is_file()
-            and Path(entry.name).suffix.lower() in SUFFIXES
-            and entry.name[0] != "."
-        )
-        files += found
+        found = []
+        for entry in os.scandir(folder / name):
+            if entry.name[0] == ".":  # what a file manager leaves, as `.DS_Store` or `._x.jpg`
+                continue
+            kind = _other_kind(entry)
+            if kind is None:
+                found.append(entry.path)
+            else:
+                others[printable(clipped(kind, _LONGEST_KIND))] += 1
+        files += sorted(found)
         labels += [numbers[name]] * len(found)
-    return FolderSource(tuple(files), torch.tensor(labels, dtype=torch.int64), tuple(names))
+    numbered = torch.tensor(labels, dtype=torch.int64)
+    return FolderSource(tuple(files), numbered, tuple(names), others)
+
+
+def _other_kind(entry: os.DirEntry[str]) -> str | None:
+    """Say what something is that is no picture by its ending or, without one, by its content.
+
+    A pipe that is named like a picture would never end, so only files are opened.
+    """
+    if not entry.is_file():
+        if entry.is_dir():
+            return "folders"
+        return "broken links" if entry.is_symlink() else "no regular files"
+    suffix = Path(entry.name).suffix.lower()
+    if not suffix:
+        return None if is_picture(Path(entry.path)) else "without an ending"
+    return None if suffix in SUFFIXES else suffix

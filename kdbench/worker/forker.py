@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from kdbench.lifetime import die_first, die_with_parent
+from kdbench.lifetime import WARNINGS, die_first, die_with_parent, ignore
 from kdbench.worker.ending import Ending
 from kdbench.worker.job import read_job, run_job
 from kdbench.worker.secrets import hide
@@ -26,6 +26,7 @@ from kdbench.worker.secrets import hide
 
 def main(argv: list[str]) -> int:
     """Serve jobs until the input ends; in a child, run one and return its exit status."""
+    ignore(WARNINGS)
     hide()
     ending = Ending()
     die_with_parent(int(argv[0]))

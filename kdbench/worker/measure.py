@@ -84,6 +84,8 @@ class _Loaded:
     def data(self) -> DataSet:
         data = load_data(self._run.cell, device=self._device)
         self._events.emit("result", data_storage=data.storage)
+        for note in data.notes:
+            self._events.note(note)
         return data
 
     def teacher(self, data: DataSet) -> nn.Module:

@@ -2,27 +2,54 @@
 
 from __future__ import annotations
 
+import importlib
 import io
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from kdbench.errors import InputError
 from kdbench.worker.shortage import is_shortage
+from kdbench.worker.strangers import is_pointer
 
 #: Pixels of the largest picture that is decoded: the square of the largest side that a matrix file
 #: may ask for. A few kilobytes can claim to be more than the memory holds.
 MOST_PIXELS = 8192 * 8192
 
-# Raster formats only: of the others that Pillow knows, some start programs (EPS) to be read.
-_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+# Raster formats that a file's first bytes tell. Of the others that Pillow knows some start programs
+# to be read (EPS), some are taken for whatever lies there (TGA), and some are no pictures (MPEG).
+_NAMES = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "QOI", "TIFF", "WEBP")
 
-SUFFIXES = frozenset(
-    {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-)
+
+def _register() -> None:
+    """Import the readers of these formats and of no others: each makes itself known to Pillow."""
+    for name in (
+        "Avif",
+        "Bmp",
+        "Gif",
+        "Jpeg",
+        "Jpeg2K",
+        "Mpo",
+        "Png",
+        "Ppm",
+        "Qoi",
+        "Tiff",
+        "WebP",
+    ):
+        with suppress(ImportError):  # an older Pillow
+            importlib.import_module(f"PIL.{name}ImagePlugin")
+
+
+_register()
+# A cameras' several pictures in one file (MPO) are opened as the JPEG that they begin with.
+_FORMATS = tuple(name for name in _NAMES if name in Image.OPEN)
+
+#: Endings of pictures that this Pillow reads, in lower case.
+SUFFIXES = frozenset(suffix for suffix, name in Image.EXTENSION.items() if name in _NAMES)
 
 # What Pillow turns into RGB by a plain conversion, without loss of meaning.
 _PLAIN_MODES = ("1", "L", "P", "RGB", "CMYK", "YCbCr")
@@ -63,15 +90,33 @@ def decode(encoded: bytes | Path, side: int, *, where: str, key: str) -> Tensor:
     except Exception as error:  # a decoder that is fed with damage raises whatever it likes
         if is_shortage(error):
             raise
-        told = (str(error).splitlines() or [""])[0]
-        raise InputError(
-            f"expected a whole picture, found a damaged or unknown one: "
-            f"{type(error).__name__}: {told}",
-            where=where,
-            key=key,
-            hint="replace it or take it out of the data set",
-        ) from error
+        raise _unreadable(encoded, error, where, key) from error
     return torch.from_numpy(np.array(coloured)).permute(2, 0, 1)
+
+
+def is_picture(file: Path) -> bool:
+    """Whether a file begins as a picture that is read here, whatever it is called."""
+    try:
+        with Image.open(file, formats=_FORMATS):
+            return True
+    except Exception:  # noqa: BLE001 - a decoder that is fed with anything raises whatever it likes
+        return False
+
+
+def _unreadable(encoded: bytes | Path, error: Exception, where: str, key: str) -> InputError:
+    if is_pointer(encoded):
+        found, remedy = "the git-LFS pointer to one", "git lfs pull fetches it"
+    else:
+        told = (str(error).splitlines() or [""])[0]
+        if isinstance(error, UnidentifiedImageError):  # it names the file again, or an object
+            told = "nothing that is known as a picture" if _holds_any(encoded) else "an empty file"
+        found = f"a damaged or unknown one: {type(error).__name__}: {told}"
+        remedy = "replace it or take it out of the data set"
+    return InputError(f"expected a whole picture, found {found}", where=where, key=key, hint=remedy)
+
+
+def _holds_any(encoded: bytes | Path) -> bool:
+    return bool(encoded) if isinstance(encoded, bytes) else encoded.stat().st_size > 0
 
 
 def _check_header(picture: Image.Image, where: str, key: str) -> None:

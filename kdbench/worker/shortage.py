@@ -14,6 +14,7 @@ import torch
 from kdbench.errors import KdbenchError
 from kdbench.limits import own_rooms, tightest
 from kdbench.shortage import Shortage, is_ambiguous, recognise
+from kdbench.worker.decoders import DecoderDiedError
 
 # What a new thread takes of address space, unless told otherwise.
 _STACK_BYTES = 8 * 2**20
@@ -71,7 +72,10 @@ def shortage_behind(error: BaseException, device: str) -> Shortage | None:
 
 def child_died(error: BaseException) -> bool:
     """Whether an error is that a process which prepares data has died."""
-    return any("DataLoader worker (pid" in str(link) for link in _chain(error))
+    return any(
+        isinstance(link, DecoderDiedError) or "DataLoader worker (pid" in str(link)
+        for link in _chain(error)
+    )
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

@@ -28,6 +28,10 @@ class Source(Protocol):
     def picture_key(self) -> str:
         """Key of the matrix file that names the pictures, for errors."""
 
+    @property
+    def passed_over(self) -> str | None:
+        """What lies beside the pictures and was not read, in words; None: nothing."""
+
     def encoded(self, row: int) -> bytes | Path:
         """Return a picture as it is stored, or its file.
 
@@ -66,11 +70,17 @@ def open_sources(data: Data) -> tuple[Source, Source]:
         where = f"{data.path} ({split})"
         if not found:
             raise InputError(
-                "the split is empty: it has no picture", where=where, key=f"data.{key}"
+                "the split is empty: it has no picture",
+                where=where,
+                key=f"data.{key}",
+                hint=source.passed_over,
             )
         if found != expected:
             raise InputError(
-                f"expected {expected} images, found {found}", where=where, key=f"data.{key}"
+                f"expected {expected} images, found {found}",
+                where=where,
+                key=f"data.{key}",
+                hint=source.passed_over,
             )
     return sources
 

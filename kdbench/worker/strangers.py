@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,20 @@ import pyarrow.parquet as pq
 from kdbench.errors import InputError, brief
 
 _MAGIC = b"PAR1"
+_POINTER = b"version https://git-lfs.github.com/spec/"
 # More rows than any split may have images.
 _MOST_ROWS = 10**9
 # Of the files that describe a table; one with the names of a million classes is smaller.
 _MOST_BYTES = 2**26
+
+
+def is_pointer(held: bytes | Path) -> bool:
+    """Whether bytes, or a file, are what git-LFS keeps in the place of a file."""
+    if isinstance(held, bytes):
+        return held.startswith(_POINTER)
+    with suppress(OSError), held.open("rb") as file:
+        return file.read(len(_POINTER)) == _POINTER
+    return False
 
 
 def check_local(root: Path) -> None:
@@ -53,6 +64,8 @@ def check_parquet(files: Sequence[Path], *, key: str, cache: Path) -> None:
     rows = size = 0
     for file in files:
         check_local(file)
+        if file.is_file():
+            _check_no_pointer(file, "a parquet file", key)
         try:
             metadata = _metadata(file)
         except (OSError, pa.ArrowException, ValueError) as error:
@@ -78,6 +91,16 @@ def check_parquet(files: Sequence[Path], *, key: str, cache: Path) -> None:
         )
 
 
+def _check_no_pointer(file: Path, expected: str, key: str) -> None:
+    if is_pointer(file):
+        raise InputError(
+            f"expected {expected}, found the git-LFS pointer to one",
+            where=file,
+            key=key,
+            hint="git lfs pull fetches it",
+        )
+
+
 def _metadata(file: Path) -> Any:  # noqa: ANN401 - pyarrow has no type stubs
     """Read a parquet file's own description.
 
@@ -99,7 +122,7 @@ def check_saved(folder: Path) -> list[str]:
         The names of its Arrow files.
 
     Raises:
-        InputError: it names a file elsewhere.
+        InputError: it names a file elsewhere, or one that git-LFS has not fetched.
         OSError, ValueError, KeyError, TypeError, RecursionError: it is damaged.
     """
     for name in ("state.json", "dataset_info.json"):
@@ -119,4 +142,5 @@ def check_saved(folder: Path) -> list[str]:
             )
         if not (folder / name).is_file():
             raise FileNotFoundError(f"there is no file {brief(name)}")
+        _check_no_pointer(folder / name, "an Arrow file", "data.path")
     return names

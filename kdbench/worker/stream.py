@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import platform
-import signal
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
-from kdbench.errors import InputError, WorkerError
-from kdbench.lifetime import die_with_parent
+from kdbench.errors import InputError
+from kdbench.worker.damaged import Damaged, Problem, problem_of
+from kdbench.worker.decoders import decode_ahead
 from kdbench.worker.images import Images
 from kdbench.worker.pictures import decode
 from kdbench.worker.sources import Source
 
-# Batches that each worker process keeps ready.
-_AHEAD = 2
 # Fewer pictures than this are decoded in the process itself: starting others would take longer.
 _FEW = 256
 
@@ -47,112 +40,96 @@ def read_batches(
 
     Raises:
         InputError: a picture cannot be read.
-        WorkerError: a worker process died.
+        DecoderDiedError: a worker process died.
     """
-    with warnings.catch_warnings():
-        # torch warns of more processes than cores; their number is a setting of the matrix file
-        warnings.filterwarnings("ignore", message="This DataLoader will create")
-        loader = _loader(source, batches, side, min(workers, len(batches)), pin)
-        reading = iter(loader)
-    try:
-        for pixels, problem in reading:
-            if problem is not None:
-                raise InputError(problem)
+    damaged = Damaged()
+    # Closed here, whoever still holds an error and this frame: its processes end with it.
+    with closing(_decoded(source, batches, side=side, workers=workers, pin=pin)) as decoded:
+        for pixels, found in decoded:
+            damaged.add(found)
+            damaged.check()
             yield pixels
-    except RuntimeError as error:
-        if "DataLoader worker (pid" not in str(error):
-            raise
-        raise WorkerError(
-            f"a process that decodes images died: {str(error).splitlines()[0]}; "
-            "fewer of them need less shared memory (data.workers)"
-        ) from error
-    finally:
-        del reading  # its processes end here, whoever still holds the error and this frame
 
 
-def _loader(
-    source: Source, batches: Sequence[Sequence[int]], side: int, workers: int, pin: bool
-) -> DataLoader[Any]:
-    # fork shares the list of pictures and the imported libraries with the workers; macOS's system
-    # libraries do not survive it.
-    start = "spawn" if platform.system() == "Darwin" else "fork"
-    return DataLoader(
-        _Decoder(source, side),
-        sampler=batches,  # what torch takes for one row is a whole batch of ours
-        batch_size=None,
-        num_workers=workers,
-        collate_fn=_as_it_is,
-        pin_memory=pin,
-        prefetch_factor=_AHEAD if workers else None,
-        multiprocessing_context=multiprocessing.get_context(start) if workers else None,
-        worker_init_fn=partial(_start_worker, os.getpid()) if workers else None,
-        # its own: torch's would be advanced, and a streamed training drop out other units
-        generator=torch.Generator(),
-    )
+def _decoded(
+    source: Source,
+    batches: Sequence[Sequence[int]],
+    *,
+    side: int,
+    workers: int,
+    pin: bool = False,
+) -> Generator[tuple[Tensor, list[Problem]], None, None]:
+    """Decode batches, each with what is wrong with its pictures."""
+    fill = partial(_fill, source)
+    if workers and batches:
+        workers = min(workers, len(batches))
+        yield from decode_ahead(fill, batches, side=side, workers=workers, pin=pin)
+        return
+    for rows in batches:
+        pixels = torch.empty((len(rows), 3, side, side), dtype=torch.uint8, pin_memory=pin)
+        yield pixels, fill(rows, pixels)
 
 
-def _as_it_is(value: object) -> object:
-    return value
-
-
-def _start_worker(parent: int, _number: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the training's to answer
-    die_with_parent(parent)
-
-
-class _Decoder(Dataset[Any]):
-    """A batch of pictures for a list of rows, or what is wrong with one of them.
-
-    The problem comes back as a value: torch would bury an exception in a traceback of its own.
-    """
-
-    def __init__(self, source: Source, side: int) -> None:
-        self._source, self._side = source, side
-
-    def __getitem__(self, rows: Sequence[int]) -> tuple[Tensor, str | None]:
-        pixels = torch.empty((len(rows), 3, self._side, self._side), dtype=torch.uint8)
+def _fill(source: Source, rows: Sequence[int], pixels: Tensor) -> list[Problem]:
+    """Decode pictures into their places; what cannot be is left out of them, and told."""
+    problems = []
+    for place, row in enumerate(rows):
+        where, key = source.where(row), source.picture_key
         try:
-            for place, row in enumerate(rows):
-                pixels[place] = decode(
-                    self._source.encoded(row),
-                    self._side,
-                    where=self._source.where(row),
-                    key=self._source.picture_key,
-                )
+            pixels[place] = decode(source.encoded(row), pixels.shape[-1], where=where, key=key)
         except InputError as error:
-            return pixels, str(error)
-        return pixels, None
+            problems.append(problem_of(error, where=where, key=key))
+    return problems
 
 
-def load_images(source: Source, *, side: int, workers: int) -> Images:
+def load_images(
+    source: Source, *, side: int, workers: int, damaged: Damaged | None = None
+) -> Images:
     """Decode all pictures of a source, on the host.
 
+    Args:
+        source: the pictures.
+        side: pixels.
+        workers: processes that decode.
+        damaged: is told of pictures that cannot be read, for others to raise; None: raised here.
+
     Raises:
-        InputError: a picture cannot be read.
+        InputError: pictures cannot be read.
     """
     pixels = torch.empty((len(source.labels), 3, side, side), dtype=torch.uint8)
     done = 0
-    for batch in _all(source, side=side, workers=workers):
+    for batch in _all(source, side=side, workers=workers, damaged=damaged):
         pixels[done : done + len(batch)] = batch
         done += len(batch)
     return Images(pixels, source.labels)
 
 
-def check_images(source: Source, *, side: int, workers: int) -> None:
+def check_images(
+    source: Source, *, side: int, workers: int, damaged: Damaged | None = None
+) -> None:
     """Decode all pictures of a source once, and keep none: damage is told before the training.
 
-    Raises:
-        InputError: a picture cannot be read.
+    The arguments and errors are those of `load_images`.
     """
-    for _ in _all(source, side=side, workers=workers):
+    for _ in _all(source, side=side, workers=workers, damaged=damaged):
         pass
 
 
-def _all(source: Source, *, side: int, workers: int) -> Iterator[Tensor]:
+def _all(source: Source, *, side: int, workers: int, damaged: Damaged | None) -> Iterator[Tensor]:
     rows = range(len(source.labels))
     size = max(1, min(64, 2**24 // (3 * side * side)))  # some 16 MB of pixels in a batch at most
     batches = [rows[start : start + size] for start in range(0, len(rows), size)]
-    return read_batches(source, batches, side=side, workers=workers if len(rows) > _FEW else 0)
+    own = Damaged() if damaged is None else damaged
+    with closing(
+        _decoded(source, batches, side=side, workers=workers if len(rows) > _FEW else 0)
+    ) as decoded:
+        for pixels, found in decoded:
+            own.add(found)
+            if own.enough:
+                break
+            yield pixels
+    if damaged is None:
+        own.check()
 
 
 class Pass:
