@@ -71,7 +71,7 @@ def torch_cuda_build() -> str | None:
     if spec is None or not spec.submodule_search_locations:
         return None
     try:
-        text = (Path(spec.submodule_search_locations[0]) / "version.py").read_text()
+        text = (Path(spec.submodule_search_locations[0]) / "version.py").read_text(encoding="utf-8")
     except OSError:
         return None
     found = re.search(r"^cuda\b[^=]*=\s*['\"]([\d.]+)['\"]", text, re.MULTILINE)
@@ -82,7 +82,7 @@ def cpu_model() -> str | None:
     """Name of the processor; None where the system does not tell."""
     if platform.system() == "Linux":
         try:
-            text = Path("/proc/cpuinfo").read_text(errors="replace")
+            text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
         except OSError:
             return None
         found = re.search(r"^(?:model name|Model|cpu model)\s*:\s*(.+)$", text, re.MULTILINE)
@@ -109,7 +109,14 @@ def _usable_cpus() -> int | None:
 
 def _output(*command: str) -> str | None:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=20,
+            check=False,
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None if done.returncode == 0 else None
