@@ -114,7 +114,7 @@ def _torch_builds() -> dict[str, str]:
         return {}
     file = Path(spec.submodule_search_locations[0]) / "version.py"
     try:
-        text = file.read_text(errors="replace")
+        text = file.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return {}
     told = re.findall(r"^(cuda|hip|rocm|xpu)\b[^=]*=\s*['\"]([^'\"]+)['\"]", text, re.MULTILINE)
@@ -125,7 +125,7 @@ def cpu_model() -> str | None:
     """Name of the processor; None where the system does not tell."""
     if platform.system() == "Linux":
         try:
-            text = Path("/proc/cpuinfo").read_text(errors="replace")
+            text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
         except OSError:
             return None
         found = re.search(r"^(?:model name|Model|cpu model)\s*:\s*(.+)$", text, re.MULTILINE)
@@ -152,7 +152,14 @@ def _usable_cpus() -> int | None:
 
 def _output(*command: str) -> str | None:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=20,
+            check=False,
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None if done.returncode == 0 else None

@@ -51,4 +51,4 @@ def die_first() -> None:
     """
     score = Path("/proc/self/oom_score_adj")
     with suppress(OSError, ValueError):
-        score.write_text(str(min(1000, int(score.read_text()) + _FIRST)))
+        score.write_text(str(min(1000, int(score.read_text(encoding="utf-8")) + _FIRST)))

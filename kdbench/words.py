@@ -4,7 +4,22 @@ from __future__ import annotations
 
 from kdbench.errors import printable
 
-__all__ = ["fold_label", "printable"]
+__all__ = ["encodable", "fold_label", "printable"]
+
+# What stands in for signs that a stream's encoding lacks. None of it means anything to CSV, JSON,
+# markdown or LaTeX.
+_PLAIN = str.maketrans(
+    {
+        **dict(zip("×÷·⋅•−–—‐‑‘’“”µμ₁₂", "x/..*-----''''uu12", strict=True)),
+        **{"\N{NO-BREAK SPACE}": " ", "…": "...", "±": "+/-", "α": "alpha"},
+        **{"→": "->", "←": "<-", "≥": ">=", "≤": "<=", "✓": "ok", "✗": "no"},
+        # rich's frames of a spinner, bars and rules
+        **dict(zip("⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏", "|/-\\|/-\\|/", strict=True)),
+        **dict.fromkeys("─━═╸╺", "-"),
+        **dict.fromkeys("│┃║", "|"),
+        **dict.fromkeys("┌┐└┘├┤┬┴┼╇╪╋┏┓┗┛┡┩", "+"),
+    }
+)
 
 
 def fold_label(label: str, width: int) -> list[str]:
@@ -25,6 +40,30 @@ def fold_label(label: str, width: int) -> list[str]:
                 rest = rest[width:]
             lines.append(rest)
     return [line.strip() for line in lines if line.strip()]
+
+
+def encodable(text: str, encoding: str | None) -> str:
+    r"""Write a text in what an encoding has: `×` as `x`, a letter without any likeness as `\u5b66`.
+
+    Args:
+        text: what is to be written.
+        encoding: its name; None takes everything.
+    """
+    if encoding is None or _fits(text, encoding):
+        return text
+    return "".join(c if _fits(c, encoding) else _escaped(c.translate(_PLAIN)) for c in text)
+
+
+def _fits(text: str, encoding: str) -> bool:
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _escaped(text: str) -> str:
+    return text if text.isascii() else text.encode("unicode_escape").decode("ascii")
 
 
 def _parts(text: str, breaks: str) -> list[str]:

@@ -1,4 +1,7 @@
-"""The standard streams of a command: their reader may go, and the file behind them may be full."""
+"""The standard streams of a command.
+
+Their reader may go, the file behind them may be full, and their encoding may lack what is printed.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,14 @@ from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdo
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from kdbench.errors import OutputError
+from kdbench.words import encodable
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 
 class Output:
-    """A standard stream whose errors cannot be taken for those of another file.
+    """A standard stream that takes any text, and whose errors are not taken for another file's.
 
     Args:
         file: the stream.
@@ -28,6 +32,14 @@ class Output:
         #: why something could not be written, in words; None: all was, or its reader has gone
         self.problem: str | None = None
 
+    @property
+    def encoding(self) -> str:
+        """What those who print may count on: what the file's own encoding lacks is written anew.
+
+        Told of another one, they would write around this stream, or leave letters out.
+        """
+        return "utf-8"
+
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever else a stream has
         return getattr(self._file, name)
 
@@ -38,10 +50,10 @@ class Output:
             OutputError: it cannot be written, and the stream is not steady.
         """
         try:
-            return self._file.write(text)
+            self._file.write(encodable(text, self._file.encoding))
         except OSError as error:
             self._failed(error)
-            return len(text)
+        return len(text)
 
     def flush(self) -> None:
         """Write what is held back, with the same errors."""

@@ -94,7 +94,7 @@ class _Warm:
             told = self.answer(_TICK_SECONDS)
         if not told:
             self.stop()
-            lines = log.read_text(errors="replace").strip().splitlines()
+            lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
             last = stopping.now or (lines[-1] if lines else "it said nothing")
             raise WorkerError(f"the warm process to fork from did not start: {last}")
 

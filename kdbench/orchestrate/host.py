@@ -74,8 +74,8 @@ def can_reset_peak() -> bool:
     starts anew.
     """
     try:
-        Path("/proc/self/clear_refs").write_text("5")
-        return "VmHWM:" in Path("/proc/self/status").read_text()
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+        return "VmHWM:" in Path("/proc/self/status").read_text(encoding="utf-8")
     except OSError:
         return False
 
@@ -135,7 +135,7 @@ def _descendants(pid: int) -> list[int] | None:
             continue
         for task in tasks:
             try:
-                children = (task / "children").read_text().split()
+                children = (task / "children").read_text(encoding="utf-8").split()
             except FileNotFoundError:
                 if task.exists():  # a kernel without these lists
                     return None

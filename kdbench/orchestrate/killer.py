@@ -29,7 +29,7 @@ class _Counter:
 
     def read(self) -> int | None:
         try:
-            found = _COUNT.search(self.file.read_text())
+            found = _COUNT.search(self.file.read_text(encoding="utf-8"))
         except OSError:
             return None
         return int(found[1]) if found else None

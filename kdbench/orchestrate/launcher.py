@@ -139,7 +139,7 @@ def launch(
         "rates": rates,
         "parent": os.getpid(),
     }
-    (spool / "job.json").write_text(json.dumps(job))
+    (spool / "job.json").write_text(json.dumps(job), encoding="utf-8")
     tail, events = EventTail(spool / "events.jsonl"), []
     killer, started = Killer(), time.monotonic()
     limits, timed_out = Limits(run.budget, started), None
@@ -216,6 +216,8 @@ def worker_environment(environment: Mapping[str, str], *, network: bool) -> dict
     others = filter(None, allowed.get("PYTHONPATH", "").split(os.pathsep))
     allowed["PYTHONPATH"] = os.pathsep.join((str(Path(__file__).parents[2]), *others))
     allowed["PYTHONUNBUFFERED"] = "1"
+    # Files and logs are in UTF-8, whatever the user's terminal takes.
+    allowed |= {"PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8:backslashreplace"}
     return allowed
 
 

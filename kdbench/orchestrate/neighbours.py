@@ -91,7 +91,8 @@ class Neighbours:
         name = None
         if self._same_numbers:
             try:
-                told = (self._proc / str(pid) / "comm").read_text(errors="backslashreplace")
+                comm = self._proc / str(pid) / "comm"
+                told = comm.read_text(encoding="utf-8", errors="backslashreplace")
                 name = printable(told.strip()) or None
             except OSError:  # it has ended, or is hidden
                 name = None

@@ -160,14 +160,14 @@ class _Child:
             "parent": os.getpid(),
         }
         path, self._errors = folder / "job.json", folder / "errors"
-        path.write_text(json.dumps(job))
+        path.write_text(json.dumps(job), encoding="utf-8")
         with self._errors.open("wb") as errors:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "kdbench.predict", str(path)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=errors,
-                text=True,
+                encoding="utf-8",
                 env=worker_environment(os.environ, network=False),
                 start_new_session=True,
             )
@@ -193,7 +193,7 @@ class _Child:
         line = self._lines.get()
         if not line.endswith("\n"):
             code = self._process.wait()
-            said = self._errors.read_text(errors="replace").strip().splitlines()
+            said = self._errors.read_text(encoding="utf-8", errors="replace").strip().splitlines()
             raise WorkerError(
                 f"the process that predicts ended at {run.cell.label!r}: "
                 + (said[-1][:500] if said else f"exit code {code}, it said nothing")

@@ -59,7 +59,12 @@ def probe_torch(timeout: float = 60) -> Probe:
     command = [sys.executable, "-P", "-m", _CHILD]
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", timeout=timeout, check=False
+            command,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=timeout,
+            check=False,
         )
     except subprocess.TimeoutExpired as error:
         told = error.stderr.decode(errors="replace") if isinstance(error.stderr, bytes) else ""

@@ -27,7 +27,7 @@ def usable_cores(usable: Collection[int], root: Path = Path("/")) -> int | None:
     for number in usable:
         folder = root / f"sys/devices/system/cpu/cpu{number}/topology"
         try:
-            cores.add((folder / "thread_siblings_list").read_text().strip())
+            cores.add((folder / "thread_siblings_list").read_text(encoding="utf-8").strip())
         except OSError:
             return None
     return len(cores) or None
@@ -96,7 +96,7 @@ class Processors:
 
     def _read(self, worker: Collection[int]) -> _Reading | None:
         try:
-            lines = (self._proc / "stat").read_text().splitlines()
+            lines = (self._proc / "stat").read_text(encoding="utf-8").splitlines()
         except OSError:
             return None
         found = [line.split() for line in lines if line.partition(" ")[0] in self._names]
@@ -113,7 +113,7 @@ class Processors:
 def _ticks(proc: Path, pid: int, *, children: bool) -> int | None:
     """Return the processor time of a process, perhaps with its ended children's, in ticks."""
     try:
-        text = (proc / str(pid) / "stat").read_text()
+        text = (proc / str(pid) / "stat").read_text(encoding="utf-8")
     except OSError:
         return None
     # A name may hold spaces and brackets; what counts follows its last one. From there: utime and

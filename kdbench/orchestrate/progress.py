@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from kdbench.cell import CellRun
 from kdbench.orchestrate.estimate import Estimate
 from kdbench.units import format_value
-from kdbench.words import printable
+from kdbench.words import encodable, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -195,7 +195,8 @@ class Shown:
         Some lines are printed while results are written, and those would be blamed.
         """
         with suppress(OSError):
-            self._console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
+            line = encodable(printable(text), self._console.encoding)
+            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def finish(self) -> None:
         """End the live view."""
@@ -246,7 +247,8 @@ class Shown:
         line = (
             f"{self._title}: {', '.join(parts)}{self._left()} [{monotonic() - self._since:.0f} s]"
         )
-        return Spinner("dots", text=Text(printable(line)))
+        frames = "line" if self._console.options.ascii_only else "dots"
+        return Spinner(frames, text=Text(encodable(printable(line), self._console.encoding)))
 
     def _left(self) -> str:
         """Say how long this cell and, by the finished ones, the whole run still take."""

@@ -51,7 +51,7 @@ class Record:
             "started_at": self.started_at.isoformat(),
             "environment": self.environment,
         }
-        (folder / _RECORD).write_text(json.dumps(told))
+        (folder / _RECORD).write_text(json.dumps(told), encoding="utf-8")
 
     @classmethod
     def read(cls, folder: Path) -> Record:
@@ -157,7 +157,7 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 
 def _limited(path: Path) -> str:
     _check_size(path)
-    return path.read_text()
+    return path.read_text(encoding="utf-8")
 
 
 def _check_size(path: Path) -> None:

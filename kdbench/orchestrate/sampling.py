@@ -80,5 +80,5 @@ class SamplerProcess:
         return bool(readable) and output.readline() == b"ready\n"
 
     def _last_words(self) -> str:
-        lines = self._errors.read_text(errors="replace").strip().splitlines()
+        lines = self._errors.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         return lines[-1] if lines else f"exit code {self._process.poll()}"

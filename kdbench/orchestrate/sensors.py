@@ -112,7 +112,7 @@ def governor(usable: Collection[int], root: Path = _ROOT) -> str | None:
     for number in usable:
         file = root / f"sys/devices/system/cpu/cpu{number}/cpufreq/scaling_governor"
         try:
-            found.add(file.read_text().strip())
+            found.add(file.read_text(encoding="utf-8").strip())
         except OSError:
             continue
     return ", ".join(sorted(found - {""})) or None
@@ -122,7 +122,7 @@ def _packages(root: Path) -> Iterator[Path]:
     """Find the packages' zones: their parts (core, dram) are in them, and psys is all of it."""
     for folder in sorted((root / "sys/class/powercap").glob("intel-rapl:*")):
         try:
-            name = (folder / "name").read_text().strip()
+            name = (folder / "name").read_text(encoding="utf-8").strip()
         except OSError:
             continue
         if re.fullmatch(r"package-\d+(-die-\d+)?", name):
@@ -181,7 +181,7 @@ def _numbers(files: Iterable[Path]) -> list[float]:
     found = []
     for file in files:
         try:
-            found.append(float(file.read_text()))
+            found.append(float(file.read_text(encoding="utf-8")))
         except (OSError, ValueError):
             continue
     return found
@@ -189,6 +189,6 @@ def _numbers(files: Iterable[Path]) -> list[float]:
 
 def _text(file: Path) -> str:
     try:
-        return file.read_text(errors="replace").strip()
+        return file.read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
         return ""

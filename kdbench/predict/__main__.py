@@ -19,10 +19,10 @@ from kdbench.lifetime import die_with_parent
 
 def main(argv: list[str]) -> int:
     """Predict what the job asks for; what cannot be predicted is told in its line."""
-    job = json.loads(Path(argv[0]).read_text())
+    job = json.loads(Path(argv[0]).read_text(encoding="utf-8"))
     die_with_parent(job["parent"])
     # what libraries print is not to come between the lines
-    out = os.fdopen(os.dup(1), "w", buffering=1)
+    out = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
     os.dup2(2, 1)
     profile = Profile.model_validate_json(json.dumps(job["profile"]))
     import kdbench.predict.predict  # noqa: F401, PLC0415 - torch, once the parent is known

@@ -83,7 +83,7 @@ class Store:
         with self.told(_ELSEWHERE):
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             descriptor = os.open(self.root / LOCK, flags, 0o666)
-        with os.fdopen(descriptor, "r+", errors="replace") as file:
+        with os.fdopen(descriptor, "r+", encoding="utf-8", errors="replace") as file:
             if not _locked(file):
                 raise InputError(
                     f"another run is writing here (process {file.read(20).strip() or 'unknown'})",

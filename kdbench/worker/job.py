@@ -21,7 +21,7 @@ DONE, REPORTED = 0, 1
 
 def read_job(path: Path) -> dict[str, Any]:
     """Read what the launcher wrote."""
-    job: dict[str, Any] = json.loads(path.read_text())
+    job: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return job
 
 

@@ -79,7 +79,7 @@ class Probes:
 
 def _reset_host_peak() -> bool:
     try:
-        _CLEAR_REFS.write_text(_RESET_PEAK)
+        _CLEAR_REFS.write_text(_RESET_PEAK, encoding="utf-8")
     except OSError:  # macOS, or a container that forbids it: the sampler's maximum must do
         return False
     return True
@@ -87,7 +87,7 @@ def _reset_host_peak() -> bool:
 
 def _host_peak() -> int | None:
     try:
-        found = re.search(r"^VmHWM:\s+(\d+) kB$", _STATUS.read_text(), re.MULTILINE)
+        found = re.search(r"^VmHWM:\s+(\d+) kB$", _STATUS.read_text(encoding="utf-8"), re.MULTILINE)
     except OSError:
         return None
     return int(found[1]) * 1024 if found else None

@@ -77,7 +77,8 @@ class Emitter:
             self._annotate(report)
         else:
             text = as_json(report) if self.format == "json" else as_junit(report)
-            self._print(text.rstrip("\n"))
+            # whatever the output's encoding is: either format has references to letters
+            self._print(text.encode("ascii", "xmlcharrefreplace").decode().rstrip("\n"))
         return report.exit_code
 
     def _write(self, report: Report) -> None:
