@@ -47,7 +47,7 @@ class InputError(KdbenchError):
         key: str | None = None,
         hint: str | None = None,
     ) -> None:
-        self.key = key
+        self.where, self.key = where, key
         self._problem, self._hint = problem, hint
         place = [clipped(str(part), _LONGEST_PLACE) for part in (where, key) if part is not None]
         parts = [part for part in (*place, problem) if part]

@@ -14,6 +14,7 @@ from kdbench.budget import Budget
 from kdbench.cell import Cell, CellRun, digest
 from kdbench.errors import InputError
 from kdbench.fingerprint import worker_digest
+from kdbench.worker.augment import wanted_by
 from kdbench.worker.batch_times import BatchTimes
 from kdbench.worker.data import DataSet, free_bytes
 from kdbench.worker.embedding_cache import (
@@ -202,7 +203,7 @@ def compute(
 def recipe_of(run: CellRun, data: DataSet, teacher: nn.Module, machine: Recipe) -> dict[str, Any]:
     """Collect all that the embeddings, their rounding and their cost depend on: JSON values."""
     cell, training = run.cell, run.cell.training
-    kind = cell.declared.teacher
+    kind, size = cell.declared.teacher, cell.required_teacher.image_size
     chosen = (
         {"images_per_class": training.images_per_class, "seed": run.seed}
         if kind == "class-embeddings"
@@ -217,6 +218,7 @@ def recipe_of(run: CellRun, data: DataSet, teacher: nn.Module, machine: Recipe) 
             include={"patch_size", "width", "depth", "heads", "image_size"}
         ),
         "teacher_weights": module_digest(teacher),
+        "teacher_pixels": wanted_by(teacher).described(size),
         "data": _data_identity(cell, data),
         "code": worker_digest(),
         "device": torch.device(run.device).type,
