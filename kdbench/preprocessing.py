@@ -31,7 +31,7 @@ class Preprocessing:
         resized = f"{size} {self.resampling}"
         if self.resize not in (None, size):
             resized = f"{self.resize} {self.resampling}, centre {size}"
-        mean, std = (" ".join(f"{value:.6g}" for value in part) for part in (self.mean, self.std))
+        mean, std = (" ".join(f"{value:.8g}" for value in part) for part in (self.mean, self.std))
         return f"{resized}, mean {mean}, std {std}"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -203,7 +203,7 @@ def compute(
 def recipe_of(run: CellRun, data: DataSet, teacher: nn.Module, machine: Recipe) -> dict[str, Any]:
     """Collect all that the embeddings, their rounding and their cost depend on: JSON values."""
     cell, training = run.cell, run.cell.training
-    kind, size = cell.declared.teacher, cell.required_teacher.image_size
+    kind = cell.declared.teacher
     chosen = (
         {"images_per_class": training.images_per_class, "seed": run.seed}
         if kind == "class-embeddings"
@@ -218,7 +218,7 @@ def recipe_of(run: CellRun, data: DataSet, teacher: nn.Module, machine: Recipe) 
             include={"patch_size", "width", "depth", "heads", "image_size"}
         ),
         "teacher_weights": module_digest(teacher),
-        "teacher_pixels": wanted_by(teacher).described(size),
+        "teacher_pixels": asdict(wanted_by(teacher)),
         "data": _data_identity(cell, data),
         "code": worker_digest(),
         "device": torch.device(run.device).type,
