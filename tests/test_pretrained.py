@@ -196,7 +196,7 @@ REFUSED = {
     ),
     "mlp": (
         lambda folder: rewrite_config(folder, intermediate_size=48),
-        "config.json means 'encoder.layer.0.intermediate.dense.bias' to be (48,), its weights are (",
+        "config.json means 'encoder.layer.0.intermediate.dense.bias' to be (48,), its weights",
     ),
     "activation": (
         lambda folder: rewrite_config(folder, hidden_act="evil"),
@@ -244,9 +244,10 @@ def test_every_command_refuses_alike_and_starts_nothing(
         f'[teachers.dwarf]\nweights = "pretrained"\ncheckpoint = "{tmp_path / "vit"}"',
     )
     tiny.write_text(text)
+    check = ("check", "--baseline", tmp_path / "baseline.txt", "--update")
     said = [
         kdbench(*command, "--matrix", tiny)
-        for command in (("cells",), ("run", "--device", "cpu"), ("predict",), ("check",))
+        for command in (("cells",), ("run", "--device", "cpu"), ("predict",), check)
     ]
     assert {one.code for one in said} == {2}
     (error,) = {one.err for one in said}
