@@ -75,7 +75,7 @@ class Cell(Frozen):
         unused = set() if self.teacher.weights == "fitted" else {"fit"}
         if self.teacher.weights != "pretrained":
             unused |= {"checkpoint", "revision"}
-        return self.teacher.model_dump(exclude=unused)
+        return self.teacher.identity(without=unused)
 
     @property
     def required_teacher(self) -> Teacher:

@@ -47,7 +47,7 @@ class InputError(KdbenchError):
         key: str | None = None,
         hint: str | None = None,
     ) -> None:
-        self.key, self.problem, self.hint = key, problem, hint
+        self.where, self.key, self.problem, self.hint = where, key, problem, hint
         place = [clipped(str(part), _LONGEST_PLACE) for part in (where, key) if part is not None]
         parts = [part for part in (*place, problem) if part]
         super().__init__(": ".join(parts) + (f"; {hint}" if hint else ""))

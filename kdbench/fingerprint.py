@@ -10,9 +10,13 @@ from pathlib import Path
 
 
 def worker_digest() -> str:
-    """Digest of the code that a worker runs: its results are only as old as this."""
+    """Digest of the code that a worker runs: its results are only as old as this.
+
+    What it reads of a checkpoint is decided outside of it, for whoever plans a run to see as well.
+    """
     package = Path(__file__).parent
-    return _digest_files(package, sorted((package / "worker").glob("*.py")))
+    read = [package / "preprocessing.py", *sorted((package / "pretrained").glob("*.py"))]
+    return _digest_files(package, [*sorted((package / "worker").glob("*.py")), *read])
 
 
 def predict_digest() -> str:

@@ -88,7 +88,7 @@ def load_matrix(
         # A mistake in a preset is told now, not on the day somebody picks it.
         _check_preset(document, other, where)
     chosen = with_assignments(with_preset(document, preset, where=where), assignments)
-    with _blamed_on(assignments):
+    with _blamed_on(assignments, where):
         matrix = _matrix(chosen, where, f"preset {brief(preset)}" if preset else None)
     columns = [column.name for column in PLAN_COLUMNS]
     matrix = replace(matrix, only=tuple(Only.parse(text, columns) for text in only))
@@ -117,11 +117,16 @@ def _mistake(document: Document, where: Path) -> InputError | None:
 
 
 @contextmanager
-def _blamed_on(assignments: Sequence[str]) -> Iterator[None]:
-    """Tell a mistake in a key that the command line has set as the command line's."""
+def _blamed_on(assignments: Sequence[str], where: Path) -> Iterator[None]:
+    """Tell a mistake in a key that the command line has set as the command line's.
+
+    What is wrong with a file that such a key names is told of that file.
+    """
     try:
         yield
     except InputError as error:
+        if not str(error.where).startswith(str(where)):
+            raise
         keys = (assignment.partition("=")[0].strip() for assignment in assignments)
         # the key itself, or what is below it
         if any(re.match(rf"{re.escape(key)}($|[.\[])", error.key or "") for key in keys):

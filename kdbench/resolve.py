@@ -26,6 +26,7 @@ from kdbench.grid import (
     parse_values,
 )
 from kdbench.method import Method, find_method, known_methods, near_methods
+from kdbench.pretrained.local import read_local
 from kdbench.settings import Data, Frozen, Name, Seed, Student, Teacher, Training
 from kdbench.sizes import check_embedded, check_size
 from kdbench.validation import dotted, validated
@@ -101,10 +102,12 @@ def resolve_cells(matrix: str, file: MatrixFile, document: Document, where: Path
             raise InputError(problem, where=where, key=key)
     extra = [name for name in AXES if name in shown]
     labels: dict[str, None] = {}
+    checked: set[tuple[str | None, bool]] = set()
     for point in points:
         cell = _resolve(matrix, point, extra, file, document, where)
         if cell.label not in labels:  # methods without a teacher come once, not once per teacher
             labels[cell.label] = None
+            _check_checkpoint(cell, checked, where)
             yield cell
 
 
@@ -240,6 +243,18 @@ def _check_teacher(key: str, teacher: Teacher, file: MatrixFile, where: Path) ->
             where=where,
             key=f"{key}.weights",
         )
+
+
+def _check_checkpoint(cell: Cell, checked: set[tuple[str | None, bool]], where: Path) -> None:
+    """Refuse a local checkpoint that no run could use: once, and before anything is started."""
+    of = (cell.teacher_name, cell.declared.classifier)
+    if cell.teacher is None or of in checked:
+        return
+    try:
+        read_local(cell)
+    except InputError as error:
+        raise error if error.where is not None else error.elsewhere(where) from None
+    checked.add(of)
 
 
 def _data(file: MatrixFile, training: Training, where: Path) -> Data:

@@ -51,6 +51,9 @@ _ALL_NEAR = "; all timed steps were within a second of a suspension"
 _NO_GPU = "not on a CUDA device"
 _NO_NVML = "no NVML, or the driver does not tell it"
 _NOT_TRAINED = "mode is profile"
+_NO_PIXELS = (
+    "the method has no teacher; setup did not finish; predicted, and the checkpoint is on the hub"
+)
 _UNTIMED = "an accounting step"
 _NOT_COUNTED = "no accounting step finished; compiled"
 _NO_SENSOR = "the system does not tell it"
@@ -267,6 +270,19 @@ _OUTCOME_COLUMNS = (
         "teacher_revision",
         "commit that the teacher's checkpoint was read at",
         "it came from no repository",
+    ),
+    _text(
+        "teacher_preprocessing",
+        "what the teacher's pixels go through: the side that images are resized to and the filter, "
+        "the centre that is cut out, if one is, and the means and deviations of pixels in 0..1 "
+        "that they are normalised by, in the order red, green, blue",
+        _NO_PIXELS,
+    ),
+    _text(
+        "teacher_preprocessing_source",
+        "who says so: checkpoint (its preprocessor_config.json), matrix (the file's keys), default "
+        "(CLIP's means and deviations, bilinear, nothing cut out), or the matrix over one of these",
+        _NO_PIXELS,
     ),
     _text(
         "data_storage",

@@ -5,16 +5,18 @@ All of them travel to the worker as JSON and are checked again there by the same
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
-from kdbench.errors import brief
+from kdbench.errors import brief, did_you_mean, quoted
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 Attention = Literal["eager", "sdpa"]
 OptimizerKernels = Literal["auto", "single", "foreach", "fused"]
 Loss = Literal["paper", "published-code"]
+#: Pillow's filters
+Resampling = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
 
 # The largest numbers a matrix may ask for: far above any use, and small enough that a typing
 # error is told instead of being allocated.
@@ -79,6 +81,28 @@ class Fit(Frozen):
     seed: Seed = 0
 
 
+#: Means and deviations of the channels by name, for pixels in 0..1. imagenet: of its pictures;
+#: half: from -1 to 1, which transformers calls imagenet's standard.
+NORMALISATIONS = {
+    "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+}
+_Mean = Annotated[float, Field(ge=-1e4, le=1e4, allow_inf_nan=False)]
+_Deviation = Annotated[float, Field(ge=1e-4, le=1e4, allow_inf_nan=False)]
+
+
+class Normalisation(Frozen):
+    """Channels of pixels in 0..1 become (value - mean) / std."""
+
+    mean: Annotated[tuple[_Mean, _Mean, _Mean], Field(strict=False)]
+    std: Annotated[tuple[_Deviation, _Deviation, _Deviation], Field(strict=False)]
+
+
+# The keys of a teacher that say what its pixels go through.
+_PREPROCESSING = ("normalisation", "resampling", "resize")
+
+
 class Teacher(Frozen):
     """A Hugging Face ViT: its shape, and where its weights come from."""
 
@@ -94,7 +118,50 @@ class Teacher(Frozen):
     checkpoint: Located | None = None
     #: commit, tag or branch of the hub's repository
     revision: Revision | None = None
+    #: what its pixels go through. Unset: what its checkpoint says of itself
+    #: (preprocessor_config.json), and where there is none, what the published code does: CLIP's
+    #: means and deviations, bilinear, nothing cut off.
+    #: normalisation: "clip", "imagenet", "half", or means and deviations of pixels in 0..1...
+    normalisation: Normalisation | None = None
+    #: ...the filter that resizes...
+    resampling: Resampling | None = None
+    #: ...and the side that images are resized to before their centre is cut out, `image_size` wide
+    #: and high; `image_size` itself: nothing is cut off
+    resize: Side | None = None
     fit: Fit = Fit()
+
+    @field_validator("normalisation", mode="before")
+    @classmethod
+    def _named(cls, said: object) -> object:
+        if not isinstance(said, str):
+            return said
+        if said not in NORMALISATIONS:
+            near = did_you_mean(said, NORMALISATIONS)
+            raise ValueError(
+                f"expected one of {quoted(NORMALISATIONS)}, or {{ mean = [...], std = [...] }}, "
+                f"found {brief(said)}" + (f"; {near}" if near else "")
+            )
+        mean, std = NORMALISATIONS[said]
+        return {"mean": mean, "std": std}
+
+    def preprocessing_said(self) -> dict[str, Any]:
+        """Return the keys of what its pixels go through that the matrix file sets."""
+        found = {name: getattr(self, name) for name in _PREPROCESSING}
+        return {name: value for name, value in found.items() if value is not None}
+
+    @property
+    def preprocessing_is_whole(self) -> bool:
+        """Whether the matrix file says all of it, so that no checkpoint is asked."""
+        return len(self.preprocessing_said()) == len(_PREPROCESSING)
+
+    def identity(self, *, without: set[str]) -> dict[str, Any]:
+        """Return its settings as JSON values, less some, and less what is unset of its pixels'.
+
+        What has been without these keys is the same as ever.
+        """
+        said = self.preprocessing_said()
+        unset = {name for name in _PREPROCESSING if name not in said}
+        return self.model_dump(exclude=without | unset)
 
 
 class Data(Frozen):

@@ -59,6 +59,10 @@ def put_on_hub(cache, name, folder, *, commit, refs=("main",)):
         blob = root / "blobs" / f"{commit}-{path.name}"
         shutil.copy(path, blob)
         (snapshot / path.name).symlink_to(blob)
+    for name in ("processor_config.json", "preprocessor_config.json"):
+        if not (snapshot / name).exists():  # the hub was asked, and has none
+            (root / ".no_exist" / commit).mkdir(parents=True, exist_ok=True)
+            (root / ".no_exist" / commit / name).touch()
     for ref in refs:
         (root / "refs").mkdir(exist_ok=True)
         (root / "refs" / ref).write_text(commit)

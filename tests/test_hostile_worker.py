@@ -210,9 +210,9 @@ def test_images_that_memory_does_not_hold_are_refused_before_it_is_filled(tmp_pa
 
 
 def refused(tmp_path, folder):
-    shape = pretrained(tmp_path, folder).teacher
+    """What an error says of a checkpoint, before anything is started."""
     with pytest.raises(InputError) as caught:
-        read_pretrained(shape, "teachers.dwarf")
+        pretrained(tmp_path, folder)
     assert str(caught.value).isprintable()
     return str(caught.value)
 
@@ -234,7 +234,7 @@ def test_a_configuration_has_nothing_else_loaded(extra, tmp_path):
     caught = tmp_path / "caught"
     (folder / "evil.py").write_text(f"open({str(caught)!r}, 'w')")
     rewrite(folder / "config.json", lambda held: held.update(extra))
-    model, _ = read_pretrained(pretrained(tmp_path, folder).teacher, "teachers.dwarf")
+    model, _, _ = read_pretrained(pretrained(tmp_path, folder))
     assert model.config.num_hidden_layers == 1
     assert not caught.exists()
 
@@ -246,8 +246,8 @@ def test_a_configuration_has_nothing_else_loaded(extra, tmp_path):
         ({"pooler_output_size": 10**12}, "expected pooler_output_size of at most"),
         # transformers names each of them as soon as it hears of their number
         ({"num_labels": 10**12}, "expected num_labels of at most"),
-        ({"num_labels": -1}, "expected num_labels of at most"),
-        ({"num_labels": "x"}, "cannot use config.json"),
+        ({"num_labels": -1}, "expected num_labels of at least 0 in config.json, found -1"),
+        ({"num_labels": "x"}, "expected an integer num_labels in config.json, found 'x'"),
         ({"hidden_act": "evil"}, "evil"),
     ],
 )

@@ -1,6 +1,8 @@
 """Matrix files: which cells they ask for, and how the cells are identified."""
 
 import itertools
+import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -8,6 +10,8 @@ from hypothesis import strategies as st
 
 from kdbench import load_matrix
 from kdbench.fingerprint import fingerprint_path
+from kdbench.preprocessing import CLIP, settled
+from tests.checkpoints import write_embedder
 from tests.conftest import REPOSITORY, TINY
 
 FIG4 = REPOSITORY / "benchmarks" / "fig4.toml"
@@ -175,7 +179,7 @@ def test_what_decides_a_step_is_in_its_id(tiny, assignment):
 
 def test_the_content_of_a_local_checkpoint_is_in_the_id(tiny, tmp_path, monkeypatch):
     folder = tmp_path / "vit"
-    folder.mkdir()
+    write_embedder(folder)
     options = {
         "assignments": [
             'teachers.dwarf.weights="pretrained"',
@@ -183,11 +187,13 @@ def test_the_content_of_a_local_checkpoint_is_in_the_id(tiny, tmp_path, monkeypa
         ]
     }
     seen = set()
-    for content in ("a", "b"):
+    for seed, mean in ((0, 0.5), (1, 0.5), (1, 0.4)):
         fingerprint_path.cache_clear()
-        (folder / "model.safetensors").write_text(content)
+        write_embedder(folder, seed=seed)
+        processor = {"size": 16, "image_mean": mean}
+        (folder / "preprocessor_config.json").write_text(json.dumps(processor))
         seen.add(ids(tiny, **options)["embed-kd/small/8px/dwarf"])
-    assert len(seen) == 2
+    assert len(seen) == 3
 
 
 def test_run_keys_tell_runs_apart_and_stay_the_same(tiny):
@@ -278,3 +284,12 @@ def test_what_an_epoch_leaves_out_is_told_with_the_cells(kdbench, tiny):
     assert told.count("left out") == 3
     assert "and 1 more like it" in told
     assert "left out" not in kdbench("cells", "--matrix", tiny).err
+
+
+@pytest.mark.parametrize("name", ["fig2", "fig3", "fig4", "fig5"])
+def test_the_papers_teachers_see_what_the_published_code_shows_them(name):
+    matrix = load_matrix(REPOSITORY / "benchmarks" / f"{name}.toml", preset="paper")
+    taught = [cell.teacher for cell in matrix.cells if cell.teacher is not None]
+    assert {teacher.weights for teacher in taught} == {"pretrained"}
+    assert all(teacher.preprocessing_is_whole for teacher in taught)
+    assert {settled(teacher, None).how for teacher in taught} == {replace(CLIP, resize=224)}

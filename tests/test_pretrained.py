@@ -152,8 +152,8 @@ def test_a_shard_that_is_missing(tmp_path):
     lost = sorted((tmp_path / "vit").glob("model-*.safetensors"))[1]
     lost.unlink()
     told = refused(tmp_path, tmp_path / "vit")
-    assert "teachers.dwarf.checkpoint: cannot read the weights: FileNotFoundError" in told
-    assert lost.name in told
+    problem = f"cannot read the weights: {lost.name}: FileNotFoundError"
+    assert f"teachers.dwarf.checkpoint: {problem}" in told
     assert "copy the folder again" in told
 
 
@@ -163,8 +163,115 @@ def test_a_damaged_file_of_weights(tmp_path, kept):
     path = tmp_path / "vit" / "model.safetensors"
     path.write_bytes(path.read_bytes()[:kept])
     told = refused(tmp_path, tmp_path / "vit")
-    assert "teachers.dwarf.checkpoint: cannot read the weights: SafetensorError" in told
+    problem = "cannot read the weights: model.safetensors: "
+    assert f"teachers.dwarf.checkpoint: {problem}" in told
     assert "copy the folder again" in told
+
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12345\n"
+
+
+def without_weights(folder):
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def swap_bytes(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-8])
+
+
+def lose(name):
+    return lambda folder: rewrite_weights(folder, lambda weights: weights.pop(name))
+
+
+# what is wrong with a folder, and what is said of it
+REFUSED = {
+    "model": (
+        lambda folder: rewrite_config(folder, model_type="vit_msn"),
+        "expected model_type 'vit' in config.json, found 'vit_msn'; a teacher is a ViT, such as g",
+    ),
+    "width": (
+        lambda folder: write_embedder(folder, hidden_size=12),
+        "teachers.dwarf.width: the matrix file says hidden_size = 24, the checkpoint has 12",
+    ),
+    "mlp": (
+        lambda folder: rewrite_config(folder, intermediate_size=48),
+        "config.json means 'encoder.layer.0.intermediate.dense.bias' to be (48,), its weights",
+    ),
+    "activation": (
+        lambda folder: rewrite_config(folder, hidden_act="evil"),
+        "expected hidden_act to be one of 'gelu', 'gelu_10'",
+    ),
+    "partial": (
+        lose("layernorm.bias"),
+        "the checkpoint is partial: it lacks 1 of 24 weights, such",
+    ),
+    "cut off": (swap_bytes, "cannot read the weights: model.safetensors: expected "),
+    "pickled": (without_weights, "expected model.safetensors, found none; pickled weights are not"),
+    "unfetched weights": (
+        lambda folder: (folder / "model.safetensors").write_text(POINTER),
+        "expected model.safetensors itself, found a git-LFS pointer to it; `git lfs pull` in ",
+    ),
+    "unfetched configuration": (
+        lambda folder: (folder / "config.json").write_text(POINTER),
+        "expected config.json itself, found a git-LFS pointer to it; `git lfs pull` in ",
+    ),
+    "pixels": (
+        lambda folder: (folder / "preprocessor_config.json").write_text('{"size": 224}'),
+        "teachers.dwarf.resize: expected 16, as image_size of the teacher is for size in preproce",
+    ),
+}
+
+
+def rewrite_config(folder, **changes):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize("fault", REFUSED)
+def test_every_command_refuses_alike_and_starts_nothing(
+    fault, kdbench, tiny, tmp_path, monkeypatch
+):
+    def start(*_, **__):
+        raise AssertionError("a process was started")
+
+    monkeypatch.setattr("subprocess.Popen", start)
+    break_it, told = REFUSED[fault]
+    write_embedder(tmp_path / "vit")
+    break_it(tmp_path / "vit")
+    text = tiny.read_text().replace(
+        "[teachers.dwarf]",
+        f'[teachers.dwarf]\nweights = "pretrained"\ncheckpoint = "{tmp_path / "vit"}"',
+    )
+    tiny.write_text(text)
+    check = ("check", "--baseline", tmp_path / "baseline.txt", "--update")
+    said = [
+        kdbench(*command, "--matrix", tiny)
+        for command in (("cells",), ("run", "--device", "cpu"), ("predict",), check)
+    ]
+    assert {one.code for one in said} == {2}
+    (error,) = {one.err for one in said}
+    assert told in error
+    assert error.count("\n") == 1
+    assert not any(one.out for one in said)
+
+
+def test_a_classifier_of_other_classes_is_refused_as_early(kdbench, tiny, tmp_path):
+    write_classifier(tmp_path / "vit", classes=7)
+    settings = (
+        'teachers.dwarf.weights="pretrained"',
+        f'teachers.dwarf.checkpoint="{tmp_path / "vit"}"',
+    )
+    words = [word for setting in settings for word in ("--set", setting)]
+    assert kdbench("cells", "--matrix", tiny, *words).code == 0  # an embedder
+    said = kdbench("cells", "--matrix", tiny, *words, "--set", 'axes.method="vanilla-kd"')
+    assert (said.code, "found one of 7; fine-tune one" in said.err) == (2, True)
+
+
+def test_an_image_size_may_be_a_list(tmp_path):
+    model = write_embedder(tmp_path / "vit")
+    rewrite_config(tmp_path / "vit", image_size=[16, 16], patch_size=[8, 8])
+    assert torch.equal(load(tmp_path, tmp_path / "vit")(IMAGES), class_tokens(model))
 
 
 @pytest.mark.parametrize("config", [BertConfig, DeiTConfig])
@@ -184,7 +291,7 @@ def test_another_architecture_is_told_before_any_weights_are_read(tmp_path, conf
         ("{}", "checkpoint: expected model_type 'vit' in config.json, found None; a teacher is"),
         (
             '{"model_type": "vit", "id2label": {"first": "a"}}',
-            "checkpoint: cannot use config.json: ValueError: invalid literal for int",
+            "checkpoint: expected numbers as keys of id2label in config.json, found 'first'",
         ),
     ],
 )

@@ -104,6 +104,8 @@ def summarise(
         "precompute_key",
         "precompute_reused",
         "teacher_revision",
+        "teacher_preprocessing",
+        "teacher_preprocessing_source",
         "data_storage",
         "parameter_bytes",
         "student_parameters",

@@ -12,6 +12,7 @@ from kdbench.errors import InputError
 from kdbench.method import BUILT_IN
 from kdbench.predict.replay import Replay, replay
 from kdbench.predict.trace import Stage, Trace, trace
+from kdbench.pretrained.local import read_local
 
 # The stages whose peak is told by category and module.
 _SPLIT: tuple[Stage, ...] = ("precompute", "first", "steady")
@@ -94,10 +95,24 @@ def caveats(run: CellRun, profile: Profile) -> Iterator[str]:
             yield "nor is that of fused attention's backward"
         if training.precision in ("bf16", "fp16"):
             yield "autocast's casts are those that torch documents, not observed ones"
-    if teacher is not None and teacher.weights == "pretrained":
-        yield "the checkpoint is taken to have a pooler"
+    if teacher is not None and teacher.weights == "pretrained" and read_local(run.cell) is None:
+        yield "the checkpoint is on the hub and was not read: its shape is the matrix file's"
+        if not teacher.preprocessing_is_whole:
+            yield "what it says of its pixels is taken to be what the matrix file says or CLIP's"
     if run.cell.method not in BUILT_IN:
         yield "its method is a plug-in's"
+
+
+def _preprocessing(run: CellRun) -> dict[str, str]:
+    """Tell what the teacher's pixels go through, as far as it is known here."""
+    teacher = run.cell.teacher
+    local = None if teacher is None else read_local(run.cell)
+    if teacher is None or local is None:
+        return {}
+    return {
+        "teacher_preprocessing": local.pixels.how.described(teacher.image_size),
+        "teacher_preprocessing_source": local.pixels.source,
+    }
 
 
 def _columns(run: CellRun, profile: Profile, traced: Trace, replayed: Replay) -> dict[str, Any]:
@@ -106,6 +121,7 @@ def _columns(run: CellRun, profile: Profile, traced: Trace, replayed: Replay) ->
     precompute = replayed.peaks.get("precompute")
     computed = precompute and precompute.allocated
     return {
+        **_preprocessing(run),
         "allocated_peak_bytes": steady.allocated,
         "allocated_source": "simulation" if on_card else "trace",
         "reserved_peak_bytes": steady.reserved,

@@ -82,18 +82,17 @@ class StandIns:
     def teacher(self, _data: DataSet) -> nn.Module:
         """Build the teacher's shape; its weights are nobody's."""
         # transformers takes seconds to import; a student alone does without
-        from kdbench.worker.teacher import Teacher, teacher_shape  # noqa: PLC0415
+        from kdbench.worker.teacher import teacher_shape  # noqa: PLC0415
 
         cell = self._run.cell
         with unset_fake_temporarily():  # its initialisation would want values
-            shape = teacher_shape(cell)
-        for module in shape.modules():
+            teacher = teacher_shape(cell)
+        for module in teacher.modules():
             for name, value in module.named_parameters(recurse=False):
                 room = torch.empty(value.shape, dtype=value.dtype)
                 module.register_parameter(name, nn.Parameter(room, requires_grad=False))
-            for name, value in module.named_buffers(recurse=False):
-                module.register_buffer(name, torch.empty(value.shape, dtype=value.dtype))
-        teacher = Teacher.of(shape, cell)
+            for name, held in module.named_buffers(recurse=False):
+                module.register_buffer(name, torch.empty(held.shape, dtype=held.dtype))
         self._ledger.adopt_module(teacher, "teacher", prefix="teacher")
         return teacher
 

@@ -111,6 +111,7 @@ _ADDED: Mapping[int, Mapping[str, Mapping[str, Fill]]] = {
             (
                 *("unattributed_scratch_bytes", "method_parameters", "runtime_settings"),
                 *("rates_steady", "rates_contended"),
+                *("teacher_preprocessing", "teacher_preprocessing_source"),
             )
         ),
     },

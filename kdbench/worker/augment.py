@@ -7,26 +7,29 @@ so it depends on seed and epoch alone, wherever the images are kept and whatever
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from kdbench.preprocessing import CLIP, Preprocessing
+from kdbench.settings import Resampling
 from kdbench.worker.data import DataSet
 from kdbench.worker.images import Images
 from kdbench.worker.methods import Batch
 from kdbench.worker.stream import Pass, Streamed
 
-# CLIP's channel means and deviations, for images in 0..1 (Radford et al. 2021, the published
-# preprocessing of the models).
-_MEAN = (0.48145466, 0.4578275, 0.40821073)
-_DEVIATION = (0.26862954, 0.26130258, 0.27577711)
-
 # Widest and tallest crop, width by height (Szegedy et al. 2015, "Going deeper with convolutions").
 _MOST_STRETCHED = 4 / 3
+
+
+def wanted_by(teacher: nn.Module) -> Preprocessing:
+    """Return what a teacher's pixels go through: it may say so itself."""
+    how: Preprocessing = getattr(teacher, "preprocessing", CLIP)
+    return how
 
 
 class Draw(NamedTuple):
@@ -109,15 +112,25 @@ def draw_boxes(count: int, crop: tuple[float, float], generator: torch.Generator
 
 
 def make_batch(
-    images: Images | Streamed, draw: Draw, *, image_size: int, teacher_size: int | None
+    images: Images | Streamed,
+    draw: Draw,
+    *,
+    image_size: int,
+    teacher_size: int | None,
+    how: Preprocessing = CLIP,
+    teacher_how: Preprocessing = CLIP,
 ) -> Batch:
     """Gather, mirror, crop, resize and normalise a batch on its device.
+
+    Student and teacher see the same part of the same mirrored image, each in its own way.
 
     Args:
         images: the data set's training images.
         draw: which of them, mirrored and cropped how.
         image_size: the student's side in pixels.
         teacher_size: side of the copy for the teacher; None: no copy.
+        how: filter, centre and normalisation for the student...
+        teacher_how: ...and for the teacher.
 
     Raises:
         InputError: a streamed picture cannot be read any more.
@@ -132,56 +145,114 @@ def make_batch(
     pixels = pixels.float()  # once, for student and teacher
     if draw.flips is not None:
         pixels = torch.where(draw.flips[:, None, None, None], pixels.flip(-1), pixels)
-    seen = prepare(pixels, image_size, draw.boxes)
-    copy = None if teacher_size is None else prepare(pixels, teacher_size, draw.boxes)
+    seen, copy = prepare(pixels, image_size, draw.boxes, how=how), None
+    if teacher_size is not None:
+        copy = prepare(pixels, teacher_size, draw.boxes, how=teacher_how)
     return Batch(seen, labels, copy)
 
 
-def prepare(pixels: Tensor, size: int, boxes: Tensor | None = None) -> Tensor:
+def prepare(
+    pixels: Tensor, size: int, boxes: Tensor | None = None, *, how: Preprocessing = CLIP
+) -> Tensor:
     """Crop, resize and normalise pixels, as models want them.
 
     Args:
         pixels: in 0..255, of any type, [batch, 3, side, side].
-        size: side of the result, in pixels; bilinear, with antialiasing where it shrinks.
+        size: side of the result, in pixels.
         boxes: the part of each image to keep, as `Draw.boxes`; None: all of it.
+        how: filter, antialiased where it shrinks, centre and normalisation.
 
     Returns:
         float32, [batch, 3, size, size].
     """
-    images = pixels.float()
-    if boxes is not None:
-        images = _cropped(images, size, boxes)
-    elif pixels.shape[-1] != size:
-        images = F.interpolate(images, (size, size), mode="bilinear", antialias=True)
-    mean = images.new_tensor(_MEAN).view(3, 1, 1) * 255
-    deviation = images.new_tensor(_DEVIATION).view(3, 1, 1) * 255
+    resized = how.resize or size
+    images = _resized(pixels.float(), resized, boxes, how.resampling)
+    if resized != size:
+        first = (resized - size) // 2
+        images = images[..., first : first + size, first : first + size]
+    mean = images.new_tensor(how.mean).view(3, 1, 1) * 255
+    deviation = images.new_tensor(how.std).view(3, 1, 1) * 255
     return (images - mean) / deviation
 
 
-def _cropped(images: Tensor, size: int, boxes: Tensor) -> Tensor:
-    """Resize a box of each image to [batch, 3, size, size].
+def _resized(images: Tensor, size: int, boxes: Tensor | None, resampling: Resampling) -> Tensor:
+    """Resize images in 0..255, or a box of each, to [batch, 3, size, size]."""
+    if boxes is None and images.shape[-1] == size:
+        return images
+    if boxes is None and resampling in ("bilinear", "bicubic"):  # torch's own are as Pillow's
+        images = F.interpolate(images, (size, size), mode=resampling, antialias=True)
+    else:
+        if boxes is None:
+            boxes = images.new_tensor([[0.0, 0.0, 1.0, 1.0]])
+        images = _cropped(images, size, boxes, resampling)
+    # These filters reach below 0 and above 255, where pictures end.
+    return images.clamp(0, 255) if resampling in ("bicubic", "lanczos") else images
 
-    Bilinear resizing is linear and separable: a matrix per image for the rows, and one for the
-    columns. Two batched products do a whole batch, with antialiasing, which `grid_sample` lacks,
-    and without a loop over the images, which cropping and resizing one by one would need.
+
+def _cropped(images: Tensor, size: int, boxes: Tensor, resampling: Resampling) -> Tensor:
+    """Resize a box of each image to [batch, 3, size, size]; one box may stand for all.
+
+    Resizing is linear and separable: a matrix per image for the rows, and one for the columns. Two
+    batched products do a whole batch, with antialiasing, which `grid_sample` lacks, and without a
+    loop over the images, which cropping and resizing one by one would need.
     """
     side = images.shape[-1]
-    rows = _weights(boxes[:, 0], boxes[:, 2], side, size)
-    columns = _weights(boxes[:, 1], boxes[:, 3], side, size)
+    rows = _weights(boxes[:, 0], boxes[:, 2], side, size, resampling)
+    columns = _weights(boxes[:, 1], boxes[:, 3], side, size, resampling)
     return rows[:, None] @ images @ columns[:, None].transpose(-1, -2)
 
 
-def _weights(start: Tensor, extent: Tensor, side: int, size: int) -> Tensor:
+def _weights(start: Tensor, extent: Tensor, side: int, size: int, resampling: Resampling) -> Tensor:
     """Weights [batch, size, side] that resize a stretch of `side` pixels to `size`.
 
-    The triangle filter, as wide as an output pixel where the stretch shrinks and as an input pixel
-    where it grows; what it reaches beyond the image does not count. `Image.resize(box=...)` of
-    Pillow does the same.
+    The filter is as wide as an output pixel where the stretch shrinks and as an input pixel where
+    it grows; what it reaches beyond the image does not count. `Image.resize(box=...)` of Pillow
+    does the same. The nearest pixel is the one that an output pixel's centre lies in.
     """
     scale = (extent * side / size)[:, None, None]
     first = (start * side)[:, None, None]
     places = torch.arange(size, device=start.device)[None, :, None] + 0.5
     pixels = torch.arange(side, device=start.device)[None, None, :] + 0.5
+    if resampling == "nearest":
+        found = (first + places * scale).floor().clamp(0, side - 1)
+        return (pixels - 0.5 == found).float()
     distance = (pixels - (first + places * scale)) / scale.clamp(min=1)
-    weights = (1 - distance.abs()).clamp(min=0)
+    weights = _FILTERS[resampling](distance)
     return weights / weights.sum(dim=-1, keepdim=True)
+
+
+def _triangle(distance: Tensor) -> Tensor:
+    return (1 - distance.abs()).clamp(min=0)
+
+
+def _box(distance: Tensor) -> Tensor:
+    return ((distance > -0.5) & (distance <= 0.5)).float()
+
+
+def _hamming(distance: Tensor) -> Tensor:
+    return _sinc(distance, 1) * (0.54 + 0.46 * (math.pi * distance).cos())
+
+
+def _cubic(distance: Tensor) -> Tensor:
+    """Keys' cubic convolution (1981) with a = -1/2."""
+    x = distance.abs()
+    near, far = (1.5 * x - 2.5) * x * x + 1, ((-0.5 * x + 2.5) * x - 4) * x + 2
+    return torch.where(x < 1, near, torch.where(x < 2, far, torch.zeros_like(x)))
+
+
+def _lanczos(distance: Tensor) -> Tensor:
+    return _sinc(distance, 3) * torch.sinc(distance / 3)
+
+
+def _sinc(distance: Tensor, reach: int) -> Tensor:
+    return torch.where(distance.abs() < reach, torch.sinc(distance), torch.zeros_like(distance))
+
+
+# of a distance in pixels
+_FILTERS: Mapping[Resampling, Callable[[Tensor], Tensor]] = {
+    "box": _box,
+    "bilinear": _triangle,
+    "hamming": _hamming,
+    "bicubic": _cubic,
+    "lanczos": _lanczos,
+}

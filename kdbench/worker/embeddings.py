@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from kdbench.cell import Cell
 from kdbench.errors import InputError
-from kdbench.worker.augment import prepare
+from kdbench.worker.augment import prepare, wanted_by
 from kdbench.worker.data import DataSet
 
 
@@ -135,6 +135,7 @@ def embed(
     if not parts:
         return
     rows, size = torch.cat([part.rows for part in parts]), len(parts[0].rows)
+    how = wanted_by(teacher)
     # Passes over the images end with a smaller batch: only whole ones can be read in one go.
     ends = {n + 1 for n, part in enumerate(parts) if len(part.rows) != size} | {len(parts)}
     done = 0
@@ -145,7 +146,7 @@ def embed(
         for part, held in zip(parts[first:last], batches, strict=True):
             pixels = held.pixels.flip(-1) if part.mirrored else held.pixels
             with torch.no_grad():
-                embedded: Tensor = teacher(prepare(pixels, image_size)).float()
+                embedded: Tensor = teacher(prepare(pixels, image_size, how=how)).float()
             yield embedded
 
 

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from transformers import ViTForImageClassification
 
 from kdbench.cell import Cell
+from kdbench.preprocessing import Preprocessing, settled
 from kdbench.worker.augment import epoch_draws, make_batch, prepare
 from kdbench.worker.data import DataSet, load_data
 from kdbench.worker.durable import durably, make_folder
@@ -34,7 +35,8 @@ def ensure_fitted(cell: Cell, *, device: torch.device, cache: Path, events: Even
     set_precision("fp32", device)
     data = load_data(cell, device=device)
     model = _fit(cell, data, device, events)
-    accuracy = _accuracy(model, data.test, cell.required_teacher.image_size)
+    size, how = cell.required_teacher.image_size, settled(cell.required_teacher, None).how
+    accuracy = _accuracy(model, data.test, size, how)
     _save(model, path)
     events.emit(
         "teacher", path=str(path), cached=False, accuracy=accuracy, seconds=monotonic() - started
@@ -43,7 +45,7 @@ def ensure_fitted(cell: Cell, *, device: torch.device, cache: Path, events: Even
 
 def _fit(cell: Cell, data: DataSet, device: torch.device, events: Events) -> Any:  # noqa: ANN401 - transformers has no type stubs
     teacher = cell.required_teacher
-    fit = teacher.fit
+    fit, how = teacher.fit, settled(teacher, None).how  # fitted on what it will be shown
     torch.manual_seed(fit.seed)
     model = ViTForImageClassification(vit_config(teacher, cell.data.classes)).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), fit.learning_rate)
@@ -60,7 +62,9 @@ def _fit(cell: Cell, data: DataSet, device: torch.device, events: Events) -> Any
             epoch=epoch,
             device=device,
         ):
-            batch = make_batch(data.train, draw, image_size=teacher.image_size, teacher_size=None)
+            batch = make_batch(
+                data.train, draw, image_size=teacher.image_size, teacher_size=None, how=how
+            )
             optimizer.zero_grad(set_to_none=True)
             loss = F.cross_entropy(model(pixel_values=batch.images).logits, batch.labels)
             loss.backward()
@@ -71,11 +75,16 @@ def _fit(cell: Cell, data: DataSet, device: torch.device, events: Events) -> Any
 
 
 @torch.no_grad()
-def _accuracy(model: Any, images: Images | Streamed, size: int) -> float:  # noqa: ANN401
+def _accuracy(
+    model: Any,  # noqa: ANN401
+    images: Images | Streamed,
+    size: int,
+    how: Preprocessing,
+) -> float:
     model.eval()
     right = 0
     for held in images.batches(_EVALUATION_BATCH):
-        scores = model(pixel_values=prepare(held.pixels, size)).logits
+        scores = model(pixel_values=prepare(held.pixels, size, how=how)).logits
         right += int((scores.argmax(dim=-1) == held.labels).sum())
     return right / len(images.labels)
 

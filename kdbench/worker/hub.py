@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from huggingface_hub import constants, hf_hub_download, scan_cache_dir
+from huggingface_hub import constants, hf_hub_download, scan_cache_dir, try_to_load_from_cache
 from huggingface_hub.errors import (
     CacheNotFound,
     EntryNotFoundError,
@@ -15,41 +12,10 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from kdbench.errors import InputError, brief, quoted
+from kdbench.errors import InputError, quoted
+from kdbench.pretrained.files import CONFIG, Checkpoint, fetch_command, find_local
+from kdbench.pretrained.processor import FILES as PROCESSOR_FILES
 from kdbench.settings import Teacher as Shape
-
-CONFIG = "config.json"
-# A file that says what the weights are; a million classes have their names in it.
-_MOST_BYTES = 2**26
-_INDEX = "model.safetensors.index.json"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Checkpoint:
-    """A checkpoint whose configuration is at hand; its weights may still be on the hub."""
-
-    #: hub name, or local folder
-    name: str
-    #: the matrix file's table of the teacher, for errors: `teachers.NAME`
-    table: str
-    #: where config.json is: the local folder, or the commit's in the hub's cache
-    folder: Path
-    #: the commit that everything is read at; None: a local folder
-    revision: str | None
-
-    def error(
-        self, problem: str, *, key: str = "checkpoint", hint: str | None = None
-    ) -> InputError:
-        """Make the error that names this checkpoint and a key of its teacher."""
-        return InputError(problem, where=self.name, key=f"{self.table}.{key}", hint=hint)
-
-    @property
-    def whole_again(self) -> str:
-        """What to do about files that are missing or damaged."""
-        if self.revision is None:
-            return "copy the folder again, or save it again with save_pretrained"
-        fetch = _fetch(self.name, self.revision)
-        return f"{fetch} --force-download"
 
 
 def find_checkpoint(shape: Shape, table: str) -> Checkpoint:
@@ -60,15 +26,10 @@ def find_checkpoint(shape: Shape, table: str) -> Checkpoint:
     Raises:
         InputError: there is none, or not at this revision, or it has no config.json.
     """
+    local = find_local(shape, table)
+    if local is not None:
+        return local
     name = str(shape.checkpoint)
-    if Path(name).exists():
-        found = Checkpoint(name=name, table=table, folder=Path(name), revision=None)
-        if not (Path(name) / CONFIG).is_file():
-            raise found.error(
-                f"expected a folder with {CONFIG}, found none",
-                hint="save_pretrained writes one beside model.safetensors",
-            )
-        return found
     try:
         config = Path(hf_hub_download(name, CONFIG, revision=shape.revision))
     except Exception as error:
@@ -77,51 +38,41 @@ def find_checkpoint(shape: Shape, table: str) -> Checkpoint:
     return Checkpoint(name=name, table=table, folder=config.parent, revision=config.parent.name)
 
 
-def read_json(checkpoint: Checkpoint, name: str) -> Any:  # noqa: ANN401
-    """Read a file of a checkpoint that describes it.
+def fetch_processor(checkpoint: Checkpoint) -> None:
+    """Have what a checkpoint says of its pixels beside its configuration, if it says anything.
 
     Raises:
-        InputError: it cannot be read, or is too large to be one.
+        InputError: the hub cannot be asked, and its cache has neither that nor the hub's word that
+            there is none.
     """
-    path = checkpoint.folder / name
-    try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise checkpoint.error(f"expected {name} of at most {_MOST_BYTES} bytes, found more")
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise checkpoint.error(
-            f"cannot read {name}: {type(error).__name__}: {error}", hint=checkpoint.whole_again
-        ) from error
-
-
-def check_files(checkpoint: Checkpoint) -> None:
-    """Refuse a folder whose weights are elsewhere; of the hub's, its library sees to that.
-
-    Raises:
-        InputError: it is an adapter to other weights, or its index names files elsewhere.
-    """
-    folder = checkpoint.folder
-    if checkpoint.revision is not None:
+    if checkpoint.revision is None:
         return
-    if (folder / "adapter_config.json").exists():
+    unknown = []
+    for name in PROCESSOR_FILES:
+        try:
+            hf_hub_download(checkpoint.name, name, revision=checkpoint.revision)
+        except LocalEntryNotFoundError:  # no network, or told not to use it
+            known = try_to_load_from_cache(checkpoint.name, name, revision=checkpoint.revision)
+            if known is None:
+                unknown.append(name)
+        except EntryNotFoundError:
+            continue
+        except Exception as error:
+            raise _not_found(
+                error, checkpoint.name, checkpoint.revision, checkpoint.table
+            ) from error
+    # Without the newer of the two, which few have, the other speaks for itself.
+    if PROCESSOR_FILES[-1] in unknown:
         raise checkpoint.error(
-            "expected whole weights, found an adapter to others",
-            hint="merge it into its base model, and save that with save_pretrained",
+            f"what its pixels go through is not known: {PROCESSOR_FILES[-1]} is not in the cache",
+            key="normalisation",
+            hint=f"{fetch_command(checkpoint.name, checkpoint.revision)}; or set normalisation, "
+            f"resampling and resize of [{checkpoint.table}] in the matrix file",
         )
-    if not (folder / _INDEX).is_file():
-        return
-    index = read_json(checkpoint, _INDEX)
-    names = index.get("weight_map") if isinstance(index, dict) else None
-    if not isinstance(names, dict):
-        raise checkpoint.error(f"expected a weight_map in {_INDEX}, found none")
-    for name in names.values():
-        if not isinstance(name, str) or Path(name).name != name:
-            problem = f"expected names of files beside it in {_INDEX}, found {brief(name)}"
-            raise checkpoint.error(problem)
 
 
 def _not_found(error: Exception, name: str, revision: str | None, table: str) -> InputError:
-    fetch, key = _fetch(name, revision), f"{table}.checkpoint"
+    fetch, key = fetch_command(name, revision), f"{table}.checkpoint"
     if isinstance(error, RevisionNotFoundError):
         return InputError(
             f"the repository has no revision {revision!r}",
@@ -152,11 +103,6 @@ def _not_found(error: Exception, name: str, revision: str | None, table: str) ->
         key=key,
         hint=fetch,
     )
-
-
-def _fetch(name: str, revision: str | None) -> str:
-    chosen = f" --revision {revision}" if revision else ""
-    return f"where there is network: hf download {name}{chosen}"
 
 
 def _cached_revisions(name: str) -> list[str]:

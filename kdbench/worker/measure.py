@@ -95,7 +95,13 @@ class _Loaded:
         teacher = load_teacher(
             self._run.cell, device=self._device, cache=self._cache, class_names=data.class_names
         )
-        self._events.emit("result", teacher_revision=teacher.revision)
+        size = self._run.cell.required_teacher.image_size
+        self._events.emit(
+            "result",
+            teacher_revision=teacher.revision,
+            teacher_preprocessing=teacher.preprocessing.described(size),
+            teacher_preprocessing_source=teacher.preprocessing_source,
+        )
         return teacher
 
     def embeddings(self, data: DataSet, teacher: nn.Module) -> Tensor:

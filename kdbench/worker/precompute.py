@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from kdbench.budget import Budget
 from kdbench.cell import Cell, CellRun, digest
 from kdbench.errors import InputError
 from kdbench.fingerprint import worker_digest
+from kdbench.worker.augment import wanted_by
 from kdbench.worker.batch_times import BatchTimes
 from kdbench.worker.data import DataSet, free_bytes
 from kdbench.worker.embedding_cache import (
@@ -217,6 +218,7 @@ def recipe_of(run: CellRun, data: DataSet, teacher: nn.Module, machine: Recipe) 
             include={"patch_size", "width", "depth", "heads", "image_size"}
         ),
         "teacher_weights": module_digest(teacher),
+        "teacher_pixels": asdict(wanted_by(teacher)),
         "data": _data_identity(cell, data),
         "code": worker_digest(),
         "device": torch.device(run.device).type,

@@ -11,120 +11,61 @@ import torch
 from transformers import ViTConfig, ViTForImageClassification, ViTModel
 from transformers.utils import logging as transformers_logging
 
-from kdbench.errors import brief, quoted
-from kdbench.settings import Teacher as Shape
-from kdbench.worker.hub import CONFIG, Checkpoint, check_files, find_checkpoint, read_json
+from kdbench.cell import Cell
+from kdbench.errors import quoted
+from kdbench.preprocessing import Described
+from kdbench.pretrained.config import OWN_CLASSES, Config, check_class_count, read_config
+from kdbench.pretrained.files import CONFIG, Checkpoint
+from kdbench.pretrained.processor import describe
+from kdbench.pretrained.weights import check_weights
+from kdbench.worker.hub import fetch_processor, find_checkpoint
 
-# transformers' names of what a matrix file says of a teacher
-_SHAPE = {
-    "hidden_size": "width",
-    "num_hidden_layers": "depth",
-    "num_attention_heads": "heads",
-    "patch_size": "patch_size",
-    "image_size": "image_size",
-}
-# What else of a configuration counts. Whatever it may say beside it is left out: some keys have
-# transformers fetch code, such as kernels for its attention, or load other files.
-_KEPT = (
-    *_SHAPE,
-    "attention_probs_dropout_prob",
-    "encoder_stride",
-    "hidden_act",
-    "hidden_dropout_prob",
-    "id2label",
-    "initializer_range",
-    "intermediate_size",
-    "label2id",
-    "layer_norm_eps",
-    "num_channels",
-    "num_labels",
-    "pooler_act",
-    "pooler_output_size",
-    "qkv_bias",
-)
-# What is allocated goes by these, and the weights are compared with it only then.
-_LARGEST = {"intermediate_size": 2**20, "pooler_output_size": 2**20, "num_labels": 10**6}
 _HEAD = frozenset({"classifier.weight", "classifier.bias"})
 # what transformers calls a class that has no name
 _UNNAMED = re.compile(r"LABEL_\d+")
-_OWN_CLASSES = 'fine-tune one on this data set, or let kdbench fit one: weights = "fitted"'
 
 
 def read_pretrained(
-    shape: Shape,
-    table: str,
-    *,
-    classes: int | None = None,
-    class_names: Sequence[str] | None = None,
-) -> tuple[Any, str | None]:
-    """Read a ViT from a hub's repository or a local folder, in float32 on the host.
+    cell: Cell, *, class_names: Sequence[str] | None = None
+) -> tuple[Any, str | None, Described]:
+    """Read a cell's teacher from a hub's repository or a local folder, in float32 on the host.
 
     Args:
-        shape: what the matrix file says of the teacher.
-        table: the matrix file's table that says it, for errors.
-        classes: of the data set, for a classifier; None: a head is left aside.
+        cell: names the teacher; its method may need a classifier, and a head is else left aside.
         class_names: of the data set, in order, where they are known.
 
     Returns:
         A `ViTModel` (without a pooler where the checkpoint has none) or a
-        `ViTForImageClassification`, and the hub's commit (None of a local folder).
+        `ViTForImageClassification`, the hub's commit (None of a local folder), and what its
+        pixels go through.
 
     Raises:
         InputError: the checkpoint is absent, partial or damaged, or not what is asked for.
     """
-    checkpoint = find_checkpoint(shape, table)
-    config = _read_config(checkpoint)
-    _check_shape(checkpoint, config, shape)
-    check_files(checkpoint)
-    model = _read_weights(checkpoint, config, classifier=classes is not None)
-    if classes is not None:
-        _check_classes(checkpoint, config, classes, class_names)
-    return model, checkpoint.revision
+    teacher, table = cell.required_teacher, f"teachers.{cell.teacher_name}"
+    classifier = cell.declared.classifier
+    checkpoint = find_checkpoint(teacher, table)
+    config = read_config(checkpoint, teacher)
+    if checkpoint.revision is None:
+        check_weights(checkpoint, config, classifier=classifier)
+    elif not teacher.preprocessing_is_whole:
+        fetch_processor(checkpoint)
+    pixels = describe(teacher, table, checkpoint, side=cell.data.image_size)
+    model = _read_weights(checkpoint, _as_transformers(checkpoint, config), classifier=classifier)
+    if classifier:
+        check_class_count(checkpoint, config, cell.data.classes)
+        _check_class_names(checkpoint, config, class_names)
+    return model, checkpoint.revision, pixels
 
 
-def _read_config(checkpoint: Checkpoint) -> Any:  # noqa: ANN401 - transformers has no type stubs
-    """Read the configuration, before any weights: they may be large, and of something else."""
-    held = read_json(checkpoint, CONFIG)
-    kind = held.get("model_type") if isinstance(held, dict) else None
-    if kind != "vit":
-        raise checkpoint.error(
-            f"expected model_type 'vit' in {CONFIG}, found {kind!r}",
-            hint="a teacher is a ViT, such as google/vit-base-patch16-224-in21k",
-        )
-    for name, most in _LARGEST.items():  # to make a configuration already names so many classes
-        _check_largest(checkpoint, name, held.get(name), most)
+def _as_transformers(checkpoint: Checkpoint, config: Config) -> ViTConfig:
     try:
-        config = ViTConfig.from_dict({name: held[name] for name in _KEPT if name in held})
+        return ViTConfig(**config.for_transformers())
     except Exception as error:  # each version of transformers checks the values in its own way
         told = " ".join(str(error).split())
         raise checkpoint.error(
             f"cannot use {CONFIG}: {type(error).__name__}: {told}", hint=checkpoint.whole_again
         ) from error
-    for name, most in _LARGEST.items():
-        found = getattr(config, name, None)
-        if found is not None and type(found) is not int:
-            raise checkpoint.error(f"expected an integer {name} in {CONFIG}, found {brief(found)}")
-        _check_largest(checkpoint, name, found, most)
-    return config
-
-
-def _check_largest(checkpoint: Checkpoint, name: str, found: object, most: int) -> None:
-    if isinstance(found, int) and not 0 <= found <= most:
-        problem = f"expected {name} of at most {most} in {CONFIG}, found {brief(found)}"
-        raise checkpoint.error(problem)
-
-
-def _check_shape(checkpoint: Checkpoint, config: Any, shape: Shape) -> None:  # noqa: ANN401
-    for name, key in _SHAPE.items():
-        wanted, found = getattr(shape, key), getattr(config, name)
-        if found != wanted:
-            raise checkpoint.error(
-                f"the matrix file says {name} = {wanted}, the checkpoint has {found}", key=key
-            )
-    if config.num_channels != 3:
-        raise checkpoint.error(
-            f"expected num_channels = 3, the checkpoint has {config.num_channels}"
-        )
 
 
 def _read_weights(checkpoint: Checkpoint, config: Any, *, classifier: bool) -> Any:  # noqa: ANN401
@@ -173,7 +114,7 @@ def _check_whole(checkpoint: Checkpoint, model: Any, info: Any) -> None:  # noqa
         )
     if missing & _HEAD:
         raise checkpoint.error(
-            "expected a classifier, found a checkpoint without a head", hint=_OWN_CLASSES
+            "expected a classifier, found a checkpoint without a head", hint=OWN_CLASSES
         )
 
 
@@ -197,20 +138,11 @@ def _unreadable(error: Exception, checkpoint: Checkpoint) -> Exception:
     )
 
 
-def _check_classes(
-    checkpoint: Checkpoint,
-    config: Any,  # noqa: ANN401
-    classes: int,
-    class_names: Sequence[str] | None,
+def _check_class_names(
+    checkpoint: Checkpoint, config: Config, class_names: Sequence[str] | None
 ) -> None:
-    """Refuse a classifier of other classes, or of these in another order."""
-    if config.num_labels != classes:
-        raise checkpoint.error(
-            f"expected a classifier of the data set's {classes} classes, found one of "
-            f"{config.num_labels}",
-            hint=_OWN_CLASSES,
-        )
-    labels = [str(config.id2label.get(number, f"LABEL_{number}")) for number in range(classes)]
+    """Refuse a classifier of the data set's classes in another order."""
+    labels = [config.label(number) for number in range(config.classes)]
     if class_names is None or all(_UNNAMED.fullmatch(label) for label in labels):
         return
     for number, (label, name) in enumerate(zip(labels, class_names, strict=True)):

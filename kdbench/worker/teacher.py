@@ -14,6 +14,8 @@ from transformers import ViTConfig, ViTForImageClassification, ViTModel
 
 from kdbench.cell import Cell, digest
 from kdbench.errors import InputError
+from kdbench.preprocessing import Described, settled
+from kdbench.pretrained.local import Local, read_local
 from kdbench.settings import Teacher as Shape
 from kdbench.worker.pretrained import read_pretrained
 from kdbench.worker.shortage import is_shortage
@@ -27,19 +29,33 @@ class Teacher(nn.Module):
     """Embeds images, or scores their classes; frozen, in evaluation mode."""
 
     def __init__(
-        self, vit: nn.Module, head: nn.Module | None = None, *, revision: str | None = None
+        self,
+        vit: nn.Module,
+        head: nn.Module | None = None,
+        *,
+        revision: str | None = None,
+        pixels: Described,
     ) -> None:
         super().__init__()
         self.vit, self.head = vit, head
+        #: what its pixels go through, and who says so
+        self.preprocessing, self.preprocessing_source = pixels.how, pixels.source
         #: commit of the hub's repository that the weights came from; None: from no repository
         self.revision = revision
         self.eval().requires_grad_(requires_grad=False)
 
     @classmethod
-    def of(cls, model: Any, cell: Cell, *, revision: str | None = None) -> Teacher:  # noqa: ANN401
+    def of(
+        cls,
+        model: Any,  # noqa: ANN401 - transformers has no type stubs
+        cell: Cell,
+        *,
+        revision: str | None = None,
+        pixels: Described,
+    ) -> Teacher:
         """Take what the cell's method needs of a model: all of it, or a classifier's two parts."""
         parts = (model.vit, model.classifier) if cell.declared.classifier else (model,)
-        return cls(*parts, revision=revision)
+        return cls(*parts, revision=revision, pixels=pixels)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map normalised images [n, 3, side, side] to embeddings, or to class scores with a head.
@@ -85,30 +101,42 @@ def load_teacher(
             is cached.
     """
     shape, revision = cell.required_teacher, None
+    pixels = settled(shape, None)
     classes = cell.data.classes if cell.declared.classifier else None
     if shape.weights == "random":
         model = random_vit(shape, device, classes=classes)
     elif shape.weights == "pretrained":
-        model, revision = read_pretrained(
-            shape, f"teachers.{cell.teacher_name}", classes=classes, class_names=class_names
-        )
+        model, revision, pixels = read_pretrained(cell, class_names=class_names)
     else:
         fitted = read_fitted(cell, cache)
         if fitted is None:
             raise InputError("no fitted teacher in the cache", where=fitted_path(cell, cache))
         model = fitted if classes is not None else fitted.vit
-    return Teacher.of(model, cell, revision=revision).to(device)
+    return Teacher.of(model, cell, revision=revision, pixels=pixels).to(device)
 
 
-def teacher_shape(cell: Cell) -> Any:  # noqa: ANN401 - transformers has no type stubs
-    """Build the model of the cell's teacher without storage: a `ViTModel`, or with a classifier.
+def teacher_shape(cell: Cell) -> Teacher:
+    """Build the cell's teacher without storage, as its local checkpoint has it.
 
-    A pretrained checkpoint's own model may have no pooler; of that, the checkpoint alone tells.
+    Of one on the hub nothing is known: it is taken to be as the matrix file says, with a pooler.
+
+    Raises:
+        InputError: a local checkpoint is not what is asked for.
     """
     shape = cell.required_teacher
+    local = read_local(cell) or Local(config=None, held=None, pixels=settled(shape, None))
     if shape.weights == "fitted" and not cell.declared.classifier:
-        return _without_storage(shape, cell.data.classes).vit
-    return _without_storage(shape, cell.data.classes if cell.declared.classifier else None)
+        return Teacher.of(_without_storage(shape, cell.data.classes).vit, cell, pixels=local.pixels)
+    classes = cell.data.classes if cell.declared.classifier else None
+    if local.config is None:
+        model = _without_storage(shape, classes)
+    else:
+        kind = ViTModel if classes is None else ViTForImageClassification
+        with torch.device("meta"):
+            model = kind(ViTConfig(**local.config.for_transformers()))
+        if classes is None and local.held is not None and not local.held.pooler:
+            model.pooler = None  # as in a measured run
+    return Teacher.of(model, cell, pixels=local.pixels)
 
 
 def random_vit(
@@ -144,7 +172,7 @@ def fitted_path(cell: Cell, cache: Path) -> Path:
     """Where a fitted teacher is cached: its name is a digest of all that it was fitted from."""
     made_from = {
         "layout": _LAYOUT,
-        "teacher": cell.required_teacher.model_dump(exclude={"checkpoint", "revision"}),
+        "teacher": cell.required_teacher.identity(without={"checkpoint", "revision"}),
         "data": cell.data.model_dump(exclude={"name", "storage", "workers"}),
         "content": [list(pair) for pair in cell.content_digests if pair[0] == "data"],
     }

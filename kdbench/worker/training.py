@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from kdbench.cell import Cell
+from kdbench.preprocessing import CLIP
 from kdbench.settings import OptimizerKernels
-from kdbench.worker.augment import Draw, epoch_draws, make_batch
+from kdbench.worker.augment import Draw, epoch_draws, make_batch, wanted_by
 from kdbench.worker.clock import StepClock, step_clock
 from kdbench.worker.compiled import compile_lazily, compile_now, eagerly
 from kdbench.worker.data import DataSet
@@ -89,6 +90,7 @@ class Session:
             draw,
             image_size=self.cell.image_size,
             teacher_size=self._teacher_size(),
+            teacher_how=CLIP if self.teacher is None else wanted_by(self.teacher),
         )
         if self.embeddings is not None and self.cell.declared.teacher == "image-embeddings":
             batch = batch._replace(teacher_embeddings=_of_images(self.embeddings, draw))

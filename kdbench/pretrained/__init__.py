@@ -1,0 +1,1 @@
+"""What a teacher's checkpoint says of itself: read without torch, before anything is started."""
