@@ -116,7 +116,8 @@ def _as_input_error(
         kindly = f"{brief(found)} ({type(found).__name__})"
         return InputError(f"expected {_TYPES[kind]}, found {kindly}", where=where, key=key)
     told = error["msg"].removeprefix("Input should ").removeprefix("be ")
-    expected = _BOUNDS[kind].format(**context) if kind in _BOUNDS else told
+    bounds = {name: f"{v:.15g}" if isinstance(v, float) else v for name, v in context.items()}
+    expected = _BOUNDS[kind].format(**bounds) if kind in _BOUNDS else told
     return InputError(f"expected {expected}, found {brief(found)}", where=where, key=key)
 
 

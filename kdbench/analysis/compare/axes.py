@@ -61,9 +61,8 @@ def options_for(before: Sequence[str], after: Sequence[str]) -> str | None:
                 nearest, fewest = (one, other), count
     if nearest is None:
         return None
-    one, other = nearest
-    names = _differing(one, other)
-    sides = (("--before", one), ("--after", other))
+    names = _differing(*nearest)
+    sides = zip(("--before", "--after"), nearest, strict=True)
     return " ".join(f"{side} {n}={axes[n]}" for side, axes in sides for n in names)
 
 
