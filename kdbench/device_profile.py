@@ -7,7 +7,6 @@ rests on, since a prediction is no better than these.
 from __future__ import annotations
 
 import tomllib
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,6 +15,7 @@ from pydantic import Field, model_validator
 from kdbench.cell import digest
 from kdbench.document import read_document
 from kdbench.errors import InputError, brief, did_you_mean, quoted
+from kdbench.profiles import known_profiles, profile_text
 from kdbench.settings import Frozen, Name
 from kdbench.units import parse_size
 from kdbench.validation import validated
@@ -76,12 +76,6 @@ class Profile(Frozen):
         return digest(self.model_dump(exclude={"basis", "title", "verified"}))
 
 
-def known_profiles() -> tuple[str, ...]:
-    """List the profiles that come with kdbench, by name."""
-    files = resources.files("kdbench").joinpath("profiles").iterdir()
-    return tuple(sorted(f.name.removesuffix(".toml") for f in files if f.name.endswith(".toml")))
-
-
 def load_profile(wanted: str) -> Profile:
     """Load a profile of kdbench's own by name, or one of the user's by its path (`*.toml`).
 
@@ -90,7 +84,7 @@ def load_profile(wanted: str) -> Profile:
     """
     if wanted.endswith(".toml"):
         path = Path(wanted)
-        document = {"name": path.stem, **read_document(path)}
+        document = {"name": path.stem, **read_document(path, kind="device profile")}
         return validated(Profile, document, where=path)
     known = known_profiles()
     if wanted not in known:
@@ -98,8 +92,29 @@ def load_profile(wanted: str) -> Profile:
             did_you_mean(wanted, known) or f"there are {quoted(known)}, or a path to a .toml file"
         )
         raise InputError(f"no device profile {wanted!r}", where="--profile", hint=hint)
-    text = resources.files("kdbench").joinpath("profiles", f"{wanted}.toml").read_text(encoding="utf-8")
-    return validated(Profile, {"name": wanted, **tomllib.loads(text)}, where=f"profile {wanted}")
+    document = tomllib.loads(profile_text(wanted))
+    return validated(Profile, {"name": wanted, **document}, where=f"profile {wanted}")
+
+
+def unasked(text: str) -> InputError:
+    """Make the error of an amount of memory of which it is not said what device has it.
+
+    A CPU, which predictions are for otherwise, is hardly what is meant, and of two cards with as
+    much memory each keeps another part of it to itself.
+    """
+    cards = [load_profile(name) for name in known_profiles()]
+    sizes = {c.name: c.capacity_bytes for c in cards if c.capacity_bytes is not None}
+    try:
+        wanted = parse_size(text)
+    except ValueError:
+        wanted = 0
+    near = sorted(sizes, key=lambda name: (abs(sizes[name] - wanted), name))
+    listed = ", ".join(f"{name} ({sizes[name] / 1e9:.0f} GB)" for name in near)
+    return InputError(
+        f"whose {text}? expected a device too, found no --profile",
+        where="--fits",
+        hint=f"add --profile with one of {listed}, or cpu for the host's memory",
+    )
 
 
 def capacity_of(text: str, profile: Profile) -> int:

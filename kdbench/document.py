@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import stat
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from kdbench.errors import InputError, brief, clipped, did_you_mean, quoted
+from kdbench.words import decoded
 
 Document = dict[str, Any]
 
 # A matrix file is a page of text; whatever is larger is not one.
 MAX_BYTES = 1_000_000
+STANDARD_INPUT = Path("-")
+# where a process finds what it has open
+_OWN_FILES = (Path("/dev/fd"), Path("/proc/self/fd"))
 # So deep nobody nests on purpose, and every preset is checked whenever the file is read.
 _MOST_LEVELS = 16
 _MOST_PRESETS = 256
@@ -20,40 +25,76 @@ _MOST_PRESETS = 256
 _LARGEST = 2**63 - 1
 
 
-def read_document(path: Path) -> Document:
-    """Read a TOML file.
+def read_document(path: Path, *, kind: str = "matrix file") -> Document:
+    """Read a TOML file; `-` is the standard input.
+
+    Args:
+        path: the file; also the end of a pipe that this process was given, as `<(...)` makes one.
+        kind: what it should be, for messages.
 
     Raises:
         InputError: it is missing, unreadable, too large or not TOML, or holds what no TOML file
             of ours can: nesting without end, integers of more than 64 bits.
     """
+    where = shown(path)
     try:
-        if path.is_dir():
-            raise InputError("expected a TOML file, found a folder", where=path)
-        if path.exists() and not path.is_file():  # a pipe or a device: it may never end
-            raise InputError("expected a TOML file, found something else", where=path)
-        with path.open("rb") as file:
-            raw = file.read(MAX_BYTES + 1)
+        raw = _read(path)
     except (OSError, ValueError) as error:  # ValueError: no name that a file can have
         reason = (getattr(error, "strerror", None) or str(error)).lower()
-        raise InputError(
-            f"cannot read the matrix file: {reason}",
-            where=path,
-            hint="the benchmarks/ folder has some to start from",
-        ) from None
+        hint = _near_files(path) if isinstance(error, FileNotFoundError) else None
+        raise InputError(f"cannot read the {kind}: {reason}", where=where, hint=hint) from None
     if len(raw) > MAX_BYTES:
-        raise InputError(
-            f"expected a matrix file of at most {MAX_BYTES} bytes, found more", where=path
-        )
+        raise InputError(f"expected a {kind} of at most {MAX_BYTES} bytes, found more", where=where)
     try:
-        document = tomllib.loads(raw.decode())
-    except UnicodeDecodeError as error:
-        raise InputError(f"not UTF-8 text (byte {error.start})", where=path) from None
-    except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
+        text = decoded(raw)
+    except ValueError as error:
+        raise InputError(str(error), where=where) from None
+    if not text.strip():
+        raise InputError(f"expected a {kind}, found it empty", where=where)
+    try:
+        document = tomllib.loads(text)
+    except (RecursionError, ValueError) as error:
         told = "nested too deeply" if isinstance(error, RecursionError) else error
-        raise InputError(f"not valid TOML: {told}", where=path) from None
-    _check_values(document, where=path)
+        raise InputError(f"not valid TOML: {told}", where=where) from None
+    _check_values(document, where=where)
     return document
+
+
+def is_stream(path: Path) -> bool:
+    """Whether a path is the standard input or a pipe: it is read once, and has no name to keep."""
+    return path == STANDARD_INPUT or (path.parent in _OWN_FILES and not path.is_file())
+
+
+def shown(path: Path) -> Path:
+    """Return how messages name a file."""
+    return Path("standard input") if path == STANDARD_INPUT else path
+
+
+def _read(path: Path) -> bytes:
+    if path == STANDARD_INPUT:
+        with open(0, "rb", closefd=False) as file:
+            return file.read(MAX_BYTES + 1)
+    if path.is_dir():
+        raise InputError("expected a TOML file, found a folder", where=path, hint=_inside(path))
+    # Any other pipe or device may never end; one of this process's own has somebody who writes.
+    if path.exists() and not path.is_file():
+        own = path.parent in _OWN_FILES and stat.S_ISFIFO(path.stat().st_mode)
+        if not own:
+            raise InputError("expected a TOML file, found something else", where=path)
+    with path.open("rb") as file:
+        return file.read(MAX_BYTES + 1)
+
+
+def _near_files(path: Path) -> str:
+    folder = path.parent
+    names = [file.name for file in folder.glob("*.toml")] if folder.is_dir() else []
+    near = did_you_mean(path.name, names)
+    return near or "the benchmarks/ folder has some to start from"
+
+
+def _inside(folder: Path) -> str | None:
+    names = sorted(file.name for file in folder.glob("*.toml"))
+    return f"it has {quoted(names)}" if names else None
 
 
 def _check_values(document: Document, *, where: object, prefix: str = "") -> None:

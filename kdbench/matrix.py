@@ -12,15 +12,23 @@ from pathlib import Path
 
 from kdbench.budget import Budget, check_steps
 from kdbench.cell import Cell, CellRun, Launch, Mode
-from kdbench.document import Document, read_document, with_assignments, with_preset
+from kdbench.document import (
+    STANDARD_INPUT,
+    Document,
+    is_stream,
+    read_document,
+    shown,
+    with_assignments,
+    with_preset,
+)
 from kdbench.errors import InputError, brief
 from kdbench.gauges import Tolerances, parse_tolerances
 from kdbench.only import Only
 from kdbench.resolve import MatrixFile, resolve_cells
 from kdbench.schema import PLAN_COLUMNS
-from kdbench.settings import LONGEST_NAME, NAME
 from kdbench.sizes import check_runs
 from kdbench.validation import validated
+from kdbench.words import is_name, near_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +82,8 @@ def load_matrix(
     """Load a matrix file.
 
     Args:
-        path: the TOML file.
+        path: the TOML file, or `-` for the standard input; it is read once, so that a pipe will
+            do.
         preset: name of one of its presets.
         assignments: `KEY=VALUE` strings laid over file and preset (the command line's `--set`).
         only: `COLUMN=V1,V2` filters over the runs (the command line's `--only`).
@@ -82,8 +91,8 @@ def load_matrix(
     Raises:
         InputError: anything wrong with the file or these arguments, the first thing found.
     """
-    where = Path(path)
-    document = read_document(where)
+    document = read_document(Path(path))
+    where = shown(Path(path))
     for other in document.get("presets") or ():
         # A mistake in a preset is told now, not on the day somebody picks it.
         _check_preset(document, other, where)
@@ -169,15 +178,21 @@ def _check_launch(launch: Launch, where: Path) -> None:
 
 
 def _name_from(path: Path) -> str:
-    name = path.stem
-    if not re.fullmatch(NAME, name) or len(name) > LONGEST_NAME:
+    if path == shown(STANDARD_INPUT) or is_stream(path):
+        raise InputError(
+            "results are kept under the matrix's name, which a pipe does not have",
+            where=path,
+            key="name",
+            hint='give it one: name = "my-matrix"',
+        )
+    if not is_name(path.stem):
         raise InputError(
             f"cannot name the matrix after the file {brief(path.name)}",
             where=path,
             key="name",
-            hint='give it a name: name = "my-matrix"',
+            hint=f'give it a name: name = "{near_name(path.stem) or "my-matrix"}"',
         )
-    return name
+    return path.stem
 
 
 def _parsed(document: Document, *, where: Path, origin: str | None) -> MatrixFile:

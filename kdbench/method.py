@@ -17,6 +17,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Literal
 
 from kdbench.errors import InputError, did_you_mean, quoted
+from kdbench.words import checked_name
 
 GROUP = "kdbench.methods"
 
@@ -25,7 +26,6 @@ GROUP = "kdbench.methods"
 TeacherUse = Literal["none", "step", "class-embeddings", "image-embeddings"]
 _USES = ("none", "step", "class-embeddings", "image-embeddings")
 _STEP = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,79}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,8 +123,10 @@ def _plugged() -> dict[str, EntryPoint]:
 @lru_cache(maxsize=64)
 def _loaded(point: EntryPoint) -> Method:
     where = f"entry point {point.name!r} of {GROUP} ({point.value})"
-    if not _NAME.fullmatch(point.name):
-        raise InputError("expected a name of letters, digits and ._+-", where=where)
+    try:
+        checked_name(point.name)
+    except ValueError as error:
+        raise InputError(str(error), where=where) from None
     try:
         method = point.load()
     except Exception as error:  # a package of somebody else's: whatever it raises

@@ -11,6 +11,7 @@ from pydantic import Field, field_validator
 from kdbench.budget import Budget
 from kdbench.cell import Cell, Launch, Mode
 from kdbench.contents import content_digests
+from kdbench.data_path import check_data_path
 from kdbench.document import Document
 from kdbench.errors import InputError, brief, did_you_mean, quoted
 from kdbench.grid import (
@@ -82,6 +83,7 @@ def resolve_cells(matrix: str, file: MatrixFile, document: Document, where: Path
             raise InputError("this axis is needed, found none", where=where, key=f"axes.{name}")
     axes.setdefault("teacher", ())
     _check_names(axes, file.axes, file, where, "axes")
+    check_data_path(file.data, where)
     excluded = []
     for index, entry in enumerate(file.exclude):
         key = f"exclude[{index}]"

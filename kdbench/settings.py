@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 from kdbench.errors import brief, did_you_mean, quoted
+from kdbench.words import checked_name
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 Attention = Literal["eager", "sdpa"]
@@ -28,9 +29,7 @@ Weight = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
 Rate = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Seconds = Annotated[float, Field(gt=0, le=10**8, allow_inf_nan=False)]
-# A name becomes part of a label and of a file's path.
-NAME, LONGEST_NAME = "^[A-Za-z0-9][A-Za-z0-9._+-]*$", 80
-Name = Annotated[str, Field(pattern=NAME, max_length=LONGEST_NAME)]
+Name = Annotated[str, AfterValidator(checked_name)]
 
 
 def _path(text: str) -> str:

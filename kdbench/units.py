@@ -52,19 +52,27 @@ _SIZES = {
     **{f"{letter}B": 1000**n for n, letter in enumerate("kMGT", start=1)},
     **{f"{letter}iB": 1024**n for n, letter in enumerate("KMGT", start=1)},
 }
+# As people write them too: in any case, and the B left out.
+_WRITTEN = {
+    written: size
+    for name, size in _SIZES.items()
+    for written in (name.lower(), name.lower().removesuffix("b"))
+    if written
+}
 
 
 def parse_size(text: str) -> int:
-    """Read an amount of memory: `512 B`, `24GiB`, `1.5 MB`; fractions of a byte are dropped.
+    """Read an amount of memory: `512 B`, `24GiB`, `1.5 mb`, `16G`; fractions of a byte are dropped.
 
     Raises:
         ValueError: it is none.
     """
     found = _SIZE.fullmatch(text.strip())
-    if found is None or found[2] not in _SIZES:
+    size = _WRITTEN.get(found[2].lower()) if found else None
+    if found is None or size is None:
         names = ", ".join(_SIZES)
         raise ValueError(f"expected a size such as '24 GiB' (in {names}), found {brief(text)}")
-    return int(Decimal(found[1]) * _SIZES[found[2]])
+    return int(Decimal(found[1]) * size)
 
 
 def axis_unit(values: Iterable[float], unit: Unit) -> tuple[float, str]:

@@ -24,6 +24,19 @@ _TYPES = {
     "model_attributes_type": "a table",
     "missing": "a value",
 }
+# What a value must be beside its type, in words: pydantic's own are for programmers.
+_BOUNDS = {
+    "greater_than": "more than {gt}",
+    "greater_than_equal": "at least {ge}",
+    "less_than": "less than {lt}",
+    "less_than_equal": "at most {le}",
+    "finite_number": "a finite number",
+    "string_too_long": "at most {max_length} characters",
+    "string_too_short": "at least {min_length} character(s)",
+    "too_long": "at most {max_length} value(s)",
+    "too_short": "at least {min_length} value(s)",
+    "int_from_float": "an integer",
+}
 
 
 def validated(
@@ -81,6 +94,8 @@ def _as_input_error(
     prefix: str,
 ) -> InputError:
     path, kind, found = error["loc"], error["type"], error["input"]
+    if path and path[-1] == "[key]":  # pydantic's word for a table's name that may be none
+        path = path[:-1]
     key = ".".join(filter(None, (prefix, dotted(path, document))))
     context = error.get("ctx", {})
     if kind == "extra_forbidden":
@@ -101,7 +116,9 @@ def _as_input_error(
         kindly = f"{brief(found)} ({type(found).__name__})"
         return InputError(f"expected {_TYPES[kind]}, found {kindly}", where=where, key=key)
     told = error["msg"].removeprefix("Input should ").removeprefix("be ")
-    return InputError(f"expected: {told}; found {brief(found)}", where=where, key=key)
+    bounds = {name: f"{v:.15g}" if isinstance(v, float) else v for name, v in context.items()}
+    expected = _BOUNDS[kind].format(**bounds) if kind in _BOUNDS else told
+    return InputError(f"expected {expected}, found {brief(found)}", where=where, key=key)
 
 
 def _fields_at(model: type[BaseModel], path: Sequence[str | int]) -> list[str]:

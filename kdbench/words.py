@@ -1,10 +1,13 @@
-"""Text from results made safe to show, and folded where a reader expects it."""
+"""Text: read from files of users, names that they give, lines safe to show and folded well."""
 
 from __future__ import annotations
 
-from kdbench.errors import printable
+import re
+import unicodedata
 
-__all__ = ["encodable", "fold_label", "printable"]
+from kdbench.errors import brief, printable
+
+__all__ = ["checked_name", "decoded", "encodable", "fold_label", "is_name", "near_name", "printable"]
 
 # What stands in for signs that a stream's encoding lacks. None of it means anything to CSV, JSON,
 # markdown or LaTeX.
@@ -20,6 +23,59 @@ _PLAIN = str.maketrans(
         **dict.fromkeys("┌┐└┘├┤┬┴┼╇╪╋┏┓┗┛┡┩", "+"),
     }
 )
+
+# A name becomes part of a label and of a file's path.
+_NAME, _LONGEST_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*"), 80
+_MARKS = ((b"\xff\xfe\0\0", "UTF-32"), (b"\xff\xfe", "UTF-16"), (b"\xfe\xff", "UTF-16"))
+
+
+def decoded(raw: bytes) -> str:
+    """Decode a text file: UTF-8, a byte order mark in front of it or not.
+
+    Raises:
+        ValueError: it is something else, and what.
+    """
+    for mark, name in _MARKS:
+        if raw.startswith(mark):
+            raise ValueError(
+                f"expected UTF-8 text, found {name}, which PowerShell's > writes; save it as UTF-8"
+            )
+    if b"\0" in raw:
+        raise ValueError("expected UTF-8 text, found binary data")
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8 text (byte {error.start})") from None
+
+
+def checked_name(text: str) -> str:
+    """Return a name that may be one.
+
+    Raises:
+        ValueError: it may not, and which near one may.
+    """
+    if is_name(text):
+        return text
+    near = near_name(text)
+    raise ValueError(
+        "expected a name of letters from A to Z, digits and any of . _ + -, with a letter or digit "
+        f"first and at most {_LONGEST_NAME} in all, found {brief(text)}"
+        + (f"; {near!r} would do" if near else "")
+    )
+
+
+def is_name(text: str) -> bool:
+    """Whether a text may be a name."""
+    return bool(_NAME.fullmatch(text)) and len(text) <= _LONGEST_NAME
+
+
+def near_name(text: str) -> str | None:
+    """Make a name of a text that is none; None where nothing of it may be in a name."""
+    plain = unicodedata.normalize("NFKD", text[: 4 * _LONGEST_NAME])
+    plain = plain.encode("ascii", "ignore").decode()
+    parts = re.findall(r"[A-Za-z0-9._+-]+", plain)
+    name = "-".join(parts).lstrip("._+-")[:_LONGEST_NAME].rstrip("._+-")
+    return name or None
 
 
 def fold_label(label: str, width: int) -> list[str]:

@@ -1,6 +1,7 @@
 """Every bad input: one message that names file and key, exit code 2, and nothing written."""
 
 import errno
+import os
 import re
 
 import pytest
@@ -248,7 +249,13 @@ BROKEN_ARGUMENTS = {
     "unknown environment": (["show", "{finished}", "--environment", "h100"], ["h100", "cpu"]),
     "unknown command": (["shwo"], ["shwo"]),
     "unknown option": (["run", "--matrx", "x"], ["--matrx"]),
-    "no matrix named": (["run"], ["--matrix"]),
+    "no matrix named": (["run"], ["FILE, or --matrix FILE: a matrix file is needed"]),
+    "no matrix named to predict": (["predict"], ["FILE, or --matrix FILE: a matrix file is need"]),
+    "no matrix named to list": (["cells"], ["FILE, or --matrix FILE: a matrix file is needed"]),
+    "no matrix named for tables": (["tables"], ["FILE, or --matrix FILE: a matrix file is need"]),
+    "two matrices named": (["run", "{tiny}", "--matrix", "x"], ["one matrix file is expected"]),
+    "a folder that has one": (["cells", "."], ["found a folder; it has 'tiny.toml'"]),
+    "a misspelt file": (["cells", "tny.toml"], ["no such file", "did you mean 'tiny.toml'?"]),
 }
 
 
@@ -309,6 +316,147 @@ def test_unreadable_file(kdbench, tmp_path):
     path.write_bytes(b'name = "\xe9"')
     said = kdbench("run", "--matrix", path)
     assert (said.code, "not UTF-8" in said.err) == (2, True)
+
+
+MARKS = {
+    "UTF-8": (b"\xef\xbb\xbf", "utf-8", None),
+    "CRLF": (b"", "crlf", None),
+    "UTF-16": (b"\xff\xfe", "utf-16-le", "expected UTF-8 text, found UTF-16"),
+    "UTF-16 the other way": (b"\xfe\xff", "utf-16-be", "expected UTF-8 text, found UTF-16"),
+    "UTF-16 without a mark": (b"", "utf-16-le", "expected UTF-8 text, found binary data"),
+    "UTF-32": (b"\xff\xfe\0\0", "utf-32-le", "expected UTF-8 text, found UTF-32"),
+}
+
+
+def encoded(text, case):
+    mark, encoding, told = MARKS[case]
+    if encoding == "crlf":
+        text, encoding = text.replace("\n", "\r\n"), "utf-8"
+    return mark + text.encode(encoding), told
+
+
+@pytest.mark.parametrize("case", MARKS)
+def test_a_byte_order_mark_is_no_part_of_a_file(case, kdbench, tiny, predicted):
+    own = tiny.with_name("mine.toml")
+    own.write_bytes(encoded('title = "my card"\ndevice = "cpu"\n', case)[0])
+    raw, told = encoded(predicted.path.read_text(), case)
+    predicted.path.write_bytes(raw)
+    checked = predicted()
+    tiny.write_bytes(encoded(TINY, case)[0])
+    for said, file, want in (
+        (kdbench("cells", tiny), tiny, 0),
+        (checked, predicted.path, 0),
+        # which gets as far as the amount of memory
+        (kdbench("predict", tiny.with_name("no.toml"), "--profile", own, "--fits", "?"), own, 2),
+    ):
+        assert said.code == (2 if told else want), said
+        assert (str(file) in said.err and str(told) in said.err) == bool(told), said.err
+
+
+def test_a_file_that_may_not_be_read_is_one_line(kdbench, tiny, monkeypatch):
+    def refused(path, *_):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(type(tiny), "open", refused)
+    said = kdbench("cells", tiny)
+    told = f"kdbench: {tiny}: cannot read the matrix file: permission denied\n"
+    assert (said.code, said.err) == (2, told)
+
+
+def test_a_matrix_file_may_be_an_argument(kdbench, tiny, predicted):
+    for command in ("cells", "tables"):
+        assert kdbench(command, tiny) == kdbench(command, "--matrix", tiny)
+    said = kdbench("check", tiny, "--baseline", predicted.path)
+    assert (said.code, said.out) == (0, predicted().out)
+    said = kdbench("check", tiny, "--matrix", tiny, "--baseline", predicted.path)
+    assert said.code == 2
+    assert "one matrix file is expected" in said.err
+
+
+@pytest.mark.parametrize("way", ["/dev/fd", "-"])
+def test_a_pipe_is_read_once_and_has_no_name(way, kdbench, tiny, monkeypatch):
+    plain = kdbench("cells", tiny)
+
+    def piped(text):
+        reader, writer = os.pipe()
+        os.write(writer, text.encode())
+        os.close(writer)
+        before = os.dup(0)
+        try:
+            if way == "-":
+                os.dup2(reader, 0)
+            return kdbench("cells", "-" if way == "-" else f"/dev/fd/{reader}")
+        finally:
+            os.dup2(before, 0)
+            os.close(before)
+            os.close(reader)
+
+    assert piped(TINY) == plain
+    said = piped(TINY.replace('name = "tiny"', ""))
+    assert said.code == 2
+    assert "name: results are kept under the matrix" in said.err
+    assert 'give it one: name = "my-matrix"' in said.err
+    assert "expected a matrix file, found it empty" in piped("").err
+
+
+NAMES = {
+    "matrix": ('name = "tiny"', 'name = "{}"', "name: "),
+    "data": ('name = "noise"', 'name = "{}"', "data.name: "),
+    "student": ("[students.small]", '[students."{}"]', "students.{}: "),
+    "axis": ('student = ["small"]', 'student = ["{}"]', "axes.student[0]: "),
+}
+
+
+@pytest.mark.parametrize("place", NAMES)
+def test_a_name_that_may_not_be_one_is_told_in_words(place, kdbench, tiny):
+    old, new, key = NAMES[place]
+    for name, near in (
+        ("my model", "my-model"),
+        ("größe/2", "groe-2"),
+        ("-x", "x"),
+        ("模型", None),
+    ):
+        tiny.write_text(TINY.replace(old, new.format(name), 1))
+        said = kdbench("cells", tiny)
+        assert said.code == 2
+        assert (
+            f"{tiny}: {key.format(name)}expected a name of letters from A to Z, digits" in said.err
+        )
+        assert f"found '{name}'" in said.err
+        assert (f"; '{near}' would do" in said.err) == (near is not None)
+        assert not any(mark in said.err for mark in ("[A-Za-z", "pattern", "[key]"))
+
+
+def test_a_file_whose_name_is_none_is_told_a_near_one(kdbench, tiny):
+    other = tiny.with_name("my model.toml")
+    other.write_text(TINY.replace('name = "tiny"', ""))
+    said = kdbench("cells", other)
+    assert said.code == 2
+    assert 'give it a name: name = "my-model"' in said.err
+
+
+# What a setting may be beside its type; what is told of it has to be our own words.
+BOUNDS = {
+    "seeds=[-1]": "seeds[0]: expected at least 0, found -1",
+    "seeds=[]": "seeds: expected at least 1 value(s), found []",
+    "training.batch_size=0": "training.batch_size: expected at least 1, found 0",
+    "training.batch_size=1.5": "training.batch_size: expected an integer, found 1.5 (float)",
+    "training.learning_rate=0": "training.learning_rate: expected more than 0, found 0",
+    "training.alpha2=inf": "training.alpha2: expected a finite number, found inf",
+    "students.small.attention_dropout=1": "attention_dropout: expected less than 1, found 1",
+    'data.image_column="{long}"': "data.image_column: expected at most 1000 characters, found",
+    "data.crop=[0.1]": "data.crop",
+    'data.revision=""': "data.revision: expected at least 1 character(s), found ''",
+}
+
+
+@pytest.mark.parametrize("setting", BOUNDS)
+def test_what_is_out_of_bounds_is_told_in_words(setting, kdbench, tiny):
+    said = kdbench("cells", tiny, "--set", setting.format(long="x" * 2000))
+    assert said.code == 2
+    assert BOUNDS[setting] in said.err
+    for foreign in ("Input should", "String should", "greater than", "expected: ", "pydantic"):
+        assert foreign not in said.err
 
 
 def test_a_file_that_is_too_large_is_not_read(kdbench, tmp_path):

@@ -371,6 +371,9 @@ def test_a_tolerance_that_none_can_have_is_told(kdbench, tiny, assignment, expec
         (" 1.5 MB ", 1_500_000),
         ("0.1 KiB", 102),
         ("1 TB", 10**12),
+        ("1 mb", 10**6),
+        ("24gib", 24 * 2**30),
+        ("16G", 16 * 10**9),
     ],
 )
 def test_sizes_are_read(text, expected):
@@ -378,7 +381,7 @@ def test_sizes_are_read(text, expected):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "5", "MiB", "1 mb", "-1 B", "1e3 B", "nan B", "1_0 B", "1 B B"]
+    "text", ["", "5", "MiB", "1 m B", "-1 B", "1e3 B", "nan B", "1_0 B", "1 B B"]
 )
 def test_what_is_no_size_is_told(text):
     with pytest.raises(ValueError, match="expected a size such as '24 GiB'"):

@@ -640,3 +640,61 @@ def test_a_real_run_against_itself_again(finished, kdbench, tmp_path):
     assert (allocated["difference"], allocated["exact"]) == (0, True)
     assert allocated["before"] > 0
     assert {row["has"] for row in rows.values()} == {"both", "before"}
+
+
+def test_two_methods_of_one_folder_are_joined_on_the_other_axes(tmp_path, kdbench):
+    rows = [
+        cell_row(method, "base", size, label_extra, step_seconds_median=seconds)
+        for method, seconds in (("teacher-kd", 2.0), ("embed-kd", 1.0), ("student-only", 0.5))
+        for size, label_extra in ((32, "vit-large-patch32"), (64, "vit-large-patch32"))
+    ]
+    commit(tmp_path / "results/fig4", rows)
+    metric = ("--metric", "step_time", "--format", "csv")
+    for after, ratio in (("embed-kd", 0.5), ("student-only", 0.25)):
+        picked = ("--before", "method=teacher-kd", "--after", f"method={after}")
+        said = kdbench("compare", "results", *picked, *metric)
+        assert said.code == 0, said
+        frame = pd.read_csv(StringIO(said.out))
+        assert frame["ratio"].tolist() == [ratio] * 2
+        for one, other in zip(frame["before_label"], frame["after_label"], strict=True):
+            assert one.split("/")[:3] == ["teacher-kd", *other.split("/")[1:3]]
+        assert f"method teacher-kd → {after}" in frame["changed_settings"][0]
+        said = kdbench("compare", "results", *picked)
+        assert "method=" not in said.out.partition("cell")[2]
+    said = kdbench("compare", "results", "--before", "image_size=32", "--after", "image_size=64")
+    assert said.code == 0
+    assert "image_size 32 → 64" in said.out
+
+
+def test_another_axis_of_the_label_is_joined_too(sides):
+    def row(batch, **changes):
+        label = f"{TEACHER}/batch_size={batch}"
+        return cell_row(batch_size=batch, label=label, **changes)
+
+    found = sides([row(8), row(16)], [row(8), row(16)], only_before=["batch_size=8"])
+    assert [pair.name for sheet in found.sheets for pair in sheet.pairs] == [
+        f"{TEACHER}/batch_size=8"
+    ], "a label in common comes first"
+    found = sides(
+        [row(8), row(16)],
+        [row(8), row(16)],
+        only_before=["batch_size=8"],
+        only_after=["batch_size=16"],
+    )
+    (pair,) = (pair for sheet in found.sheets for pair in sheet.pairs)
+    assert pair.name == TEACHER
+    assert (pair.before.settings["batch_size"], pair.after.settings["batch_size"]) == (8, 16)
+
+
+def test_what_would_answer_is_said(tmp_path, kdbench):
+    commit(tmp_path / "a/fig4", [cell_row("teacher-kd"), cell_row("teacher-kd", "large")])
+    commit(tmp_path / "b/fig4", [cell_row("embed-kd", "large", 64)])
+    said = kdbench("compare", "a", "b")
+    assert said.code == 3
+    options = "--before method=teacher-kd image_size=32 --after method=embed-kd image_size=64"
+    words = options.replace(" image_size=32", " --before image_size=32")
+    words = words.replace(" image_size=64", " --after image_size=64")
+    assert f"{words} would set the nearest cells side by side" in said.err
+    said = kdbench("compare", "a", "b", *words.split())
+    assert said.code == 0
+    assert "image_size 32 → 64" in said.out

@@ -5,6 +5,8 @@ import re
 import tomllib
 
 from kdbench.cli import app, main
+from kdbench.cli.examples import EXAMPLES
+from kdbench.profiles import known_profiles
 from tests.conftest import REPOSITORY
 
 
@@ -38,6 +40,31 @@ def test_the_readmes_commands_exist(capsys):
         told = capsys.readouterr().out
         for option in set(re.findall(rf"kdbench {command} [^\n`]*?(--[a-z]+)", readme)):
             assert option in told, (command, option)
+
+
+def test_each_command_has_a_short_option_and_examples_in_its_help(capsys):
+    commands = [info.callback.__name__ for info in app.registered_commands]
+    assert set(EXAMPLES) == set(commands)
+    assert main(["-h"]) == 0
+    assert "Usage: kdbench" in capsys.readouterr().out
+    for command in commands:
+        assert main([command, "-h"]) == 0
+        told = capsys.readouterr().out
+        assert main([command, "--help"]) == 0
+        assert capsys.readouterr().out == told
+        for example in EXAMPLES[command]:
+            assert f"  {example}\n" in told, "as it is to be typed, on a line of its own"
+            assert example.startswith(f"kdbench {command}")
+            options = told.partition("Examples:")[0]
+            assert all(option in options for option in re.findall(r"--[a-z]+", example))
+
+
+def test_the_profiles_are_named_where_one_is_asked_for(capsys):
+    assert len(known_profiles()) > 3
+    for command in ("predict", "check"):
+        main([command, "-h"])
+        told = " ".join(capsys.readouterr().out.split())
+        assert f"The device: {', '.join(known_profiles())}, or a profile of your own." in told
 
 
 def test_the_version_is_one():

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdbench import load_matrix
+from kdbench.errors import InputError
 from kdbench.fingerprint import fingerprint_path
 from kdbench.preprocessing import CLIP, settled
 from tests.checkpoints import write_embedder
@@ -293,3 +294,53 @@ def test_the_papers_teachers_see_what_the_published_code_shows_them(name):
     assert {teacher.weights for teacher in taught} == {"pretrained"}
     assert all(teacher.preprocessing_is_whole for teacher in taught)
     assert {settled(teacher, None).how for teacher in taught} == {replace(CLIP, resize=224)}
+
+
+# (data's settings in place of the synthetic ones, what is told)
+NO_DATA = {
+    "a misspelt folder": ('path = "pcis"', "data.path: no such file or folder, .*mean 'pics'"),
+    "a path with a dot": ('path = "./pcis"', "data.path: no such file or folder, .*mean 'pics'"),
+    "a deep path": ('path = "pcis/a/b"', "data.path: no such file or folder, .*mean 'pics'"),
+    "a home": ('path = "~/pics"', "data.path: no such file or folder, .*write it out: /"),
+    "a misspelt table": ('path = "tabel.parquet"', "data.path: no such file.*mean 'table.parquet'"),
+    "an empty folder": ('path = "empty"', "data.path: expected .*found an empty folder: 'empty'"),
+    "a folder of others": ('path = "other"', "data.path: expected .*found a folder without any"),
+    "a file": ('path = "note.txt"', "data.path: expected a .parquet file .*'note.txt'"),
+    "a device": ('path = "/dev/null"', "data.path: expected a .parquet file .*'/dev/null'"),
+    "too deep": ('path = "pics/train"', "data.train_split: no folder for .*folders are 'cat'"),
+    "no such split": (
+        'path = "pics"\ntrain_split = "trian"',
+        "data.train_split: no folder for the split 'trian' in 'pics'; did you mean 'train'",
+    ),
+    "no such folder in it": (
+        'path = "pics"\nconfig = "tset"',
+        "data.config: expected a folder in 'pics', found none: 'tset'; did you mean 'test'",
+    ),
+}
+
+
+@pytest.fixture
+def data_folders(tmp_path):
+    for folder in ("pics/train/cat", "pics/test/cat", "saved/train", "other", "empty"):
+        (tmp_path / folder).mkdir(parents=True)
+    for file in ("table.parquet", "saved/train/state.json", "other/x", "note.txt"):
+        (tmp_path / file).touch()
+
+
+def with_data(tiny, settings):
+    tiny.write_text(TINY.replace('source = "synthetic"', f'source = "datasets"\n{settings}'))
+    return load_matrix(tiny)
+
+
+@pytest.mark.parametrize("case", NO_DATA)
+@pytest.mark.usefixtures("data_folders")
+def test_data_that_are_not_there_are_told_before_anything_runs(case, tiny):
+    settings, told = NO_DATA[case]
+    with pytest.raises(InputError, match=told):
+        with_data(tiny, settings)
+
+
+@pytest.mark.parametrize("path", ["pics", "pics/", "table.parquet", "saved", "owner/name"])
+@pytest.mark.usefixtures("data_folders")
+def test_data_that_may_be_there_are_left_to_the_cell(path, tiny):
+    assert with_data(tiny, f'path = "{path}"').cells

@@ -16,10 +16,13 @@ from kdbench.cli import main
 from kdbench.device_profile import known_profiles, load_profile
 from kdbench.orchestrate import prediction
 from kdbench.predict import fits as fits_module
+from kdbench.predict import shared
+from kdbench.predict.__main__ import answers
 from kdbench.predict.fits import fit, largest_fitting
 from kdbench.predict.kernels import card_kernels
 from kdbench.predict.predict import predict
 from kdbench.predict.replay import replay
+from kdbench.predict.shared import Traces
 from kdbench.predict.trace import trace
 from kdbench.worker.account import account_step
 from kdbench.worker.ledger import Ledger
@@ -283,45 +286,77 @@ def test_autocast_on_a_card_normalises_in_float32(tmp_path):
 
 
 @pytest.fixture
-def traced(monkeypatch):
-    """Trace each batch size once: it is the same again, as another test holds."""
-    known = {}
+def asked(monkeypatch):
+    """List the batches that are traced; what a search has traced once, it has at hand."""
+    batches = []
 
-    def once(run, device):
-        batch = run.cell.training.batch_size
-        if batch not in known:
-            known[batch] = trace(run, device)
-        return known[batch]
+    def counting(run, device):
+        batches.append(run.cell.training.batch_size)
+        return trace(run, device)
 
-    monkeypatch.setattr(fits_module, "trace", once)
-    return once
+    monkeypatch.setattr(shared, "trace", counting)
+    return batches
 
 
 @pytest.mark.parametrize(("profile", "method"), [("cpu", "teacher-kd"), ("h100", "embed-kd")])
-def test_the_largest_batch_is_the_largest(profile, method, traced, tmp_path):
+def test_the_largest_batch_is_the_largest_and_is_found_by_few_traces(
+    profile, method, asked, tmp_path
+):
     device = load_profile(profile).model_copy(update={"context_bytes": 0})
     run = tiny_run(tmp_path, method, "data.train_images=256", "axes.image_size=24")
+    known = Traces(device)
     needs = {}
-    for batch in (1, 8, 40):
-        sized = fits_module._with_batch(run, batch)
-        peaks = replay(traced(sized, device), device).peaks.values()
+    for batch in (8, 40):
+        peaks = replay(known.of(fits_module._with_batch(run, batch)), device).peaks.values()
         needs[batch] = max(p.reserved or p.allocated for p in peaks)
-    found = fit(run, device, needs[40])
-    assert found.fits
-    assert found.needs_bytes == needs[8]
-    assert 40 <= found.largest_batch < 256
-    for batch, suffices in ((found.largest_batch, True), (found.largest_batch + 1, False)):
-        sized = traced(fits_module._with_batch(run, batch), device)
+    asked.clear()
+    traces = Traces(device)
+    (answer,) = answers([run], device, needs[40])
+    found = answer["fit"]
+    assert found["fits"]
+    assert found["needs_bytes"] == needs[8]
+    largest = found["largest_batch"]
+    assert 40 <= largest < 256
+    assert {largest, largest + 1} <= set(asked), "the answer is that of a trace"
+    assert len(asked) == len(set(asked)) <= 5, "the prediction's own trace is one of them"
+    for batch, suffices in ((largest, True), (largest + 1, False)):
+        sized = traces.of(fits_module._with_batch(run, batch))
         assert fits_module._suffices(sized, device, needs[40]) is suffices
 
 
-@pytest.mark.usefixtures("traced")
-def test_nothing_fits_into_nothing_and_everything_into_much(tmp_path):
+def test_cells_that_allocate_alike_share_their_traces(asked, tmp_path):
+    path = tmp_path / "tiny.toml"
+    path.write_text(TINY)
+    axes = ["axes.batch_size=[4, 8, 16]", "axes.learning_rate=[1e-3, 1e-4]", "axes.alpha2=[0, 1]"]
+    matrix = load_matrix(path, assignments=axes, only=["method=embed-kd"])
+    made = list(answers(matrix.runs(), CPU_PROFILE, 500_000))
+    assert len(made) == 12
+    assert all(answer["fit"]["largest_batch"] == 21 for answer in made), made[0]["fit"]
+    assert len({answer["columns"]["allocated_peak_bytes"] for answer in made}) == 3
+    assert len(asked) == len(set(asked)) <= 6, "of three batches, and of the largest"
+
+
+def test_a_method_of_others_shares_no_trace_with_other_weights(tmp_path):
+    run = tiny_run(tmp_path, "embed-kd")
+
+    def with_rate(run, rate):
+        training = run.cell.training.model_copy(update={"learning_rate": rate})
+        return run.model_copy(update={"cell": run.cell.model_copy(update={"training": training})})
+
+    assert shared.kind_of(run) == shared.kind_of(with_rate(run, 1.0))
+    other = run.model_copy(update={"cell": run.cell.model_copy(update={"method": "own-kd"})})
+    assert shared.kind_of(other) != shared.kind_of(with_rate(other, 1.0))
+
+
+def test_nothing_fits_into_nothing_and_everything_into_much(asked, tmp_path):
+    traces = Traces(CPU_PROFILE)
     run = tiny_run(tmp_path, "student-only")
-    found = fit(run, CPU_PROFILE, 1000)
+    found = fit(run, traces, 1000)
     assert (found.fits, found.largest_batch, found.whole_data) == (False, None, False)
-    found = fit(run, CPU_PROFILE, 2**40)
+    asked.clear()
+    found = fit(run, traces, 2**40)
     assert (found.fits, found.largest_batch, found.whole_data) == (True, 64, True)
+    assert asked == [64]
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 7, 64])
@@ -334,9 +369,11 @@ def test_the_search_finds_every_size_from_every_guess(limit):
                 looks.append(size)
                 return size <= largest
 
-            assert largest_fitting(fits, limit=limit, guess=guess) == largest
+            ends = {"low": 0, "high": limit + 1, "limit": limit}
+            found = largest_fitting(fits, **ends, guess=lambda low, high, guess=guess: guess)
+            assert found == largest
             assert all(1 <= size <= limit for size in looks)
-            assert len(looks) <= 12
+            assert len(looks) <= 14
             if guess == largest:
                 assert len(looks) <= 2
 
@@ -370,8 +407,14 @@ def test_the_command_line_tells_what_fits(kdbench, tiny, tmp_path):
     ("arguments", "told"),
     [
         (["--profile", "h1000"], "--profile: no device profile 'h1000'; did you mean 'h100'"),
-        (["--fits", "lots"], "--fits: expected an amount of memory, found 'lots'; such as 24GiB"),
-        (["--fits", "card"], "--fits: the profile 'cpu' does not say how much memory it has"),
+        (
+            ["--fits", "lots", "--profile", "t4"],
+            "--fits: expected an amount of memory, found 'lots'",
+        ),
+        (["--fits", "16", "--profile", "t4"], "--fits: expected an amount of memory, found '16'"),
+        (["--fits", "card", "--profile", "cpu"], "--fits: the profile 'cpu' does not say how much"),
+        (["--fits", "16gb"], "--fits: whose 16gb? expected a device too, found no --profile; add "),
+        (["--fits", "24GB"], "--fits: whose 24GB? expected a device too, found no --profile; add "),
         (["--profile", "h100", "--fits", "1MiB"], "--fits: expected more than the 536,870,912"),
         (["--profile", "gone.toml"], "gone.toml: cannot read the"),
         (["--format", "xml"], "--format: expected one of 'table', 'csv', 'json', found 'xml'"),
@@ -382,6 +425,14 @@ def test_bad_input(arguments, told, kdbench, tiny, tmp_path):
     assert said.code == 2
     assert said.err.startswith(f"kdbench: {told}")
     assert not (tmp_path / "results").exists()
+
+
+def test_an_amount_of_no_device_names_the_nearest_card_first(kdbench, tiny):
+    for amount, first in (("16 GB", "t4"), ("24gib", "rtx4090"), ("40G", "a100-40gb")):
+        said = kdbench("predict", tiny, "--fits", amount)
+        assert said.code == 2
+        assert f"add --profile with one of {first} (" in said.err
+        assert "or cpu for the host's memory" in said.err
 
 
 def test_a_profile_of_ones_own(kdbench, tiny, tmp_path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -23,7 +22,7 @@ from kdbench.analysis.reference import check_reference, find_reference
 from kdbench.analysis.results import Results
 from kdbench.cell import digest
 from kdbench.errors import InputError, did_you_mean, quoted
-from kdbench.settings import LONGEST_NAME, NAME
+from kdbench.words import is_name
 
 # No dates in the files: the same results give the same bytes.
 _METADATA: Mapping[str, dict[str, Any]] = {
@@ -166,7 +165,7 @@ def _folder(results: Results, sheet: Sheet, out: str | Path | None) -> Path:
 
 def _name_of(matrix: str) -> str:
     """Make a part of a file's name: the matrix's own, unless results have another than any file."""
-    plain = re.fullmatch(NAME, matrix) and len(matrix) <= LONGEST_NAME
+    plain = is_name(matrix)
     return matrix if plain else digest(matrix)[:8]
 
 

@@ -12,6 +12,7 @@ import typer
 
 from kdbench import __version__
 from kdbench.cli.checking import check
+from kdbench.cli.examples import epilog
 from kdbench.cli.measuring import cells, doctor, predict, run
 from kdbench.cli.output import Output, standard_streams
 from kdbench.cli.reading import compare, plot, show, tables
@@ -29,6 +30,7 @@ app = typer.Typer(
     add_completion=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="Measure what knowledge distillation costs, in memory and time.",
 )
 
@@ -52,7 +54,7 @@ def _root(
 
 
 for _command in (doctor, cells, predict, run, show, plot, tables, compare, check):
-    app.command()(_command)
+    app.command(epilog=epilog(_command.__name__))(_command)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -11,8 +11,11 @@ from kdbench.cli.options import (
     EnvironmentOption,
     OnlyOption,
     PresetOption,
+    ProfileOption,
     SetOption,
     console,
+    matrix_file,
+    names_matrix,
 )
 from kdbench.errors import InputError
 from kdbench.words import printable
@@ -25,7 +28,8 @@ def check(
     results: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[RESULTS]", help="Measured results; without them the matrix is predicted."
+            metavar="RESULTS|FILE",
+            help="Measured results, or the matrix file that is predicted.",
         ),
     ] = None,
     matrix: Annotated[
@@ -33,13 +37,10 @@ def check(
         typer.Option(
             "--matrix",
             metavar="FILE",
-            help="The matrix file to predict; beside RESULTS, only its tolerances count.",
+            help="The matrix file, as an option; beside RESULTS, only its tolerances count.",
         ),
     ] = None,
-    profile: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Device profile of the prediction; the baseline's."),
-    ] = None,
+    profile: ProfileOption = None,
     preset: PresetOption = None,
     set: SetOption = None,
     only: OnlyOption = None,
@@ -59,6 +60,7 @@ def check(
 ) -> None:
     """Fail where memory or time per step grew over a baseline.
 
+    A prediction is for the baseline's device unless --profile says another.
     Exit codes: 0 held; 1 regressed, or a cell failed; 2 broken input; 3 cannot tell.
     """
     from kdbench import gate
@@ -67,6 +69,8 @@ def check(
 
     emitter = Emitter(format=format, json=json, junit=junit, console=console())
     with emitter.errors():
+        if results is not None and names_matrix(results):
+            results, matrix = None, matrix_file(results, matrix)
         if matrix is None and (preset or set):
             raise InputError("these are laid over a matrix file: --matrix", where="--preset, --set")
         filters = (only or ()) if results is None else ()

@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kdbench.cli.options import (
+    MatrixArgument,
     MatrixOption,
     OnlyOption,
     PresetOption,
+    ProfileOption,
     SetOption,
     check_format,
     console,
+    matrix_file,
     printed,
 )
 from kdbench.cli.output import steady_console
@@ -76,7 +79,8 @@ def _has_results(path: Path) -> bool:
 
 
 def cells(
-    matrix: MatrixOption,
+    file: MatrixArgument = None,
+    matrix: MatrixOption = None,
     preset: PresetOption = None,
     set: SetOption = None,
     only: OnlyOption = None,
@@ -87,7 +91,9 @@ def cells(
     from kdbench.cell import tell_left_out
     from kdbench.matrix import load_matrix
 
-    loaded = load_matrix(matrix, preset=preset, assignments=set or (), only=only or ())
+    loaded = load_matrix(
+        matrix_file(file, matrix), preset=preset, assignments=set or (), only=only or ()
+    )
     runs = loaded.runs()
     counts = Counter((run.cell.cell_id, run.cell.label) for run in runs)
     width = max(len(label) for _, label in counts)
@@ -100,17 +106,15 @@ def cells(
 
 
 def predict(
-    matrix: MatrixOption,
-    profile: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME|FILE.toml", help="The device: cpu, h100, ... or a profile of your own."
-        ),
-    ] = "cpu",
+    file: MatrixArgument = None,
+    matrix: MatrixOption = None,
+    profile: ProfileOption = None,
     fits: Annotated[
         str | None,
         typer.Option(
-            metavar="SIZE", help="Say which cells fit into so much memory: 24GiB, or card."
+            metavar="SIZE",
+            help="Say which cells fit into so much memory of --profile: 24GB, or card for all "
+            "that it has; and the largest batch that does.",
         ),
     ] = None,
     preset: PresetOption = None,
@@ -119,17 +123,24 @@ def predict(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Results root.")] = Path("results"),
     format: Annotated[str, typer.Option(metavar="table|csv|json", help="How to print.")] = "table",
 ) -> None:
-    """Predict the peak memory of each cell's step, on a device that need not be there."""
+    """Predict the peak memory of each cell's step, on a device that need not be there.
+
+    Without --profile it is a CPU's.
+    """
     from kdbench.analysis import predicted
-    from kdbench.device_profile import capacity_of, load_profile
+    from kdbench.device_profile import DEFAULT, capacity_of, load_profile, unasked
     from kdbench.matrix import load_matrix
     from kdbench.orchestrate.prediction import predict_matrix, store_predictions
     from kdbench.units import format_value
 
     check_format(format, ("table", "csv", "json"))
-    device = load_profile(profile)
+    if fits is not None and profile is None:
+        raise unasked(fits)
+    device = load_profile(profile or DEFAULT)
     capacity = None if fits is None else capacity_of(fits, device)
-    loaded = load_matrix(matrix, preset=preset, assignments=set or (), only=only or ())
+    loaded = load_matrix(
+        matrix_file(file, matrix), preset=preset, assignments=set or (), only=only or ()
+    )
     made = predict_matrix(loaded, profile=device, fits_bytes=capacity)
     folder = store_predictions(made, loaded, out)
     rows, fitting = [p.cell for p in made], [p.fit for p in made]
@@ -146,7 +157,8 @@ def predict(
 
 
 def run(
-    matrix: MatrixOption,
+    file: MatrixArgument = None,
+    matrix: MatrixOption = None,
     preset: PresetOption = None,
     set: SetOption = None,
     only: OnlyOption = None,
@@ -172,7 +184,9 @@ def run(
     from kdbench.matrix import load_matrix
     from kdbench.orchestrate.progress import Shown
 
-    loaded = load_matrix(matrix, preset=preset, assignments=set or (), only=only or ())
+    loaded = load_matrix(
+        matrix_file(file, matrix), preset=preset, assignments=set or (), only=only or ()
+    )
     done = api.run(
         loaded,
         out=out,

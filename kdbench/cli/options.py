@@ -9,12 +9,27 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kdbench.errors import InputError, did_you_mean, printable, quoted
+from kdbench.profiles import known_profiles
 
 if TYPE_CHECKING:
     from pandas import DataFrame
     from rich.console import Console
 
-MatrixOption = Annotated[Path, typer.Option("--matrix", metavar="FILE", help="The matrix file.")]
+MatrixArgument = Annotated[
+    Path | None,
+    typer.Argument(metavar="FILE", help="The matrix file; - is the standard input."),
+]
+MatrixOption = Annotated[
+    Path | None, typer.Option("--matrix", metavar="FILE", help="The same, as an option.")
+]
+ProfileOption = Annotated[
+    str | None,
+    typer.Option(
+        "--profile",
+        metavar="NAME|FILE.toml",
+        help=f"The device: {', '.join(known_profiles())}, or a profile of your own.",
+    ),
+]
 PresetOption = Annotated[
     str | None, typer.Option("--preset", metavar="NAME", help="A preset of the matrix file.")
 ]
@@ -51,6 +66,34 @@ ReferenceOption = Annotated[
 ResultsArgument = Annotated[
     Path, typer.Argument(metavar="RESULTS", help="Results root, or one matrix's folder in it.")
 ]
+
+
+def matrix_file(argument: Path | None, option: Path | None) -> Path:
+    """Return the matrix file that a command was given, in whichever of the two ways.
+
+    Raises:
+        InputError: in none, or in both.
+    """
+    if argument is not None and option is not None:
+        raise InputError(
+            f"one matrix file is expected, found {quoted((argument, option), ' and ')}",
+            where="--matrix",
+        )
+    named = argument or option
+    if named is None:
+        raise InputError(
+            "a matrix file is needed, found none",
+            where="FILE, or --matrix FILE",
+            hint="such as benchmarks/fig4.toml",
+        )
+    return named
+
+
+def names_matrix(path: Path) -> bool:
+    """Whether a path is of a matrix file, where a folder of results could be meant as well."""
+    from kdbench.document import is_stream
+
+    return path.suffix == ".toml" or is_stream(path)
 
 
 def check_format(found: str, known: Sequence[str]) -> None:

@@ -9,6 +9,7 @@ import typer
 
 from kdbench.cli.options import (
     EnvironmentOption,
+    MatrixArgument,
     MatrixOption,
     OnlyOption,
     PresetOption,
@@ -18,6 +19,7 @@ from kdbench.cli.options import (
     as_csv,
     check_format,
     console,
+    matrix_file,
 )
 from kdbench.errors import IncomparableError, InputError, printable
 
@@ -104,7 +106,8 @@ def plot(
 
 
 def tables(
-    matrix: MatrixOption,
+    file: MatrixArgument = None,
+    matrix: MatrixOption = None,
     preset: PresetOption = None,
     set: SetOption = None,
     format: Annotated[
@@ -119,7 +122,7 @@ def tables(
     from kdbench.analysis.tables import tables as written
     from kdbench.matrix import load_matrix
 
-    loaded = load_matrix(matrix, preset=preset, assignments=set or ())
+    loaded = load_matrix(matrix_file(file, matrix), preset=preset, assignments=set or ())
     typer.echo(written(loaded, table=table, format=format))
 
 

@@ -136,14 +136,17 @@ def _answers(
     """Have child processes predict; yield their answers in order, with the seconds of each."""
     # each imports torch first: one for a single cell would gain nothing
     count = max(1, min(_MOST_PROCESSES, _processors(), (len(runs) + 1) // 2))
+    # neighbours may share their traces, and so stay together
+    shares = [runs[n * len(runs) // count : (n + 1) * len(runs) // count] for n in range(count)]
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="kdbench-")))
         children = [
-            stack.enter_context(_Child(folder / str(n), runs[n::count], profile, fits_bytes))
-            for n in range(count)
+            stack.enter_context(_Child(folder / str(n), share, profile, fits_bytes))
+            for n, share in enumerate(shares)
         ]
-        for number, run in enumerate(runs):
-            yield run, *children[number % count].answer(run)
+        for child, share in zip(children, shares, strict=True):
+            for run in share:
+                yield run, *child.answer(run)
 
 
 class _Child:

@@ -7,14 +7,18 @@ import json
 import os
 import sys
 import traceback
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from time import monotonic
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from kdbench.cell import CellRun
 from kdbench.device_profile import Profile
 from kdbench.errors import KdbenchError
 from kdbench.lifetime import die_with_parent
+
+if TYPE_CHECKING:
+    from kdbench.predict.shared import Traces
 
 
 def main(argv: list[str]) -> int:
@@ -31,18 +35,30 @@ def main(argv: list[str]) -> int:
     # long as a tenth of its prediction.
     gc.collect()
     gc.freeze()
-    for run in job["runs"]:
-        _answer(out, CellRun.model_validate_json(json.dumps(run)), profile, job["fits_bytes"])
+    runs = [CellRun.model_validate_json(json.dumps(run)) for run in job["runs"]]
+    for answer in answers(runs, profile, job["fits_bytes"]):
+        out.write(json.dumps(answer) + "\n")
     return 0
 
 
-def _answer(out: TextIO, run: CellRun, profile: Profile, fits_bytes: int | None) -> None:
+def answers(
+    runs: Sequence[CellRun], profile: Profile, fits_bytes: int | None
+) -> Iterator[dict[str, Any]]:
+    """Predict cells; what can be said of each, in order, or why nothing can."""
+    from kdbench.predict.shared import Traces  # noqa: PLC0415
+
+    traces = Traces(profile)
+    for run in runs:
+        yield _answer(run, traces, fits_bytes)
+
+
+def _answer(run: CellRun, traces: Traces, fits_bytes: int | None) -> dict[str, Any]:
     from kdbench.predict.predict import predict  # noqa: PLC0415
 
     answer: dict[str, Any]
     started = monotonic()
     try:
-        made = predict(run, profile)
+        made = predict(run, traces.profile, traces)
         answer = {
             "columns": made.columns,
             "memory": made.memory,
@@ -52,7 +68,7 @@ def _answer(out: TextIO, run: CellRun, profile: Profile, fits_bytes: int | None)
         if fits_bytes is not None:
             from kdbench.predict.fits import fit  # noqa: PLC0415
 
-            answer["fit"] = fit(run, profile, fits_bytes).row()
+            answer["fit"] = fit(run, traces, fits_bytes).row()
     except KdbenchError as error:
         answer = {"error": str(error)}
     except Exception as error:  # noqa: BLE001 - whatever it is, the other cells are predicted
@@ -60,7 +76,7 @@ def _answer(out: TextIO, run: CellRun, profile: Profile, fits_bytes: int | None)
         first = (str(error).splitlines() or [""])[0]
         answer = {"error": f"cannot be traced: {type(error).__name__}: {first}"}
     answer["seconds"] = monotonic() - started
-    out.write(json.dumps(answer) + "\n")
+    return answer
 
 
 if __name__ == "__main__":

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from fractions import Fraction
+from math import lcm, prod
 from typing import Any
 
 from kdbench.cell import CellRun
 from kdbench.device_profile import Profile
 from kdbench.predict.allocator import OutOfMemoryError
-from kdbench.predict.replay import replay
-from kdbench.predict.trace import Trace, trace
+from kdbench.predict.replay import most_held
+from kdbench.predict.shared import Traces, family_of
+from kdbench.predict.trace import Trace
 
 # Three traces tell a quadratic: most blocks grow in line with the batch, and Teacher-KD's logits
 # with its square.
-_SCALES = (1, 2, 4)
+_POINTS = 3
+# One trace alone says which blocks grow, by what they are for: enough to come near.
+_STEPS = ("first", "second", "steady")
+_GROWING = ("activations", "inputs", "workspace", "other")
+# After so many guesses that were wrong, a search by halves is quicker.
+_TRUSTED = 6
 
 Fits = Callable[[int], bool]
+#: from the largest size known to fit and the smallest known not to: the largest that does, perhaps
+Guess = Callable[[int, int], int]
 
 
 @dataclass(frozen=True)
@@ -43,93 +50,141 @@ class Fit:
         return asdict(self)
 
 
-def fit(run: CellRun, profile: Profile, capacity: int) -> Fit:
+def fit(run: CellRun, traces: Traces, capacity: int) -> Fit:
     """Find out whether a cell fits, and its largest batch that does.
+
+    The answer is a trace's own: that batch was traced and fits, and one image more does not.
 
     Args:
         run: of the cell.
-        profile: of the device.
+        traces: of this cell and others, on the device.
         capacity: bytes that the device has for the process.
 
     Raises:
         InputError: the cell cannot be run on such a device.
     """
+    profile = traces.profile
     room = capacity - profile.context_bytes
-    own, limit = run.cell.training.batch_size, run.cell.data.train_images
-    traced: dict[int, Trace] = {}
-
-    def at(batch: int) -> Trace:
-        if batch not in traced:
-            traced[batch] = trace(_with_batch(run, batch), profile)
-        return traced[batch]
-
-    def fits(batch: int) -> bool:
-        return _suffices(at(batch), profile, room)
-
-    batches = sorted({min(scale * own, limit) for scale in _SCALES})
-    guess = _guess([at(b) for b in batches], batches, profile, room, limit)
-    largest = largest_fitting(fits, limit=limit, guess=guess)
+    traced = traces.of(run)
+    fits = _suffices(traced, profile, room)
+    key = family_of(run), room
+    if key not in traces.largest:
+        traces.largest[key] = _largest(run, traces, room, fits=fits)
+    largest = traces.largest[key]
     return Fit(
-        needs_bytes=_needed(at(own), profile) + profile.context_bytes,
-        fits=fits(own),
+        needs_bytes=most_held(traced, profile) + profile.context_bytes,
+        fits=fits,
         largest_batch=largest or None,
-        whole_data=largest == limit,
+        whole_data=largest == run.cell.data.train_images,
     )
 
 
-def largest_fitting(fits: Fits, *, limit: int, guess: int) -> int:
-    """Find the largest size that fits; where the guess is right, by two looks.
+def _largest(run: CellRun, traces: Traces, room: int, *, fits: bool) -> int:
+    """Find the largest batch that fits; whether the cell's own does is known."""
+    own, limit = run.cell.training.batch_size, run.cell.data.train_images
+    known = {own: traces.of(run)}
+
+    def looked(batch: int) -> bool:
+        known[batch] = traces.of(_with_batch(run, batch))
+        return _suffices(known[batch], traces.profile, room)
+
+    def guess(low: int, high: int) -> int:
+        last = dict(list(known.items())[-_POINTS:])
+        return _guessed(last, traces.profile, room, low, high)
+
+    low, high = (own, limit + 1) if fits else (0, own)
+    return largest_fitting(looked, low=low, high=high, limit=limit, guess=guess)
+
+
+def largest_fitting(fits: Fits, *, low: int, high: int, limit: int, guess: Guess) -> int:
+    """Find the largest size that fits; where the guesses are right, by two looks.
 
     Args:
         fits: whether a size does; larger ones do not where a smaller one does not.
+        low: a size that is known to, or 0.
+        high: one that is known not to, or `limit` + 1.
         limit: no larger size is looked at.
-        guess: where to begin.
+        guess: what the answer may be.
 
     Returns:
         0 where not even 1 fits.
     """
-    low, high = 0, limit + 1  # the largest known to fit, the smallest known not to
-    size, step = min(max(guess, 1), limit), 1
+    looks = 0
     while high - low > 1:
-        if fits(size):
-            low, size = size, size + step
+        if looks < _TRUSTED:
+            # what is believed to be the answer already is proved by the next one
+            size = max(low + 1, min(guess(low, high), high - 1))
         else:
-            high, size = size, size - step
-        step *= 2  # away from a wrong guess ever faster...
-        if not low < size < high or (low > 0 and high <= limit):
-            size = (low + high) // 2  # ...and then by halves
+            size = _between(low, high, limit)
+        looks += 1
+        low, high = (size, high) if fits(size) else (low, size)
     return low
 
 
-def _guess(
-    traces: Sequence[Trace], batches: Sequence[int], profile: Profile, room: int, limit: int
-) -> int:
+def _between(low: int, high: int, limit: int) -> int:
+    """Return a size that halves what is left, or doubles what fits where no end is known."""
+    return min(2 * low, limit) if low and high > limit else (low + high) // 2
+
+
+def _guessed(known: Mapping[int, Trace], profile: Profile, room: int, low: int, high: int) -> int:
     """Guess the largest batch that fits, from traces of others scaled to it."""
-    if len({len(t.events) for t in traces}) > 1 or len(traces) < len(_SCALES):
-        return batches[0]  # they do different things: nothing to scale
+    if len({len(traced.events) for traced in known.values()}) > 1:
+        return _between(low, high, high - 1)  # they do different things: nothing to scale
+    held = {batch: most_held(traced, profile) for batch, traced in known.items()}
 
     def fits(batch: int) -> bool:
-        scaled = _scaled(traces, batches, batch)
+        scaled = _scaled(known, batch)
+        held[batch] = most_held(scaled, profile)
         return _suffices(scaled, profile, room)
 
-    return max(1, largest_fitting(fits, limit=limit, guess=batches[0]))
+    def next_guess(low: int, high: int) -> int:
+        if len(held) < 2:
+            return 2 * low or high // 2
+        (one, there), (other, then) = list(held.items())[-2:]
+        slope = (then - there) / (other - one)
+        return other + int((room - then) // slope) if slope > 0 else _between(low, high, high - 1)
+
+    return largest_fitting(fits, low=low, high=high, limit=high - 1, guess=next_guess)
 
 
-def _scaled(traces: Sequence[Trace], batches: Sequence[int], wanted: int) -> Trace:
+def _scaled(known: Mapping[int, Trace], wanted: int) -> Trace:
     """Make up the trace of another batch: each block by the polynomial through those that are."""
-    # Lagrange's: exact in fractions
-    weights = [
-        math.prod(
-            (Fraction(wanted - other, batch - other) for other in batches if other != batch),
-            start=Fraction(1),
+    (batch, traced), *more = known.items()
+    if not more:
+        return _grown(traced, batch, wanted)
+    # Lagrange's, over one denominator: exact in integers
+    parts = [
+        (
+            prod(wanted - other for other in known if other != batch),
+            prod(batch - other for other in known if other != batch),
         )
-        for batch in batches
+        for batch in known
     ]
+    whole = lcm(*(below for _, below in parts))
+    weights = [above * (whole // below) for above, below in parts]
     events = []
-    for found in zip(*(t.events for t in traces), strict=True):
-        change = sum((w * e.change for w, e in zip(weights, found, strict=True)), Fraction(0))
-        events.append(found[0]._replace(change=round(change)))
-    return replace(traces[0], events=events)
+    for found in zip(*(t.events for t in known.values()), strict=True):
+        change = sum(w * e.change for w, e in zip(weights, found, strict=True))
+        events.append(found[0]._replace(change=_divided(change, whole)))
+    return replace(traced, events=events)
+
+
+def _grown(traced: Trace, batch: int, wanted: int) -> Trace:
+    """Make up the trace of another batch from one alone."""
+    events = list(traced.events)
+    for stage, start, end in traced.windows():
+        if stage in _STEPS:
+            for number in range(start, end):
+                event = events[number]
+                if event.block.category in _GROWING:
+                    events[number] = event._replace(change=_divided(event.change * wanted, batch))
+    return replace(traced, events=events)
+
+
+def _divided(value: int, by: int) -> int:
+    """Divide and round, what comes and what goes alike."""
+    size = (2 * abs(value) + by) // (2 * by)
+    return size if value >= 0 else -size
 
 
 def _with_batch(run: CellRun, batch: int) -> CellRun:
@@ -137,18 +192,13 @@ def _with_batch(run: CellRun, batch: int) -> CellRun:
     return run.model_copy(update={"cell": run.cell.model_copy(update={"training": training})})
 
 
-def _needed(traced: Trace, profile: Profile) -> int:
-    peaks = replay(traced, profile).peaks.values()
-    return max(p.allocated if p.reserved is None else p.reserved for p in peaks)
-
-
 def _suffices(traced: Trace, profile: Profile, room: int) -> bool:
-    if _needed(traced, profile) <= room:
+    if most_held(traced, profile) <= room:
         return True
     if profile.device == "cpu":
         return False
     try:  # the allocator gives back what it caches before it gives up
-        replay(traced, profile, capacity=room)
+        most_held(traced, profile, capacity=room)
     except OutOfMemoryError:
         return False
     return True

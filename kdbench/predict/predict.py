@@ -11,7 +11,8 @@ from kdbench.device_profile import Profile
 from kdbench.errors import InputError
 from kdbench.method import BUILT_IN
 from kdbench.predict.replay import Replay, replay
-from kdbench.predict.trace import Stage, Trace, trace
+from kdbench.predict.shared import Traces
+from kdbench.predict.trace import Stage, Trace
 from kdbench.pretrained.local import read_local
 
 # The stages whose peak is told by category and module.
@@ -37,14 +38,19 @@ class Prediction:
     timeline: dict[str, Any]
 
 
-def predict(run: CellRun, profile: Profile) -> Prediction:
+def predict(run: CellRun, profile: Profile, traces: Traces | None = None) -> Prediction:
     """Predict what a cell needs on a device.
+
+    Args:
+        run: of the cell.
+        profile: of the device.
+        traces: of other cells on it, which this one may share.
 
     Raises:
         InputError: nothing can be said of such a cell.
     """
     check(run)
-    traced = trace(run, profile)
+    traced = (traces or Traces(profile)).of(run)
     replayed = replay(traced, profile)
     return Prediction(
         columns=_columns(run, profile, traced, replayed),

@@ -59,14 +59,19 @@ def replay(trace: Trace, profile: Profile, *, capacity: int | None = None) -> Re
         ends = list(range(len(trace.events) + 1))
         return _figures(trace, trace.events, ends, None)
     card = _Card(profile, capacity)
-    ends, releases = [0], set(trace.releases)
-    for number, event in enumerate(trace.events):
-        if number in releases:
-            card.allocator.empty_cache()
-        if event.block.category != ON_HOST:
-            card.take(event)
-        ends.append(len(card.events))
-    return _figures(trace, card.events, ends, card.reserved)
+    return _figures(trace, card.events, card.run(trace), card.reserved)
+
+
+def most_held(trace: Trace, profile: Profile, *, capacity: int | None = None) -> int:
+    """Replay a trace for the one figure of what its device holds at most: reserved, or allocated.
+
+    Args and errors are those of `replay`.
+    """
+    if profile.device == "cpu":
+        return max(accumulate((event.change for event in trace.events), initial=0))
+    card = _Card(profile, capacity)
+    card.run(trace)
+    return max(card.reserved)
 
 
 class _Card:
@@ -87,6 +92,21 @@ class _Card:
         self._workspaces: list[Held] = []
         self._workspace = profile.cublas_workspace_bytes
         self._threads = {_MULTIPLIES, ("backward",)} if self._workspace else set()
+
+    def run(self, trace: Trace) -> list[int]:
+        """Do all that a trace does.
+
+        Returns:
+            How many of `events` its first ones came to, by their number.
+        """
+        ends, releases = [0], set(trace.releases)
+        for number, event in enumerate(trace.events):
+            if number in releases:
+                self.allocator.empty_cache()
+            if event.block.category != ON_HOST:
+                self.take(event)
+            ends.append(len(self.events))
+        return ends
 
     def take(self, event: Event) -> None:
         """Do what an event does, and before it what cuBLAS does."""

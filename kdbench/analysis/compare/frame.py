@@ -113,10 +113,11 @@ def _known(group: CellGroup | None, metric: Metric | None) -> _Row:
         "extrapolated": estimate.extrapolated if estimate else None,
     }
     if group is None:
-        names = ("matrix", "cell_id", "source", "profile", "runs", "finished", "status")
+        names = ("matrix", "label", "cell_id", "source", "profile", "runs", "finished", "status")
         return row | dict.fromkeys((*names, "contended", "unstable", "environment_id", "place"))
     return row | {
         "matrix": group.matrix,
+        "label": group.label,
         "cell_id": group.settings["cell_id"],
         "source": group.settings["source"],
         "profile": group.settings["profile"],

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from kdbench.analysis.aggregate import SETTINGS, CellGroup, group_cells
+from kdbench.analysis.compare.axes import axes_of, joined, named_axes
 from kdbench.analysis.compare.comparison import Compared, Comparison, Pair, Sheet
 from kdbench.analysis.compare.matching import match_cells
 from kdbench.analysis.compare.places import (
@@ -45,7 +46,8 @@ _GAUGES = {gauge.column: gauge for gauge in GAUGES}
 def compare(before: Side, after: Side, *, metrics: Sequence[Metric] | None = None) -> Comparison:
     """Set two sides against each other.
 
-    Cells are joined by their label within a matrix; if each side holds one matrix alone, these may
+    Cells are joined by their label within a matrix, or on the axes by which the sides were not
+    picked; if each side holds one matrix alone, these may
     have different names. Rows of different machines are set against each other only where each
     side has one, and predictions against measurements only where there is nothing else.
 
@@ -58,6 +60,7 @@ def compare(before: Side, after: Side, *, metrics: Sequence[Metric] | None = Non
     wanted = tuple(METRICS[name] for name in DEFAULT) if metrics is None else tuple(metrics)
     groups = _by_matrix_and_place(before), _by_matrix_and_place(after)
     shared = shared_runs(before.results, after.results)
+    free = named_axes(before.picked_by | after.picked_by)
     sheets = []
     for one, other in _pair_matrices(list(groups[0]), list(groups[1])):
         first, second = groups[0][one], groups[1][other]
@@ -66,7 +69,7 @@ def compare(before: Side, after: Side, *, metrics: Sequence[Metric] | None = Non
             cells = first.pop(places[0]), second.pop(places[1])
             rows = _rows_of(before, cells[0]), _rows_of(after, cells[1])
             packages = changed_packages(*rows)
-            sheets.append(_sheet((one, other), places, cells, packages, wanted, shared))
+            sheets.append(_sheet((one, other), places, cells, packages, wanted, shared, free))
     return Comparison(
         names=(before.name, after.name),
         metrics=wanted,
@@ -117,14 +120,15 @@ def _sheet(
     packages: tuple[Change, ...],
     metrics: Sequence[Metric],
     shared: frozenset[str],
+    free: frozenset[str],
 ) -> Sheet:
-    found = match_cells(*cells)
+    found = match_cells(*cells, free)
     labels = Counter((before.label, before.mode) for before, _ in found.pairs)
     modes = {group.mode for pair in found.pairs for group in pair}
 
-    def name_of(before: CellGroup) -> str:
+    def name_of(before: CellGroup, after: CellGroup) -> str:
         alone = labels[before.label, before.mode] == 1
-        name = printable(before.label) if alone else before.name
+        name = _name_of(before, after, free) if alone else before.name
         return f"{name} ({MODES[before.mode]})" if len(modes) > 1 else name
 
     return Sheet(
@@ -134,7 +138,7 @@ def _sheet(
         packages=packages,
         pairs=tuple(
             _pair(
-                name_of(before),
+                name_of(before, after),
                 before,
                 after,
                 metrics,
@@ -146,6 +150,14 @@ def _sheet(
         only_after=found.only_after,
         unclear=found.unclear,
     )
+
+
+def _name_of(before: CellGroup, after: CellGroup, free: frozenset[str]) -> str:
+    """Name a pair by its label; of two cells with two labels, by what these have in common."""
+    if before.label == after.label:
+        return printable(before.label)
+    bare = any("teacher" not in axes_of(group.label) for group in (before, after))
+    return printable(joined(before.label, free, without_teacher=bare))
 
 
 def _pair(

@@ -1,11 +1,16 @@
-"""Which cell of one side is which of the other."""
+"""Which cell of one side is which of the other.
+
+By their labels first. Where the two sides were picked by axes, `method=a` against `method=b`, what
+is left is joined on all other axes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from kdbench.analysis.aggregate import CellGroup
+from kdbench.analysis.compare.axes import axes_of, joined
 
 # Cells that share a label are paired by the first of these in which one cell alone of each side
 # agrees with the other: the same cell; the same, run in another way; another cell, run in the same
@@ -32,15 +37,43 @@ class Matched:
     unclear: tuple[tuple[Cells, Cells], ...]
 
 
-def match_cells(before: Sequence[CellGroup], after: Sequence[CellGroup]) -> Matched:
-    """Pair the cells of one matrix in one place by their labels."""
+def match_cells(
+    before: Sequence[CellGroup], after: Sequence[CellGroup], free: frozenset[str] = frozenset()
+) -> Matched:
+    """Pair the cells of one matrix in one place.
+
+    Args:
+        before: of one side.
+        after: of the other.
+        free: axes that the sides are told apart by, in which partners may differ.
+    """
+    found = _matched(before, after, lambda group: group.label)
+    if not free or not found.only_before or not found.only_after:
+        return found
+    sides = found.only_before, found.only_after
+    # A method without a teacher has one cell where another has one for each teacher.
+    bare = "method" in free and any(
+        "teacher" not in axes_of(group.label) for side in sides for group in side
+    )
+    rest = _matched(*sides, lambda group: joined(group.label, free, without_teacher=bare))
+    return Matched(
+        (*found.pairs, *rest.pairs),
+        rest.only_before,
+        rest.only_after,
+        (*found.unclear, *rest.unclear),
+    )
+
+
+def _matched(
+    before: Sequence[CellGroup], after: Sequence[CellGroup], name_of: Callable[[CellGroup], str]
+) -> Matched:
     pairs: list[tuple[CellGroup, CellGroup]] = []
     only_before: list[CellGroup] = []
     only_after: list[CellGroup] = []
     unclear: list[tuple[Cells, Cells]] = []
-    for label in dict.fromkeys(group.label for group in (*before, *after)):
-        left = [group for group in before if group.label == label]
-        right = [group for group in after if group.label == label]
+    for name in dict.fromkeys(name_of(group) for group in (*before, *after)):
+        left = [group for group in before if name_of(group) == name]
+        right = [group for group in after if name_of(group) == name]
         for keys in _ROUNDS:
             found = _agreeing(left, right, keys)
             pairs += found

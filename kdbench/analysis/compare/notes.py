@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from kdbench.analysis.aggregate import CellGroup
+from kdbench.analysis.compare.axes import options_for
 from kdbench.analysis.compare.comparison import Comparison, Sheet
 from kdbench.analysis.notes import doubt_notes, footnotes, problem_notes
 from kdbench.errors import quoted
@@ -86,7 +87,15 @@ def nothing_compared(comparison: Comparison) -> str:
         return f"nothing comparable: no cell in common has any of {metrics} on both sides"
     if any(sheet.unclear for sheet in comparison.sheets):
         return "nothing comparable: each label in common is that of several cells"
-    return "nothing comparable: the two sides have no label in common"
+    told = "nothing comparable: the two sides have no label in common"
+    options = options_for(
+        *(
+            [group.label for sheet in comparison.sheets for group in getattr(sheet, side)]
+            + [group.label for group in getattr(comparison, side)]
+            for side in ("only_before", "only_after")
+        )
+    )
+    return f"{told}; {options} would set the nearest cells side by side" if options else told
 
 
 def _meaning(sheet: Sheet) -> Iterator[str]:

@@ -25,10 +25,12 @@ class Side:
     Attributes:
         name: what titles call it, safe to print.
         results: its rows.
+        picked_by: the columns of `cells` whose values made it this side.
     """
 
     name: str
     results: Results
+    picked_by: frozenset[str] = frozenset()
 
 
 def load_sides(
@@ -77,8 +79,8 @@ def load_sides(
     _check_apart(first, second, before)
     first, second = _picked(first, second, environment)
     return (
-        Side(_name(before, only_before), first),
-        Side(_name(before if after is None else after, only_after), second),
+        Side(_name(before, only_before), first, _columns(only_before)),
+        Side(_name(before if after is None else after, only_after), second, _columns(only_after)),
     )
 
 
@@ -136,6 +138,10 @@ def _picked(before: Results, after: Results, wanted: str | None) -> tuple[Result
     if missed is not None and not matched:
         raise missed
     return sides[0], sides[1]
+
+
+def _columns(conditions: Sequence[str]) -> frozenset[str]:
+    return frozenset(condition.partition("=")[0].strip() for condition in conditions)
 
 
 def _name(path: str | Path, conditions: Sequence[str]) -> str:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import json
 import os
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -54,7 +55,8 @@ def is_baseline(path: Path) -> bool:
     """Whether a file is empty or was once a baseline, so that another one may take its place."""
     try:
         with path.open("rb") as file:
-            return file.read(len(MAGIC) + 1) in (b"", f"{MAGIC} ".encode())
+            begin = file.read(len(MAGIC) + 4).removeprefix(BOM_UTF8)
+            return not begin or begin.startswith(f"{MAGIC} ".encode())
     except OSError:
         return False
 

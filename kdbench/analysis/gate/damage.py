@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kdbench.errors import InputError
+from kdbench.words import decoded
 
 # Thousands of cells; whatever is larger was not written by a gate, and is not read into memory.
 MAX_BYTES = 64_000_000
@@ -44,14 +45,10 @@ def read_text(path: Path) -> str:
         raise InputError(
             f"expected a baseline of at most {MAX_BYTES} bytes, found more", where=path
         )
-    if b"\0" in raw:
-        raise InputError("not a baseline: expected text, found binary data", where=path)
     try:
-        text = raw.decode("utf-8-sig").replace("\r\n", "\n")
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"not a baseline: not UTF-8 text (byte {error.start})", where=path
-        ) from None
+        text = decoded(raw).replace("\r\n", "\n")
+    except ValueError as error:
+        raise InputError(f"not a baseline: {error}", where=path) from None
     if not text.strip():
         hint = "--update writes it anew"
         raise InputError("the baseline is empty", where=path, hint=hint)
