@@ -7,15 +7,23 @@ import unicodedata
 
 from kdbench.errors import brief, printable
 
-__all__ = ["checked_name", "decoded", "encodable", "fold_label", "is_name", "near_name", "printable"]
+__all__ = [
+    "checked_name",
+    "decoded",
+    "encodable",
+    "fold_label",
+    "is_name",
+    "near_name",
+    "printable",
+]
 
 # What stands in for signs that a stream's encoding lacks. None of it means anything to CSV, JSON,
 # markdown or LaTeX.
 _PLAIN = str.maketrans(
     {
         **dict(zip("×÷·⋅•−–—‐‑‘’“”µμ₁₂", "x/..*-----''''uu12", strict=True)),
-        **{"\N{NO-BREAK SPACE}": " ", "…": "...", "±": "+/-", "α": "alpha"},
-        **{"→": "->", "←": "<-", "≥": ">=", "≤": "<=", "✓": "ok", "✗": "no"},
+        "\N{NO-BREAK SPACE}": " ", "…": "...", "±": "+/-", "α": "alpha",
+        "→": "->", "←": "<-", "≥": ">=", "≤": "<=", "✓": "ok", "✗": "no",
         # rich's frames of a spinner, bars and rules
         **dict(zip("⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏", "|/-\\|/-\\|/", strict=True)),
         **dict.fromkeys("─━═╸╺", "-"),

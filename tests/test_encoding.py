@@ -75,9 +75,9 @@ def said(tmp_path_factory):
         summary = folder / f"{encoding}.md"
         environment = {
             **os.environ,
-            **{"PYTHONIOENCODING": encoding, "COLUMNS": "200"},
-            **{"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
-            **{"GITHUB_STEP_SUMMARY": str(summary)},
+            "PYTHONIOENCODING": encoding, "COLUMNS": "200",
+            "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0",
+            "GITHUB_STEP_SUMMARY": str(summary),
         }
         first = [*("check", "--baseline", "baseline.txt", "results"), "--update"]
         code = f"from kdbench.cli import main; main({first})\n" + CALLS
