@@ -150,7 +150,7 @@ def plain_segment(segment):
 def disagreement(told):
     """Say how ledger and history disagree; None where they agree."""
     gap = told["second_peak_bytes"] - told["ledger_peak_bytes"] - told["held_elsewhere_bytes"]
-    gap -= told.get("scratch_bytes", 0)
+    gap -= told.get("scratch_bytes") or 0
     if abs(gap) > _MOST_APART * told["ledger_peak_bytes"]:
         return f"the ledger is {gap:,} bytes below the second source"
     requested = told.get("requested_peak_bytes")
