@@ -38,7 +38,7 @@ def test_number_of_parameters():
 def test_a_student_without_a_teacher_has_no_projection():
     with_projection, without = on_meta(BASE), on_meta(BASE, teacher_width=None)
     assert count(with_projection) - count(without) == 1024 * 256 + 256
-    with pytest.raises(RuntimeError, match="without a teacher"):
+    with pytest.raises(RuntimeError, match="without a projection"):
         without.project(torch.empty(1, 1024))
 
 

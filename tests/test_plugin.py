@@ -91,7 +91,6 @@ def test_an_installed_method_runs_as_kdbenchs_own(command, site, tiny, tmp_path)
 
 
 SIZES = ("parameter_bytes", "student_parameters", "method_parameters")
-ONLY = ("--only", "method=feature-kd")
 
 
 def kept(tables, method):
@@ -132,12 +131,14 @@ def test_a_layer_of_its_own_is_shown_apart_and_predicted(command, site, tiny, tm
     state = held["optimizer_state", "optimizer"] - plain["optimizer_state", "optimizer"]
     assert state == 2 * 4 * own + 2 * 4
 
-    # Given to nobody, it is not left untrained in silence.
+
+def test_a_layer_that_is_given_to_nobody_is_not_left_untrained_in_silence(command, site, tiny):
     step = site / "feature_kd/step.py"
     text = step.read_text()
     layer = "nn.Linear(parts.student.width, parts.teacher_width)"
     step.write_text(text.replace(f'parts.own("projector", {layer})', f"{layer}.to(parts.device)"))
-    refused = [command(name, *arguments, *ONLY) for name in ("run", "predict")]
+    arguments = ("--matrix", tiny, "--set", 'axes.method="feature-kd"')
+    refused = [command("run", *arguments, "--device", "cpu"), command("predict", *arguments)]
     step.write_text(text)
     assert [done.returncode for done in refused] == [1, 1]
     for done in refused:
