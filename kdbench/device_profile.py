@@ -98,7 +98,7 @@ def load_profile(wanted: str) -> Profile:
             did_you_mean(wanted, known) or f"there are {quoted(known)}, or a path to a .toml file"
         )
         raise InputError(f"no device profile {wanted!r}", where="--profile", hint=hint)
-    text = resources.files("kdbench").joinpath("profiles", f"{wanted}.toml").read_text(encoding="utf-8")
+    text = resources.files("kdbench").joinpath("profiles", f"{wanted}.toml").read_text()
     return validated(Profile, {"name": wanted, **tomllib.loads(text)}, where=f"profile {wanted}")
 
 

@@ -67,7 +67,7 @@ def _key(settings: Mapping[str, Any]) -> tuple[str, str, int, str]:
 
 @cache
 def _rows() -> dict[tuple[str, str, int, str], Reported]:
-    text = resources.files("kdbench.analysis").joinpath("fig4_reported.csv").read_text(encoding="utf-8")
+    text = resources.files("kdbench.analysis").joinpath("fig4_reported.csv").read_text()
     return {
         (row["method"], row["student"], int(row["image_size"]), row["teacher"]): Reported(
             memory_bytes=float(row["memory_allocated_gb"]) * 1e9,

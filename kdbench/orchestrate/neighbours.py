@@ -89,7 +89,9 @@ class Neighbours:
         name = None
         if self._same_numbers:
             try:
-                name = (self._proc / str(pid) / "comm").read_text(encoding="utf-8", errors="replace").strip() or None
+                name = (self._proc / str(pid) / "comm").read_text(
+                    encoding="utf-8", errors="replace"
+                ).strip() or None
             except OSError:  # it has ended, or is hidden
                 name = None
         return Neighbour(pid, name, None if computing is None else pid in computing)
