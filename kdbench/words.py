@@ -22,8 +22,16 @@ __all__ = [
 _PLAIN = str.maketrans(
     {
         **dict(zip("×÷·⋅•−–—‐‑‘’“”µμ₁₂", "x/..*-----''''uu12", strict=True)),
-        "\N{NO-BREAK SPACE}": " ", "…": "...", "±": "+/-", "α": "alpha",
-        "→": "->", "←": "<-", "≥": ">=", "≤": "<=", "✓": "ok", "✗": "no",
+        "\N{NO-BREAK SPACE}": " ",
+        "…": "...",
+        "±": "+/-",
+        "α": "alpha",
+        "→": "->",
+        "←": "<-",
+        "≥": ">=",
+        "≤": "<=",
+        "✓": "ok",
+        "✗": "no",
         # rich's frames of a spinner, bars and rules
         **dict(zip("⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏", "|/-\\|/-\\|/", strict=True)),
         **dict.fromkeys("─━═╸╺", "-"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -22,6 +23,8 @@ STACK = (
     "other",
 )
 NO_MODULE = "(outside any module)"
+# Layers of one kind are told in one: blocks.0.mlp and blocks.1.mlp are blocks.*.mlp.
+_LAYER = re.compile(r"(?<=\.)\d+(?=\.|$)")
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,27 @@ def breakdowns(results: Results, groups: Iterable[CellGroup]) -> list[Breakdown]
             )
         )
     return found
+
+
+def folded_name(module: str) -> str:
+    """Name a module together with the layers of its kind: `blocks.*.mlp`."""
+    return _LAYER.sub("*", module)
+
+
+def folded(modules: Sequence[Part]) -> list[tuple[Part, int]]:
+    """Put modules that are layers of one kind together, the largest first, each with its count."""
+    kinds: dict[str, list[Part]] = {}
+    for part in modules:
+        kinds.setdefault(folded_name(part.name), []).append(part)
+    found = [
+        (Part(name if len(own) > 1 else own[0].name, *_sum(own)), len(own))
+        for name, own in kinds.items()
+    ]
+    return sorted(found, key=lambda kind: (-kind[0].size, kind[0].name))
+
+
+def _sum(parts: Sequence[Part]) -> tuple[int, int]:
+    return sum(part.size for part in parts), sum(part.blocks for part in parts)
 
 
 def first_run(group: CellGroup, among: set[str]) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -24,6 +25,8 @@ _SOURCES = {
     "nvml-counter": "nvml-counter: the card's energy counter",
     "nvml-power": "nvml-power: integrated samples of the power draw",
 }
+
+_MOST_NAMED = 6
 
 _DOUBTS = {
     "contended": "contended: others were at work, times may be too long, memory is not affected",
@@ -115,13 +118,27 @@ def problem_notes(group: CellGroup) -> Iterator[str]:
 
 def doubt_notes(sheet: Iterable[CellGroup]) -> list[str]:
     """Tell which cells' times are to be doubted, a line for each reason."""
+    groups = list(sheet)
+    finished = sum(group.finished for group in groups)
     found: dict[str, list[str]] = {}
-    for group in sheet:
-        for doubt, words, _ in group.doubts:
-            found.setdefault(doubt, []).append(
-                f"{group.name} ({printable(words)})" if words else group.name
-            )
-    return [f"{_DOUBTS[doubt]}: {', '.join(names)}" for doubt, names in sorted(found.items())]
+    counts: Counter[str] = Counter()
+    for group in groups:
+        for doubt, words, count in group.doubts:
+            told = f"{group.name} ({printable(words)})" if words else group.name
+            found.setdefault(doubt, []).append(told)
+            counts[doubt] += count
+    return [
+        f"all {finished} runs were {_DOUBTS[doubt]}"
+        if counts[doubt] == finished > 1
+        else f"{_DOUBTS[doubt]}: {_listed(names)}"
+        for doubt, names in sorted(found.items())
+    ]
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Join names; of very many, the first."""
+    more = len(names) - _MOST_NAMED
+    return ", ".join(names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _ratio_note(reference: CellGroup | None) -> Iterator[str]:

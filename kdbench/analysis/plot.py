@@ -8,9 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Any
 
 from kdbench.analysis.aggregate import group_cells
 from kdbench.analysis.doubts import MODES
@@ -24,6 +22,9 @@ from kdbench.cell import digest
 from kdbench.errors import InputError, did_you_mean, quoted
 from kdbench.words import is_name
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 # No dates in the files: the same results give the same bytes.
 _METADATA: Mapping[str, dict[str, Any]] = {
     "png": {},
@@ -31,6 +32,9 @@ _METADATA: Mapping[str, dict[str, Any]] = {
     "pdf": {"CreationDate": None},
 }
 FORMATS = tuple(_METADATA)
+_DOTS_PER_INCH = 200
+# of a picture's longer side; matplotlib's canvas ends at 65,536
+_MOST_DOTS = 40_000
 
 
 def plot(
@@ -169,13 +173,18 @@ def _name_of(matrix: str) -> str:
     return matrix if plain else digest(matrix)[:8]
 
 
+def _resolution(figure: Figure) -> float:
+    """Choose dots per inch: fewer for a figure of very many rows, which no picture could hold."""
+    return min(_DOTS_PER_INCH, _MOST_DOTS / max(figure.get_size_inches()))
+
+
 def _write(figure: Figure, path: Path, form: str) -> Path:
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished.unlink(missing_ok=True)
         with unfinished.open("xb") as file:  # never through a link that lay there
-            figure.savefig(file, format=form, metadata=_METADATA[form])
+            figure.savefig(file, format=form, dpi=_resolution(figure), metadata=_METADATA[form])
         unfinished.replace(path)
     except OSError as error:
         with suppress(OSError):

@@ -8,19 +8,19 @@ from collections.abc import Iterator, Sequence
 import pandas as pd
 from rich import box
 from rich.console import Console, ConsoleOptions, RenderableType
-from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
 from kdbench.analysis.aggregate import SETTINGS, CellGroup, group_cells
 from kdbench.analysis.doubts import MODES, format_estimate, format_spread
 from kdbench.analysis.estimates import OFF
+from kdbench.analysis.fitting import Label, fit_columns, left_out_note
 from kdbench.analysis.metrics import METRICS, Metric
 from kdbench.analysis.notes import table_notes
 from kdbench.analysis.reference import Payback, check_reference, find_reference, payback
 from kdbench.analysis.results import Results
 from kdbench.units import MISSING, format_ratio
-from kdbench.words import fold_label, printable
+from kdbench.words import printable
 
 # Shown always; the others only where some cell has a number.
 _MAIN = ("step_time", "epoch_time", "parameters", "allocated", "host")
@@ -39,9 +39,6 @@ _FIRST_LEFT_OUT = (
     *("utilisation", "host", "device", "precompute_time", "process", "fastest_step"),
     *("parameters", "epoch_time", "accuracy", "allocated", "step_time"),
 )
-_LABEL_WIDTH = 34
-# The widest table, of trainings on a GPU, then still fits a terminal of 100 columns.
-_LEAST_LABEL_WIDTH = 13
 
 
 def summary(results: Results, *, reference: str | None = None) -> pd.DataFrame:
@@ -194,19 +191,12 @@ class _Fitting:
     def __rich_console__(
         self, console: Console, options: ConsoleOptions
     ) -> Iterator[RenderableType]:
-        shown, left_out = list(self._shown), []
-        table = self._table(shown)
-        for name in _FIRST_LEFT_OUT:
-            if _least_width(table, console, options) <= options.max_width:
-                break
-            if name in shown:
-                shown.remove(name)
-                left_out.append(METRICS[name].title.lower())
-                table = self._table(shown)
+        table, shown, left_out = fit_columns(
+            self._table, self._shown, _FIRST_LEFT_OUT, console, options
+        )
         notes = table_notes(self._sheet, self._reference, [METRICS[name] for name in shown])
         if left_out:
-            told = f"too narrow for all: {'; '.join(left_out)} (--format csv has them)"
-            notes = [*notes, told]
+            notes.append(left_out_note([METRICS[name].title.lower() for name in left_out]))
         yield table
         yield ""
         yield Text("\n".join(notes), style="dim")
@@ -231,35 +221,12 @@ class _Fitting:
         for group in self._sheet:
             numbers = [_figure(group, self._reference, METRICS[name]) for name in shown]
             runs = Text(str(group.runs)).append_text(run_marks(group))
-            table.add_row(_Label(group), runs, *numbers)
+            table.add_row(_label(group), runs, *numbers)
         return table
 
 
-def _least_width(table: Table, console: Console, options: ConsoleOptions) -> int:
-    """Of a table of which only the labels, in the first column, may be folded."""
-    widest = options.update(width=1000)
-    labels = [
-        Measurement.get(console, widest, cell)
-        for cell in table.columns[0].cells
-        if isinstance(cell, _Label)
-    ]
-    folded = max(label.maximum for label in labels) - max(label.minimum for label in labels)
-    return Measurement.get(console, widest, table).maximum - folded
-
-
-class _Label:
-    """A cell's label, folded behind its slashes into whatever width the table leaves it."""
-
-    def __init__(self, group: CellGroup) -> None:
-        self._text = group.name + ("*" if group.settings["student_inferred"] else "")
-
-    def __rich_console__(self, _console: Console, options: ConsoleOptions) -> Iterator[Text]:
-        yield Text("\n".join(fold_label(self._text, min(_LABEL_WIDTH, options.max_width))))
-
-    def __rich_measure__(self, _console: Console, options: ConsoleOptions) -> Measurement:
-        lines = fold_label(self._text, _LABEL_WIDTH)
-        most = min(max(len(line) for line in lines), options.max_width)
-        return Measurement(min(_LEAST_LABEL_WIDTH, most), most)
+def _label(group: CellGroup) -> Label:
+    return Label(group.name + ("*" if group.settings["student_inferred"] else ""))
 
 
 def run_marks(group: CellGroup) -> Text:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import pandas as pd
 from rich import box
@@ -11,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kdbench.analysis.aggregate import CellGroup, group_cells
-from kdbench.analysis.breakdown import Breakdown, Part, breakdowns, missing_note
+from kdbench.analysis.breakdown import Breakdown, Part, breakdowns, folded, missing_note
 from kdbench.analysis.doubts import MODES
 from kdbench.analysis.results import Results
 from kdbench.errors import InputError
@@ -119,8 +120,11 @@ def _table(item: Breakdown) -> RenderableType:
         if size is not None:
             table.add_row(*_cells(Part(name, size, 0), item)[:3], "", style="dim")
     table.add_section()
-    _add(table, item.modules[:MOST_MODULES], item)
-    more = len(item.modules) - MOST_MODULES
+    kinds = folded(item.modules)
+    for kind, count in kinds[:MOST_MODULES]:
+        name = f"{kind.name} ({count} of them)" if count > 1 else kind.name
+        table.add_row(*_cells(replace(kind, name=name), item))
+    more = sum(count for _, count in kinds[MOST_MODULES:])
     matrix = f"{printable(group.matrix)}, {MODES[group.mode]},"
     where = f"{matrix} on {group.environment.name} [{group.environment.id}]"
     rest = f"; {more} more modules hold less" if more > 0 else ""

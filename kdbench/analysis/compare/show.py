@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 from rich import box
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -15,13 +16,14 @@ from kdbench.analysis.compare.comparison import Compared, Comparison, Pair, Shee
 from kdbench.analysis.compare.notes import elsewhere_notes, notes_of, place_lines, title_of
 from kdbench.analysis.doubts import format_estimate
 from kdbench.analysis.estimates import Estimate
+from kdbench.analysis.fitting import Label, fit_columns, left_out_note
 from kdbench.analysis.metrics import Metric
 from kdbench.analysis.show import run_marks
 from kdbench.units import format_factor
-from kdbench.words import fold_label
 
 _HEAD = ("before", "after", "ratio", "95 % interval, or difference")
-_LABEL_WIDTH = 34
+# Where a terminal is too narrow for all, these go in this order.
+_FIRST_LEFT_OUT = (_HEAD[3], _HEAD[0], _HEAD[1])
 
 
 def render(comparison: Comparison) -> list[RenderableType]:
@@ -56,31 +58,49 @@ def _rendered(comparison: Comparison, sheet: Sheet) -> RenderableType:
         )
     parts: list[RenderableType] = [heading, ""]
     if sheet.pairs:
-        parts += [_table(sheet.pairs), ""]
+        parts += [_Fitting(sheet.pairs), ""]
     return Group(*parts, Text("\n".join(notes_of(sheet)), style="dim"))
 
 
-def _table(pairs: Sequence[Pair]) -> Table:
+class _Fitting:
+    """The table of a sheet, with as many columns as there is room for."""
+
+    def __init__(self, pairs: Sequence[Pair]) -> None:
+        self._pairs = pairs
+
+    def __rich_console__(
+        self, console: Console, options: ConsoleOptions
+    ) -> Iterator[RenderableType]:
+        draw = partial(_table, self._pairs)
+        table, _, left_out = fit_columns(draw, _HEAD, _FIRST_LEFT_OUT, console, options)
+        yield table
+        if left_out:
+            yield Text(left_out_note(left_out), style="dim")
+
+
+def _table(pairs: Sequence[Pair], shown: Sequence[str]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("cell", overflow="fold", max_width=_LABEL_WIDTH)
-    for head in _HEAD:
-        table.add_column(head, justify="right")
+    table.add_column("cell", overflow="fold")
+    for head in shown:
+        # the last one's head is its longest text, by far
+        table.add_column(head.replace(", ", ",\n"), justify="right", no_wrap=True)
+    places = [_HEAD.index(head) for head in shown]
     for pair in pairs:
         table.add_section()
-        table.add_row(_label(pair), _runs(pair.before), _runs(pair.after))
+        runs = (_runs(pair.before), _runs(pair.after), Text(), Text())
+        table.add_row(_label(pair), *(runs[place] for place in places))
         for one in pair.compared:
             style = "bold" if one.tells else ""
             texts = [Text(text, style=style) for text in _figures(one)]
-            table.add_row(Text(f"  {one.metric.title.lower()}"), *texts)
+            name = Label(one.metric.title.lower(), indent="  ")
+            table.add_row(name, *(texts[place] for place in places))
     return table
 
 
-def _label(pair: Pair) -> Text:
+def _label(pair: Pair) -> Label:
     mark = "*" if pair.before.settings["student_inferred"] else ""
-    text = Text("\n".join(fold_label(pair.name + mark, _LABEL_WIDTH)), style="bold")
-    for change in pair.changed:
-        text.append(f"\n  {change}", style="not bold yellow")
-    return text
+    changes = [Text(f"  {change}", style="yellow") for change in pair.changed]
+    return Label(pair.name + mark, below=changes, style="bold")
 
 
 def _runs(group: CellGroup) -> Text:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from matplotlib.figure import Figure
-
+import kdbench.analysis.figures.library  # noqa: F401 - before anything else imports matplotlib
 from kdbench.analysis.figures import (
     breakeven,
     curves,
@@ -17,6 +17,9 @@ from kdbench.analysis.figures import (
     timeline,
 )
 from kdbench.analysis.figures.sheet import Sheet
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)

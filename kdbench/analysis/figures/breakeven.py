@@ -18,7 +18,7 @@ from kdbench.analysis.aggregate import CellGroup
 from kdbench.analysis.figures import style
 from kdbench.analysis.figures.page import Graph, Page, Section, draw_page
 from kdbench.analysis.figures.series import Look, block_title, blocks, telling, variant_name
-from kdbench.analysis.figures.sheet import Sheet, provenance
+from kdbench.analysis.figures.sheet import Sheet, headline, provenance
 from kdbench.analysis.notes import doubt_notes, footnotes
 from kdbench.analysis.reference import (
     Payback,
@@ -31,7 +31,6 @@ from kdbench.analysis.reference import (
 )
 from kdbench.errors import InputError
 from kdbench.units import axis_unit, format_value
-from kdbench.words import printable
 
 _MOST_PANELS = 24
 _EXTRAPOLATED = (0, (5, 1.6))
@@ -94,7 +93,7 @@ def draw(sheet: Sheet) -> Figure:
     names = telling([family.groups[0] for family in found])
     graphs = [_graph(family, names, chosen) for family in found]
     page = Page(
-        title=f"When the precompute has paid for itself: {printable(sheet.matrix)}",
+        title=headline(sheet, "When the precompute has paid for itself"),
         legend=list(chosen.values()),
         sections=[Section(None, graphs)],
         caption=_caption(sheet, drawn),

@@ -21,11 +21,10 @@ from kdbench.analysis.aggregate import CellGroup, Run
 from kdbench.analysis.figures import style
 from kdbench.analysis.figures.page import Graph, Page, Section, draw_page
 from kdbench.analysis.figures.series import Block, Look, blocks, looks
-from kdbench.analysis.figures.sheet import Sheet, provenance
+from kdbench.analysis.figures.sheet import Sheet, headline, provenance
 from kdbench.analysis.notes import footnotes, problem_notes
 from kdbench.errors import InputError
 from kdbench.stats import FEWEST_PROCESSES, mean_interval
-from kdbench.words import printable
 
 # column of `epochs`, the panel's title, the vertical axis' name, its note
 _QUANTITIES = (
@@ -86,7 +85,7 @@ def draw(sheet: Sheet) -> Figure:
     chosen = looks(sheet, drawn)
     parts = blocks(drawn)
     page = Page(
-        title=f"Training and validation curves: {printable(sheet.matrix)}",
+        title=headline(sheet, "Training and validation curves"),
         legend=list(dict.fromkeys(chosen[id(group)] for group in drawn)),
         sections=[Section(part.title, _graphs(part, rows, chosen)) for part in parts],
         caption=_caption(sheet, parts, rows),
@@ -161,6 +160,8 @@ def _graphs(block: Block, rows: _Rows, chosen: Mapping[int, Look]) -> list[Graph
             axes.xaxis.set_major_locator(style.ticks(6, whole=True))
             axes.yaxis.set_major_locator(style.ticks(5))
             axes.margins(x=0.02)
+            if column.endswith("accuracy"):
+                style.percent_axis(axes)
 
         return Graph(title, (note,), "epoch", up, painted)
 
@@ -198,6 +199,7 @@ def _draw_cell(
         linewidth=1.5,
         marker=marker,
         markersize=4,
+        clip_on=False,
     )
     if curve.low:
         axes.fill_between(

@@ -13,11 +13,10 @@ from kdbench.analysis.aggregate import CellGroup
 from kdbench.analysis.figures import style
 from kdbench.analysis.figures.page import Graph, Page, Section, draw_page
 from kdbench.analysis.figures.series import Block, Look, blocks, looks
-from kdbench.analysis.figures.sheet import Sheet, provenance
+from kdbench.analysis.figures.sheet import Sheet, headline, provenance
 from kdbench.analysis.notes import footnotes
 from kdbench.errors import InputError
 from kdbench.stats import FEWEST_PROCESSES
-from kdbench.words import printable
 
 _MOST_LINES = 16
 _LEVEL = (0, (4, 2))
@@ -50,7 +49,7 @@ def draw(sheet: Sheet) -> Figure:
     chosen = looks(sheet, drawn, apart_from=_SWEPT)
     graphs = [_graph(block, chosen) for block in blocks(drawn)]
     page = Page(
-        title=f"Accuracy against the weight of the distillation loss: {printable(sheet.matrix)}",
+        title=headline(sheet, "Accuracy against the weight of the distillation loss"),
         legend=list(dict.fromkeys(_handle(group, chosen[id(group)]) for group in drawn)),
         sections=[Section(None, graphs)],
         caption=_caption(sheet, drawn),
@@ -102,6 +101,7 @@ def _graph(block: Block, chosen: Mapping[int, Look]) -> Graph:
         axes.xaxis.set_major_locator(style.ticks(6))
         axes.yaxis.set_major_locator(style.ticks(5))
         axes.margins(x=0.05, y=0.1)
+        style.percent_axis(axes)
 
     return Graph(block.title, (), "α₂, weight of the distillation loss", "accuracy, %", painted)
 
@@ -120,6 +120,7 @@ def _draw_line(axes: Axes, line: Sequence[CellGroup], look: Look, aside: float) 
         markeredgecolor="white",
         markeredgewidth=0.6,
         zorder=3,
+        clip_on=False,
     )
     for place, group, estimate in zip(places, line, estimates, strict=True):
         if estimate.interval:

@@ -11,11 +11,10 @@ from kdbench.analysis.breakdown import STACK, Breakdown, breakdowns, missing_not
 from kdbench.analysis.figures import style
 from kdbench.analysis.figures.page import Graph, Page, Section, draw_page
 from kdbench.analysis.figures.series import Look
-from kdbench.analysis.figures.sheet import Sheet, provenance, row_labels, row_positions
+from kdbench.analysis.figures.sheet import Sheet, headline, provenance, row_labels, row_positions
 from kdbench.analysis.notes import footnotes, problem_notes
 from kdbench.errors import InputError
 from kdbench.units import axis_unit, format_value
-from kdbench.words import printable
 
 _MOST_CELLS = 200
 # Inches.
@@ -58,7 +57,7 @@ def draw(sheet: Sheet) -> Figure:
 
     graph = Graph("By category, at the peak of a step", (), unit, "", painted)
     page = Page(
-        title=f"What a step's memory is for: {printable(sheet.matrix)}",
+        title=headline(sheet, "What a step's memory is for"),
         legend=_legend(found),
         sections=[Section(None, [graph])],
         caption=_caption(sheet, found),

@@ -13,7 +13,7 @@ from kdbench.analysis.figures import style
 from kdbench.analysis.figures.page import Graph, Page, Section, draw_page
 from kdbench.analysis.figures.scatter import Point, draw_scatter, plan_scatter
 from kdbench.analysis.figures.series import Look, block_title, looks, telling, variant_name
-from kdbench.analysis.figures.sheet import Sheet, provenance
+from kdbench.analysis.figures.sheet import Sheet, headline, provenance
 from kdbench.analysis.metrics import METRICS
 from kdbench.analysis.notes import doubt_notes, footnotes, source_note
 from kdbench.errors import InputError
@@ -171,7 +171,7 @@ def _page(
         for g in trained
     ]
     return Page(
-        title=f"What accuracy costs: {printable(sheet.matrix)}",
+        title=headline(sheet, "What accuracy costs"),
         legend=legend if numbered else [],
         sections=[Section(None, graphs)],
         caption=_caption(sheet, trained, shown),

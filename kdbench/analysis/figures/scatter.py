@@ -82,7 +82,8 @@ def plan_scatter(
     across = _limits([math.log10(cost) for cost in costs] if logarithmic else costs, 0.2)
     if not logarithmic and min(costs) >= 0:
         across = (max(across[0], 0.0), across[1])  # no cost is less than nothing
-    up = _limits([end for point in points for end in (point.low, point.high)], 0.12)
+    low, high = _limits([end for point in points for end in (point.low, point.high)], 0.12)
+    up = max(low, 0.0), min(high, 100.0)  # there is no accuracy beyond
     sure = [index for index, point in enumerate(points) if not point.faint]
     best = [sure[i] for i in front([(points[n].cost, points[n].accuracy) for n in sure])]
 
@@ -140,6 +141,7 @@ def draw_scatter(axes: Axes, scatter: Scatter, size: tuple[float, float]) -> Non
             markeredgewidth=1.3,
             linestyle="",
             zorder=3,
+            clip_on=False,
         )
         _write_name(axes, point, placed, size)
 

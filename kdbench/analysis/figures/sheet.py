@@ -69,16 +69,16 @@ def draw_sheet(
     """
     layout = _layout(sheet, panels, hatched=bool(paper))
     inner = layout.width - 2 * _MARGIN
-    top = style.wrapped([f"{title}: {printable(sheet.matrix)}"], style.TITLE, inner)
+    top = style.wrapped([headline(sheet, title)], style.TITLE, inner)
     caption = style.wrapped(_caption(sheet, shown, paper), style.SMALL, inner)
-    headline = len(top) * style.line_height(style.TITLE)
-    above = headline + style.line_height(style.BODY) + 0.28
+    headroom = _height(top, style.TITLE)
+    above = headroom + style.line_height(style.BODY) + 0.28
     below = len(caption) * style.line_height(style.SMALL) + 0.1
     middle = sum(head + layout.plot + _AXIS for head in layout.heads)
     height = 2 * _MARGIN + above + middle + below
     figure = style.new_figure(layout.width, height)
     style.write_lines(figure, top, left=_MARGIN, top=height - _MARGIN, size=style.TITLE)
-    _draw_legend(figure, _legend(sheet, hatched=bool(paper)), height - _MARGIN - headline - 0.04)
+    _draw_legend(figure, _legend(sheet, hatched=bool(paper)), height - _MARGIN - headroom - 0.04)
     ceiling = height - _MARGIN - above
     for down, head in enumerate(layout.heads):
         row = panels[down * layout.across : (down + 1) * layout.across]
@@ -88,6 +88,13 @@ def draw_sheet(
         figure, caption, left=_MARGIN, top=ceiling - 0.1, size=style.SMALL, colour=style.FAINT
     )
     return figure
+
+
+def headline(sheet: Sheet, title: str) -> str:
+    """Head a figure: what it shows, of which matrix, and whether anything of it was measured."""
+    told = f"{title}: {printable(sheet.matrix)}"
+    predicted = sheet.environment.profile is not None
+    return f"{told} (predicted, not measured)" if predicted else told
 
 
 @dataclass(frozen=True)
@@ -123,9 +130,8 @@ def _layout(sheet: Sheet, panels: Sequence[Panel], *, hatched: bool) -> _Layout:
     )
     panel = max(_PANEL_WIDTH, (legend - names - (across - 1) * _GUTTER) / across)
     tallest = max(label.count("\n") + 1 for label in labels)
-    lines = [len(_head(p, panel)) for p in panels]
-    most = [max(lines[i : i + across]) for i in range(0, len(lines), across)]
-    head = style.line_height(style.PANEL) + 0.1
+    heads = [_head(p, panel) for p in panels]
+    tall = [_height(title, style.PANEL) + _height(notes, style.SMALL) for title, notes in heads]
     return _Layout(
         labels=labels,
         positions=row_positions(sheet.groups),
@@ -133,7 +139,7 @@ def _layout(sheet: Sheet, panels: Sequence[Panel], *, hatched: bool) -> _Layout:
         across=across,
         panel=panel,
         row=max(_ROW, tallest * style.line_height(style.BODY) + 0.12),
-        heads=[head + n * style.line_height(style.SMALL) for n in most],
+        heads=[max(tall[i : i + across]) + 0.1 for i in range(0, len(tall), across)],
     )
 
 
@@ -142,12 +148,13 @@ def _draw_row(
 ) -> None:
     for along, panel in enumerate(panels):
         left = _MARGIN + layout.names + along * (layout.panel + _GUTTER)
-        style.write_lines(figure, [panel.title], left=left, top=ceiling, size=style.PANEL)
+        title, notes = _head(panel, layout.panel)
+        style.write_lines(figure, title, left=left, top=ceiling, size=style.PANEL)
         style.write_lines(
             figure,
-            _head(panel, layout.panel),
+            notes,
             left=left,
-            top=ceiling - style.line_height(style.PANEL),
+            top=ceiling - _height(title, style.PANEL),
             size=style.SMALL,
             colour=style.FAINT,
         )
@@ -165,8 +172,14 @@ def _draw_row(
         )
 
 
-def _head(panel: Panel, width: float) -> list[str]:
-    return style.wrapped(panel.notes, style.SMALL, width)
+def _head(panel: Panel, width: float) -> tuple[list[str], list[str]]:
+    """Break a panel's title and its notes into lines."""
+    title = style.wrapped([panel.title], style.PANEL, width)
+    return title, style.wrapped(panel.notes, style.SMALL, width)
+
+
+def _height(lines: Sequence[str], size: float) -> float:
+    return len(lines) * style.line_height(size)
 
 
 def row_labels(groups: Sequence[CellGroup]) -> list[str]:

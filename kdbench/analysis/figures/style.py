@@ -6,6 +6,7 @@ Figures are drawn on an Agg canvas of their own; pyplot's global state is left a
 from __future__ import annotations
 
 import textwrap
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -17,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
+from matplotlib.font_manager import FontProperties, get_font_names
 from matplotlib.textpath import text_to_path
 from matplotlib.ticker import MaxNLocator
 
@@ -58,8 +59,21 @@ TITLE, PANEL, BODY, SMALL = 12.0, 10.0, 8.5, 7.5
 # A name is never read as mathematics: `$` may be in it.
 PLAIN: dict[str, Any] = {"parse_math": False}
 
+_FONT = "DejaVu Sans"  # bundled with matplotlib: the same on every machine
+# For letters that it lacks, those of these that are installed.
+_OTHER_FONTS = (
+    *(f"Noto Sans CJK {region}" for region in ("SC", "JP", "KR", "TC")),
+    *(
+        "Source Han Sans",
+        "WenQuanYi Zen Hei",
+        "Droid Sans Fallback",
+        "Hiragino Sans",
+        "PingFang SC",
+    ),
+    *("Arial Unicode MS", "Noto Emoji", "Symbola"),
+)
+
 _RC = {
-    "font.family": "DejaVu Sans",  # bundled with matplotlib: the same on every machine
     "font.size": BODY,
     "hatch.linewidth": 0.6,
     "text.color": INK,
@@ -69,17 +83,21 @@ _RC = {
     "grid.linewidth": 0.6,
     "xtick.color": FAINT,
     "ytick.color": INK,
-    "savefig.dpi": 200,
     "pdf.fonttype": 42,
     "svg.hashsalt": "kdbench",  # the same ids in every file of the same results
+    "text.parse_math": False,  # a name is never read as mathematics: `$` may be in it
 }
 
 
 @contextmanager
 def drawing() -> Iterator[None]:
     """Draw and save in the house style, whatever the user's matplotlibrc says."""
-    theme: Any = {**sns.axes_style("whitegrid"), **_RC}
-    with mpl.style.context("default"), mpl.rc_context(theme):
+    installed = set(get_font_names())
+    fonts = [_FONT, *(name for name in _OTHER_FONTS if name in installed)]
+    theme: Any = {**sns.axes_style("whitegrid"), **_RC, "font.family": fonts}
+    with mpl.style.context("default"), mpl.rc_context(theme), warnings.catch_warnings():
+        # boxes stand for letters that no font has, which is seen
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
         yield
 
 
@@ -180,6 +198,12 @@ def place_axes(figure: Figure, *, left: float, bottom: float, width: float, heig
     """Add axes at a place given in inches."""
     across, up = figure.get_size_inches()
     return figure.add_axes((left / across, bottom / up, width / across, height / up))
+
+
+def percent_axis(axes: Axes) -> None:
+    """End the vertical axis of an accuracy at 0 and 100 %: there is none beyond."""
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(low, 0.0), min(high, 100.0))
 
 
 def graph_axes(axes: Axes, *, across: str, up: str) -> None:

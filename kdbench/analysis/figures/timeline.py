@@ -18,7 +18,7 @@ from kdbench.analysis.breakdown import STACK, first_run
 from kdbench.analysis.figures import style
 from kdbench.analysis.figures.memory import category_look
 from kdbench.analysis.figures.page import Graph, Page, Section, draw_page
-from kdbench.analysis.figures.sheet import Sheet, provenance
+from kdbench.analysis.figures.sheet import Sheet, headline, provenance
 from kdbench.analysis.notes import footnotes
 from kdbench.errors import InputError
 from kdbench.units import axis_unit, format_value
@@ -82,7 +82,7 @@ def draw(sheet: Sheet) -> Figure:
     factor, unit = axis_unit([highest], "bytes")
     graphs = [_graph(one, highest=highest, factor=factor, unit=unit) for one in courses]
     page = Page(
-        title=f"Memory over the course of a step: {printable(sheet.matrix)}",
+        title=headline(sheet, "Memory over the course of a step"),
         legend=[category_look(name) for name in there],
         sections=[Section(None, graphs)],
         caption=_caption(sheet, courses),

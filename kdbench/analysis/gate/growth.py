@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kdbench.analysis.breakdown import NO_MODULE
+from kdbench.analysis.breakdown import NO_MODULE, folded_name
 from kdbench.analysis.gate.snapshot import Entry
 from kdbench.gauges import Stage
 
 # Named of each category; the rest is summed up.
 _MOST_MODULES = 3
-# Layers of one kind are told in one: blocks.0.mlp and blocks.1.mlp are blocks.*.mlp.
-_LAYER = re.compile(r"(?<=\.)\d+(?=\.|$)")
 
 
 @dataclass(frozen=True)
@@ -47,7 +44,7 @@ def describe(parts: Sequence[Growth]) -> list[str]:
     """Say which categories grew, and which modules in each, one line a category."""
     totals: dict[str, dict[str, list[int]]] = {}
     for part in parts:
-        module = _LAYER.sub("*", part.module) if part.module else NO_MODULE
+        module = folded_name(part.module) if part.module else NO_MODULE
         totals.setdefault(part.category, {}).setdefault(module, []).append(part.change)
     grown = {name: sum(map(sum, modules.values())) for name, modules in totals.items()}
     return [
