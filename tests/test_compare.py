@@ -657,7 +657,8 @@ def test_contended_or_disagreeing_runs_have_no_ratio(sides):
 
 def test_how_far_many_runs_disagree_is_in_the_interval(sides):
     wide = (1.0, 1.1, 1.2, 1.3, 1.4, 1.5)
-    found = sides(repeats(seconds=wide), repeats(seconds=wide), metrics=["step_time"])
+    again = repeats(seconds=wide, git_revision="another")
+    found = sides(repeats(seconds=wide), again, metrics=["step_time"])
     row = figures(found, TEACHER, "step_time")
     assert row["ratio_low"] < row["ratio"] == 1 < row["ratio_high"]
 
@@ -668,6 +669,9 @@ def test_a_ratio_never_crosses_modes(sides):
     row = figures(found, TEACHER, "step_time")
     assert pd.isna(row["ratio"])
     assert row["no_interval"] == "profiled against trained: no ratio"
+
+
+def test_profiled_and_trained_cells_of_a_label_are_told_apart(sides):
     both = [cell_row(), cell_row(mode="train")]
     found = sides(both, [row | {"step_seconds_median": 2.0} for row in both], metrics=["step_time"])
     assert [pair.name for sheet in found.sheets for pair in sheet.pairs] == [

@@ -354,7 +354,7 @@ def test_utilisation_is_of_the_best_rate_that_any_run_of_the_machine_reached(tmp
     found = frame["utilisation"].to_dict()
     assert (found.pop("bf16"), found.pop("elsewhere")) == pytest.approx((0.4, 2 / 3))
     assert list(found.values()) == [0.25] * 3
-    assert frame["utilisation_ratio"].dropna().tolist()[:2] == [1, 1]
+    assert sorted(frame["utilisation_ratio"].tolist())[:3] == [1, 1, 1]
     assert frame["utilisation_marks"].isna().all()
     text = " ".join(shown(results, width=200).split())
     assert "utilisation: of 8.00 GFLOP/s in fp32" in text
