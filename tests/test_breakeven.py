@@ -95,6 +95,15 @@ def test_trainings_go_by_the_epochs_that_were_measured(tmp_path):
     assert "~" not in text
 
 
+def test_a_break_even_that_the_runs_disagree_about_is_no_point(tmp_path):
+    rows = [row | {"repeat": n} for n in range(3) for row in pair(fast=(0.2, 0.5, 0.9)[n])]
+    figure, text = drawn(tmp_path, rows)
+    assert marks(figure) == []
+    assert len(figure.axes[0].patches) == 1, "a band between its ends"
+    # 781 s over 0.8 and over 0.1 s a step
+    assert "pays after ~977 to 7,811 steps" in " ".join(text.split())
+
+
 def test_any_method_with_a_precompute_takes_part(tmp_path):
     rows = pair()
     rows += pair(method="mine", once=1562.0)[1:]

@@ -698,3 +698,51 @@ def test_what_would_answer_is_said(tmp_path, kdbench):
     said = kdbench("compare", "a", "b", *words.split())
     assert said.code == 0
     assert "image_size 32 → 64" in said.out
+
+
+def test_contended_or_disagreeing_runs_have_no_ratio(sides):
+    busy = {"contended": True, "contention": "others kept 1.3 of 2 processors busy"}
+    before = [*repeats(seconds=(1.0, 1.02)), *repeats("embed-kd", seconds=(1.0, 1.0))]
+    after = [*repeats(seconds=(0.5, 5.0)), *repeats("embed-kd", seconds=(2.0, 2.0), **busy)]
+    found = sides(before, after, metrics=["step_time", "allocated"])
+    for label, why in ((TEACHER, "disagree"), (EMBED, "contended")):
+        row = figures(found, label, "step_time")
+        assert pd.isna(row["ratio"])
+        assert row["no_interval"] == f"{why}: no ratio"
+        assert figures(found, label, "allocated")["ratio"] == 1
+    assert "2.00 s?" in printed(found)
+
+
+def test_how_far_many_runs_disagree_is_in_the_interval(sides):
+    wide = (1.0, 1.1, 1.2, 1.3, 1.4, 1.5)
+    again = repeats(seconds=wide, git_revision="another")
+    found = sides(repeats(seconds=wide), again, metrics=["step_time"])
+    row = figures(found, TEACHER, "step_time")
+    assert row["ratio_low"] < row["ratio"] == 1 < row["ratio_high"]
+
+
+def test_a_ratio_never_crosses_modes(sides):
+    trained = [cell_row(mode="train"), cell_row("embed-kd", mode="train")]
+    found = sides([cell_row(), cell_row("embed-kd")], trained, metrics=["step_time"])
+    row = figures(found, TEACHER, "step_time")
+    assert pd.isna(row["ratio"])
+    assert row["no_interval"] == "profiled against trained: no ratio"
+
+
+def test_profiled_and_trained_cells_of_a_label_are_told_apart(sides):
+    both = [cell_row(), cell_row(mode="train")]
+    found = sides(both, [row | {"step_seconds_median": 2.0} for row in both], metrics=["step_time"])
+    assert [pair.name for sheet in found.sheets for pair in sheet.pairs] == [
+        f"{TEACHER} (profiled)",
+        f"{TEACHER} (trained)",
+    ]
+
+
+def test_utilisations_are_shares_of_the_same_rate(sides):
+    def row(rate):
+        own = {"flops_step": 2e9, "matmul_flops_per_second": rate, "rates_steady": True}
+        return [cell_row(**own, rates_contended=False)]
+
+    found = sides(row(4e9), row(8e9), metrics=["utilisation"])
+    told = figures(found, TEACHER, "utilisation")
+    assert (told["before"], told["after"], told["ratio"]) == (0.25, 0.25, 1)

@@ -257,3 +257,42 @@ def test_several_figures_are_drawn_or_none(tmp_path, capsys):
     root = commit_trainings(tmp_path / "b", sweep_rows(seeds=1))
     assert main(["plot", str(root), "--figure", "fig5", "--figure", "fig4", *out]) == 0
     assert {path.name for path in (tmp_path / "drawn").iterdir()} == {"fig5.png", "fig4.png"}
+
+
+def test_every_run_is_a_dot_and_what_has_no_ratio_is_pale(tmp_path):
+    rows = [cell_row(repeat=n, step_seconds_fastest=1.0 + 0.01 * n) for n in range(3)]
+    rows += [
+        cell_row("embed-kd", repeat=n, step_seconds_fastest=value, contended=n == 3, contention="x")
+        for n, value in enumerate((0.84, 7.75, 11.45, 20.0))
+    ]
+    sheet = sheet_of(commit(tmp_path, rows), find_metrics(["fastest_step"]))
+    with drawing():
+        figure = FIGURES["fig4"].draw(sheet)
+        assert misplaced(figure) == []
+        shown = [text for text, _ in written_texts(figure)]
+    panel = figure.axes[0]
+    dots = [sorted(float(x) for x in line.get_xdata()) for line in panel.get_lines()]
+    assert [1.0, 1.01, 1.02] in dots
+    assert [0.84, 7.75, 11.45] in dots
+    assert [20.0] in dots, "left out, and still shown"
+    sure, unsure = (bar.get_facecolor() for bar in panel.patches)
+    assert sum(unsure[:3]) > sum(sure[:3])
+    assert "1.01 s  ref" in shown
+    assert "7.75 s?" in shown
+    caption = " ".join(shown)
+    assert "dots: each run" in caption
+    assert "hollow: a contended one, left out" in caption
+    assert "? no ratio is drawn" in caption
+
+
+def test_profiled_and_trained_cells_have_a_figure_each(tmp_path):
+    rows = [*paper_rows(), *paper_rows(mode="train")]
+    results = load_results(commit(tmp_path, rows))
+    written = plot(results, figure="fig4", formats=("svg",), out=tmp_path / "out")
+    (environment,) = results.environments()
+    assert [path.name for path in written] == [
+        f"fig4-fig4-{environment.id}-{mode}.svg" for mode in ("profiled", "trained")
+    ]
+    for path, told in zip(written, ("Profiled 2026-01-02", "Trained 2026-01-02"), strict=True):
+        assert told in " ".join(texts(path))
+        assert len([text for text in texts(path) if text.endswith("ref")]) == 3

@@ -304,7 +304,7 @@ def test_what_cannot_be_understood_is_set_aside(damage, before, left_behind):
 
 def test_a_run_that_is_recovered_keeps_what_the_device_reaches_at_best(left_behind):
     store, folder = left_behind()
-    rates = {"matmul_flops_per_second": 3e9, "copy_bytes_per_second": 2e9}
+    rates = {"matmul_flops_per_second": 3e9, "copy_bytes_per_second": 2e9, "rates_steady": True}
     tell(folder, {"event": "rates", **rates}, {"event": "end", "status": "ok"})
     recover(store, lambda _: None)
     (cell,) = read_table(store.root, "cells").to_dict("records")

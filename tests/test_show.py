@@ -1,5 +1,6 @@
 """The tables."""
 
+from datetime import timedelta
 from io import StringIO
 
 import pandas as pd
@@ -12,6 +13,7 @@ from kdbench.errors import InputError
 from kdbench.units import format_interval
 from tests.analysis_fixtures import (
     GPU,
+    STARTED,
     cell_row,
     commit,
     epoch_rows,
@@ -267,6 +269,212 @@ def test_the_interval_over_processes_is_below_the_number(tmp_path):
     assert "below it its 95 % interval over them" in " ".join(text.split())
     row = summary(results).set_index("method").loc["teacher-kd"]
     assert (row["step_seconds_median_low"], row["step_seconds_median_high"]) == (0.264, 0.271)
+
+
+def seconds(*values, method="embed-kd", **changes):
+    """Make rows of a cell's repeats, by their epochs."""
+    return [
+        cell_row(method, repeat=n, epoch_seconds=value, **changes) for n, value in enumerate(values)
+    ]
+
+
+def test_runs_that_disagree_are_shown_as_a_range_and_have_no_ratio(tmp_path):
+    rows = [*seconds(0.84, 7.75, 11.45), *seconds(13.0, 13.4, 13.9, method="teacher-kd")]
+    results = load_results(commit(tmp_path, rows))
+    frame = summary(results).set_index("method")
+    embed = frame.loc["embed-kd"]
+    told = [f"epoch_seconds{end}" for end in ("", "_n", "_min", "_max", "_marks")]
+    assert embed[told].tolist() == [7.75, 3, 0.84, 11.45, "disagree"]
+    assert pd.isna(embed["epoch_seconds_ratio"])
+    assert pd.isna(frame.loc["teacher-kd", "epoch_seconds_marks"])
+    assert embed["step_seconds_median_ratio"] == 1, "what they agree about has one"
+    for width in (80, 100):
+        text = shown(results, width=width)
+        assert "~7.75 s?" in text
+        assert "0.84 to 11.4" in text
+        assert "13.0 to 13.9" in text
+        assert "÷1.73" not in text
+        assert "? no ratio is drawn: its runs, or its interval, span more than 18 %" in " ".join(
+            text.split()
+        )
+
+
+@pytest.mark.parametrize(
+    ("contended", "value", "marks"),
+    [((), 2.0, None), ((0, 2), 2.0, None), ((0,), 2.05, None), ((0, 1, 2), 2.0, "contended")],
+)
+def test_times_are_of_runs_that_were_not_contended(tmp_path, contended, value, marks):
+    rows = seconds(1.9, 2.0, 2.1)
+    for n in contended:
+        rows[n] |= {"contended": True, "contention": "others kept 1.3 of 2 processors busy"}
+    results = load_results(commit(tmp_path, [*rows, *seconds(4.0, method="teacher-kd")]))
+    row = summary(results).set_index("method").loc["embed-kd"]
+    assert row["epoch_seconds"] == pytest.approx(value)
+    assert row["allocated_peak_bytes_ratio"] == 1, "memory is not affected"
+    assert row["finished"] == 3
+    if marks:
+        assert row["epoch_seconds_marks"] == marks
+        assert pd.isna(row["epoch_seconds_ratio"])
+        assert "others were at work in every run behind it" in shown(results)
+    else:
+        assert row["epoch_seconds_ratio"] == pytest.approx(value / 4)
+        assert row["epoch_seconds_n"] == 3 - len(contended)
+
+
+def test_a_marked_reference_gives_no_ratio_either(tmp_path):
+    rows = seconds(4.0, method="teacher-kd", contended=True, contention="x") + seconds(2.0)
+    frame = summary(load_results(commit(tmp_path, rows)))
+    assert frame["epoch_seconds_ratio"].isna().all()
+    assert frame["parameter_bytes_ratio"].tolist() == [1, 1]
+
+
+def measured(rate, *, flops=2e9, steady=True, contended=False, method="embed-kd", **changes):
+    """Make a row with a step of 1 s and a yardstick of its own."""
+    rates = {"rates_steady": steady, "rates_contended": contended}
+    return cell_row(
+        method,
+        flops_step=flops,
+        matmul_flops_per_second=rate,
+        utilisation=flops / rate,
+        **rates,
+        **changes,
+    )
+
+
+def test_utilisation_is_of_the_best_rate_that_any_run_of_the_machine_reached(tmp_path):
+    rows = [
+        measured(2.8e9, contended=True, method="teacher-kd"),
+        measured(4e9, steady=False),
+        measured(8e9, method="student-only"),
+        measured(5e9, precision="bf16", label="bf16"),
+        measured(3e9, threads=4, label="elsewhere"),
+    ]
+    results = load_results(commit(tmp_path, rows))
+    frame = summary(results).set_index("label")
+    found = frame["utilisation"].to_dict()
+    assert (found.pop("bf16"), found.pop("elsewhere")) == pytest.approx((0.4, 2 / 3))
+    assert list(found.values()) == [0.25] * 3
+    assert sorted(frame["utilisation_ratio"].tolist())[:3] == [1, 1, 1]
+    assert frame["utilisation_marks"].isna().all()
+    text = " ".join(shown(results, width=200).split())
+    assert "utilisation: of 8.00 GFLOP/s in fp32" in text
+    # a filter changes what is shown, and not what it is held against
+    alone = summary(load_results(tmp_path, only=["method=teacher-kd"]))
+    assert alone["utilisation"].tolist() == [0.25]
+
+
+@pytest.mark.parametrize(
+    "marks",
+    [{"contended": True}, {"steady": False}, {"steady": None, "contended": None}],
+    ids=["contended", "unsteady", "of an earlier version"],
+)
+def test_a_yardstick_that_is_not_sure_gives_no_ratio(tmp_path, marks):
+    rows = [measured(8e9, method="teacher-kd", **marks), measured(8e9, flops=4e9, **marks)]
+    results = load_results(commit(tmp_path, rows))
+    frame = summary(results)
+    assert frame["utilisation"].tolist() == [0.25, 0.5]
+    assert frame["utilisation_ratio"].isna().all()
+    assert set(frame["utilisation_marks"]) == {"yardstick unsure"}
+    text = shown(results, width=200)
+    assert "25.0 %?" in text
+    assert "no run here measured the yardstick steady" in text
+
+
+def test_a_step_that_beats_the_yardstick_says_that_it_is_off(tmp_path):
+    rows = [measured(2.8e9, flops=1e9, method="teacher-kd"), measured(2.8e9, flops=8.5e9)]
+    results = load_results(commit(tmp_path, rows))
+    frame = summary(results)
+    assert frame["utilisation"].isna().all(), "no cell's is right"
+    assert set(frame["utilisation_marks"]) == {"yardstick off"}
+    text = " ".join(shown(results, width=200).split())
+    assert "304" not in text
+    assert "utilisation: off, since it would be above 100 %" in text
+
+
+def test_profiled_and_trained_cells_are_apart_and_have_no_ratio(tmp_path):
+    rows = [cell_row(), cell_row("embed-kd")]
+    trained = [row | {"mode": "train", "epoch_seconds": 99.0} for row in rows]
+    results = load_results(commit(tmp_path, [*rows, *trained, cell_row("x", mode="train")]))
+    frame = summary(results)
+    assert frame["mode"].tolist() == ["profile"] * 2 + ["train"] * 3
+    assert frame["epoch_seconds_ratio"].tolist() == pytest.approx([1, 1, 1, 1, 781 / 99])
+    tables = render(results)
+    assert len(tables) == 2
+    text = shown(results)
+    assert "fig4, profiled, on cpu" in text
+    assert "fig4, trained, on cpu" in text
+    only = summary(
+        load_results(tmp_path, only=["method=teacher-kd,x"]),
+        reference="x/base/32px/vit-large-patch32",
+    )
+    assert only["epoch_seconds_ratio"].isna().tolist() == [True, False, False]
+
+
+LATER = {"started_at": STARTED + timedelta(days=1)}
+
+
+@pytest.mark.parametrize(
+    ("failed", "stays"),
+    [
+        ({}, False),
+        ({"torch_version": "2.10.0"}, False),
+        ({"threads": None}, False),
+        ({"threads": 7, "cell_id": "another"}, False),
+        ({"batch_size": 32}, False),
+        ({"status": "oom"}, False),
+        ({"status": "oom", "batch_size": 128}, True),
+        ({"cpu_model": "another machine"}, True),
+        ({**GPU}, True),
+        ({"mode": "train"}, True),
+        ({"seed": 1}, True),
+        ({"started_at": STARTED + timedelta(days=2)}, True),
+    ],
+)
+def test_a_failed_attempt_that_was_put_right_is_not_shown(tmp_path, failed, stays):
+    attempt = cell_row("embed-kd", **(no_numbers("failed", "it was wrong") | failed))
+    results = load_results(commit(tmp_path, [cell_row(), attempt, cell_row("embed-kd", **LATER)]))
+    text, frame = " ".join(shown(results).split()), summary(results)
+    assert ("it was wrong" in text) is stays
+    assert ("1 earlier attempt that failed is not shown" in text) is not stays
+    assert frame["put_right"].sum() == (not stays)
+    assert frame["error"].notna().any() == stays
+    assert len(results.cells) == 3, "the store and its rows keep it"
+    asked = load_results(tmp_path, only=[f"status={attempt['status']}"])
+    assert "it was wrong" in shown(asked)
+
+
+def test_the_fastest_step_has_a_column(tmp_path):
+    rows = [cell_row(step_seconds_fastest=0.8), cell_row("embed-kd", step_seconds_fastest=0.4)]
+    results = load_results(commit(tmp_path, rows))
+    assert summary(results)["step_seconds_fastest_ratio"].tolist() == [1, 0.5]
+    assert "fastest" in shown(results)
+    assert "800 ms" in shown(results)
+
+
+def test_a_payback_of_runs_that_disagree_is_a_range_or_cannot_be_told(tmp_path):
+    def told(root, *, fast, **changes):
+        rows = [cell_row(repeat=n) for n in range(2)]
+        rows += [
+            cell_row("embed-kd", repeat=n, step_seconds_median=value, **changes)
+            for n, value in enumerate(fast)
+        ]
+        results = load_results(commit(tmp_path / root, rows))
+        row = summary(results).set_index("method").loc["embed-kd"]
+        ends = [row[f"payback_steps{end}"] for end in ("", "_low", "_high")]
+        return [None if pd.isna(end) else end for end in ends], " ".join(shown(results).split())
+
+    ends, text = told("agree", fast=(0.5, 0.51))
+    assert ends == pytest.approx([500 / 0.495, 1000, 500 / 0.49])
+    assert "pays after ~1,011 steps" in text
+    ends, text = told("range", fast=(0.25, 0.75))
+    assert ends == [None, pytest.approx(500 / 0.75), pytest.approx(2000)]
+    assert "pays after ~667 to 2,000 steps" in text
+    ends, text = told("open", fast=(0.5, 3.0))
+    assert ends == [None, pytest.approx(1000), None]
+    assert "at the earliest against teacher-kd, or never" in text
+    ends, text = told("contended", fast=(0.5, 0.51), contended=True, contention="x")
+    assert ends == [None] * 3
+    assert "cannot be told to pay against teacher-kd" in text
 
 
 def test_an_interval_that_the_digits_do_not_show_is_left_out():

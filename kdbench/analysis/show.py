@@ -133,11 +133,16 @@ def _spread(group: CellGroup, metric: Metric) -> dict[str, object]:
     """Say of the runs behind a number how many they are, their ends, and what is wrong."""
     estimate = group.estimates.get(metric.name)
     if estimate is None:
-        off = OFF if metric.name == "utilisation" and group.yardstick_off else None
+        off = OFF if _is_off(group, metric) else None
         return {"n": None, "min": None, "max": None, "marks": off}
     low, high = estimate.ends
     marks = ", ".join(estimate.marks) or None
     return {"n": estimate.count, "min": low, "max": high, "marks": marks}
+
+
+def _is_off(group: CellGroup, metric: Metric) -> bool:
+    """Whether a cell's utilisation would be above 1, or another's by the same yardstick."""
+    return metric.name == "utilisation" and group.yardstick_off
 
 
 def _payback_columns(found: Payback | None) -> dict[str, object]:
@@ -175,7 +180,7 @@ def _rendered(sheet: Sequence[CellGroup], reference: CellGroup | None) -> Render
     shown = [
         name
         for name in _COLUMNS
-        if name in _MAIN or any(name in group.estimates for group in sheet)
+        if name in _MAIN or any(name in g.estimates or _is_off(g, METRICS[name]) for g in sheet)
     ]
     return _Fitting(sheet, reference, shown)
 
@@ -244,8 +249,7 @@ def run_marks(group: CellGroup) -> Text:
 def _figure(group: CellGroup, reference: CellGroup | None, metric: Metric) -> Text:
     estimate = group.estimates.get(metric.name)
     if estimate is None:
-        off = metric.name == "utilisation" and group.yardstick_off
-        return Text("off" if off else MISSING, style="dim")
+        return Text("off" if _is_off(group, metric) else MISSING, style="dim")
     text = Text(format_estimate(estimate, metric), style="dim" if estimate.marks else "")
     between = format_spread(estimate, metric)
     text.append(f"\n{between}" if between else "", style="dim")

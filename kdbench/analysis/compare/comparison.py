@@ -35,6 +35,8 @@ class Compared:
         if self.modes[0] != self.modes[1]:
             return " against ".join(MODES.get(mode, mode) for mode in self.modes)
         marks = dict.fromkeys((*self.before.marks, *self.after.marks))
+        if self.before.interval and self.after.interval:
+            marks.pop("disagree", None)  # how far they do is in the ratio's own interval
         return ", ".join(marks) or None
 
     @property
