@@ -33,7 +33,7 @@ def check_data_path(data: Data, where: Path) -> None:
             root, key = root / data.config, "data.config"
             if not root.is_dir():
                 raise InputError(
-                    f"expected a folder in {brief(data.path)}, found none: {brief(data.config)}",
+                    f"no such folder: {brief(str(root))}",
                     where=where,
                     key=key,
                     hint=_near(root),
@@ -86,7 +86,7 @@ def _check_kind(root: Path, data: Data, where: Path, key: str) -> None:
             return
         if folders:
             raise InputError(
-                f"no folder for the split {split!r} in {brief(str(root))}",
+                f"{brief(str(root))} has no folder for the split {split!r}",
                 where=where,
                 key="data.train_split",
                 hint=did_you_mean(split, folders) or f"the folders are {quoted(folders)}",

@@ -307,14 +307,17 @@ NO_DATA = {
     "a folder of others": ('path = "other"', "data.path: expected .*found a folder without any"),
     "a file": ('path = "note.txt"', "data.path: expected a .parquet file .*'note.txt'"),
     "a device": ('path = "/dev/null"', "data.path: expected a .parquet file .*'/dev/null'"),
-    "too deep": ('path = "pics/train"', "data.train_split: no folder for .*folders are 'cat'"),
+    "too deep": (
+        'path = "pics/train"',
+        "data.train_split: 'pics/train' has .* 'train'; the folders are 'cat'",
+    ),
     "no such split": (
         'path = "pics"\ntrain_split = "trian"',
-        "data.train_split: no folder for the split 'trian' in 'pics'; did you mean 'train'",
+        "data.train_split: 'pics' has no folder for the split 'trian'; did you mean 'train'",
     ),
     "no such folder in it": (
         'path = "pics"\nconfig = "tset"',
-        "data.config: expected a folder in 'pics', found none: 'tset'; did you mean 'test'",
+        "data.config: no such folder: 'pics/tset'; did you mean 'test'",
     ),
 }
 
