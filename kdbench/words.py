@@ -57,7 +57,7 @@ def decoded(raw: bytes) -> str:
                 f"expected UTF-8 text, found {name}, which PowerShell's > writes; save it as UTF-8"
             )
     if b"\0" in raw:
-        raise ValueError("expected UTF-8 text, found binary data")
+        raise ValueError("expected text, found binary data")
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -323,7 +323,7 @@ MARKS = {
     "CRLF": (b"", "crlf", None),
     "UTF-16": (b"\xff\xfe", "utf-16-le", "expected UTF-8 text, found UTF-16"),
     "UTF-16 the other way": (b"\xfe\xff", "utf-16-be", "expected UTF-8 text, found UTF-16"),
-    "UTF-16 without a mark": (b"", "utf-16-le", "expected UTF-8 text, found binary data"),
+    "UTF-16 without a mark": (b"", "utf-16-le", "expected text, found binary data"),
     "UTF-32": (b"\xff\xfe\0\0", "utf-32-le", "expected UTF-8 text, found UTF-32"),
 }
 

@@ -18,11 +18,7 @@ def axes_of(label: str) -> dict[str, str]:
 
 
 def named_axes(columns: Collection[str]) -> frozenset[str]:
-    """Return those of some columns of `cells` that are axes.
-
-    A method without a teacher has cells without one, so that whoever sets methods against each
-    other does not mean to keep the teacher where one side has none: see `joined`.
-    """
+    """Return those of some columns of `cells` that are axes."""
     return frozenset(AXES).intersection(columns)
 
 
