@@ -21,6 +21,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.util import Finalize
 from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -82,7 +83,8 @@ def decode_ahead(
         for number, rows in enumerate(batches):
             told = decoders[number % workers].answer()
             slot = slots[_slot(number, workers)][: len(rows)]
-            pixels = torch.empty(slot.shape, dtype=torch.uint8, pin_memory=pin).copy_(slot)
+            pixels = torch.empty(slot.shape, dtype=torch.uint8, pin_memory=pin)
+            np.copyto(pixels.numpy(), slot.numpy())  # torch would wake all its threads for it
             ask_for(number + len(slots))
             yield pixels, told
 
