@@ -72,8 +72,8 @@ def plot(
         typer.Option(
             metavar="NAME",
             help="Draw this instead of the two memory figures, beside accuracy and epoch time: "
-            "parameters, allocated, reserved, process, device, host, step_time, data_time, "
-            "teacher_time, forward_time, backward_time, optimizer_time, epoch_time, "
+            "parameters, allocated, reserved, process, device, host, step_time, fastest_step, "
+            "data_time, teacher_time, forward_time, backward_time, optimizer_time, epoch_time, "
             "precompute_time, energy, epoch_energy, training_energy, precompute_energy, "
             "host_energy, utilisation, accuracy. Repeatable.",
         ),
