@@ -175,8 +175,8 @@ def tell_left_out(cells: Iterable[Cell]) -> str | None:
     """Say in a line how many images of an epoch are in no step; None where there is none."""
     told = {
         f"{cell.data.name}, {cell.data.train_images:,} images in batches of "
-        f"{cell.training.batch_size:,}: {cell.steps_per_epoch:,} steps, {cell.images_left_out:,} "
-        "left out": None
+        f"{cell.training.batch_size:,}: {cell.steps_per_epoch:,} "
+        f"step{'s' * (cell.steps_per_epoch > 1)}, {cell.images_left_out:,} left out": None
         for cell in cells
         if cell.images_left_out
     }
