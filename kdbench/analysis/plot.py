@@ -166,7 +166,7 @@ def _name_of(matrix: str) -> str:
 
 def resolution(figure: Figure) -> float:
     """Choose dots per inch: fewer for a figure of very many rows, which no picture could hold."""
-    return min(_DOTS_PER_INCH, _MOST_DOTS / max(figure.get_size_inches()))
+    return min(_DOTS_PER_INCH, _MOST_DOTS / float(max(figure.get_size_inches())))
 
 
 def _write(figure: Figure, path: Path, form: str) -> Path:
