@@ -456,8 +456,8 @@ def test_what_is_doubtful_is_marked(sides):
     text = printed(found, width=300)
     assert "3 contended" in text
     assert "1 unstable" in text
-    assert "after, contended: others were at work" in text
-    assert f"memory is not affected: {TEACHER} ({by})" in text
+    assert "after, all 3 runs were contended: others were at work" in text
+    assert f"memory is not affected ({by})" in text
     row = figures(found, TEACHER, "step_time")
     assert (row["before_contended"], row["after_contended"], row["after_unstable"]) == (0, 3, 1)
 
@@ -746,3 +746,19 @@ def test_utilisations_are_shares_of_the_same_rate(sides):
     found = sides(row(4e9), row(8e9), metrics=["utilisation"])
     told = figures(found, TEACHER, "utilisation")
     assert (told["before"], told["after"], told["ratio"]) == (0.25, 0.25, 1)
+
+
+@pytest.mark.parametrize(
+    ("width", "least"),
+    [(44, "ratio"), (60, "before"), (80, "or difference"), (200, "or difference")],
+)
+def test_a_narrow_terminal_has_fewer_columns_and_no_broken_ones(sides, width, least):
+    after = [{**row, "batch_size": 128, **NEW} for row in paper_rows(step_data_seconds=0.1)]
+    found = sides(paper_rows(step_data_seconds=0.1), after, metrics=["allocated", "data_time"])
+    text = printed(found, width=width)
+    assert all(len(line) <= width for line in text.splitlines())
+    table = text[text.index("cell  ") :]
+    assert least in table
+    # what was measured stands whole, in a line of its own
+    assert len([line for line in table.splitlines() if " 1.000" in line]) == 8
+    assert ("too narrow for all: 95 % interval" in " ".join(text.split())) is (width < 80)

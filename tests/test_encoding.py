@@ -125,22 +125,22 @@ def test_exit_codes_do_not_depend_on_the_encoding(said, encoding):
 @pytest.mark.parametrize("encoding", ENCODINGS[1:])
 def test_what_is_printed_stays_readable(said, encoding):
     for name in COMMANDS:
-        _, out, err = said[encoding][name]
-        assert "?" not in out + err, name
+        out = said[encoding][name][1]
         # as many lines, each with the same plain words
         as_meant = said["utf-8"][name][1]
         assert len(out.splitlines()) == len(as_meant.splitlines()), name
-        assert out == encodable(as_meant, encoding) or name == "latex", name
+        assert out.count("?") == as_meant.count("?"), name
+        assert out == encodable(as_meant, encoding), name
     assert "\\u5b66\\u751f" in said[encoding]["show"][1]
     assert "no\\udcffwhere: expected a results folder" in said[encoding]["nowhere"][2]
 
 
 def test_signs_have_a_likeness_in_ascii(said):
-    assert "ref: teacher-kd/\\u5b66\\u751f; x2 is twice its value, /2" in said["ascii"]["show"][1]
-    assert "1.00 GB -> 1.50 GB" in said["ascii"]["regressed"][1]
+    assert "; x2 is twice its value, /2 is half of it" in said["ascii"]["show"][1]
+    assert "1.00 GB  ->  1.50 GB" in said["ascii"]["regressed"][1]
     assert "×2 is twice its value, ÷2" in said["cp1252"]["show"][1]
-    assert "1.00 GB -> 1.50 GB" in said["cp1252"]["regressed"][1]
-    assert "1.00 GB → 1.50 GB" in said["utf-8"]["regressed"][1]
+    assert "1.00 GB  ->  1.50 GB" in said["cp1252"]["regressed"][1]
+    assert "1.00 GB  →  1.50 GB" in said["utf-8"]["regressed"][1]
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)

@@ -141,6 +141,30 @@ def test_as_a_table(kdbench, tmp_path):
     assert "unattributed" not in said.out, "no second source told"
 
 
+def test_layers_of_one_kind_are_told_in_one(kdbench, tmp_path):
+    modules = [f"student.blocks.{n}.{part}" for n in range(6) for part in ("attention", "mlp")]
+    modules += ["student.head", *(f"teacher.layers.{n}" for n in range(12))]
+    many = [
+        {
+            "stage": "steady",
+            "category": "activations",
+            "module": name,
+            "bytes": 2 * MB,
+            "blocks": 1,
+        }
+        for name in modules
+    ]
+    committed(tmp_path, [cell_row()], memory=many)
+    told = [
+        " ".join(line.split()) for line in kdbench("show", tmp_path, "--memory").out.split("\n")
+    ]
+    assert "student.blocks.*.attention (6 of them) 12.0 MB 24.0 % 6" in told
+    assert "student.blocks.*.mlp (6 of them) 12.0 MB 24.0 % 6" in told
+    assert "teacher.layers.* (12 of them) 24.0 MB 48.0 % 12" in told
+    assert "student.head 2.00 MB 4.0 % 1" in told
+    assert "more modules" not in " ".join(told)
+
+
 def test_a_compiled_cell_is_named_as_missing(kdbench, tmp_path):
     committed(tmp_path, [cell_row()])
     rows = [cell_row("embed-kd", compile=True, started_at=cell_row()["started_at"])]

@@ -1,13 +1,22 @@
 """The figures: read back from their SVG, which keeps every text as a comment."""
 
+import os
 import re
+import subprocess
+import sys
+import warnings
 
 import pytest
 
 from kdbench.analysis.figures import FIGURES
-from kdbench.analysis.figures.style import OTHER_COLOUR, drawing, method_colours
+from kdbench.analysis.figures.style import (
+    OTHER_COLOUR,
+    drawing,
+    method_colours,
+    new_figure,
+)
 from kdbench.analysis.metrics import METRICS, find_metrics
-from kdbench.analysis.plot import plot
+from kdbench.analysis.plot import plot, resolution
 from kdbench.analysis.results import load_results
 from kdbench.cli import main
 from kdbench.errors import InputError
@@ -296,3 +305,95 @@ def test_profiled_and_trained_cells_have_a_figure_each(tmp_path):
     for path, told in zip(written, ("Profiled 2026-01-02", "Trained 2026-01-02"), strict=True):
         assert told in " ".join(texts(path))
         assert len([text for text in texts(path) if text.endswith("ref")]) == 3
+
+
+PARTS = {
+    **{f"step_{part}_seconds": 0.1 for part in ("data", "teacher", "forward", "backward")},
+    "step_optimizer_seconds": 0.05,
+    "utilisation": 0.4,
+    "accuracy": 1.0,
+    "reserved_peak_bytes": 3 * 10**9,
+    "process_peak_bytes": 4 * 10**9,
+    "device_peak_bytes": 5 * 10**9,
+    "energy_step_joules": 100.0,
+    "energy_epoch_joules": 7e4,
+    "energy_training_joules": 1e7,
+    "precompute_joules": 1e4,
+    "host_energy_step_joules": 20.0,
+}
+# Letters that mean something to mathematics, that no bundled font has, and that are long.
+WEIRD = ("a$b_c%d^2$", "学生🙂", "a-really-long-student-name-that-never-seems-to-end")
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 8, 13, len(METRICS)])
+def test_any_number_of_metrics_fits(tmp_path, count):
+    """Titles, notes and numbers lie inside the figure, each on none of the others."""
+    rows = [cell_row("embed-kd", name, **PARTS) for name in WEIRD]
+    # those with the longest titles first
+    names = sorted(METRICS, key=lambda name: -len(METRICS[name].title))[:count]
+    sheet = sheet_of(commit(tmp_path, rows), tuple(find_metrics(names)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # such as of a letter that no font has
+        with drawing():
+            figure = FIGURES["fig4"].draw(sheet)
+            assert misplaced(figure) == []
+    assert len(figure.axes) >= count
+
+
+def test_a_figure_of_very_many_rows_is_still_a_picture(tmp_path):
+    """200 cells and all metrics are 700 inches high, and a picture has 65,536 rows."""
+    assert resolution(new_figure(10, 20)) == 200
+    tall = new_figure(1, 700)
+    tall.savefig(tmp_path / "tall.png", dpi=resolution(tall))
+    assert (tmp_path / "tall.png").stat().st_size > 0
+
+
+@pytest.mark.parametrize("name", ["curves", "fig5", "pareto"])
+def test_no_accuracy_axis_goes_beyond_100_percent(tmp_path, name):
+    rows = [
+        row | {"accuracy": 1.0 if row["seed"] else 0.98}
+        for row in sweep_rows(seeds=2, alphas=(0.1, 0.9))
+    ]
+    sheet = sheet_of(commit_trainings(tmp_path, rows))
+    with drawing():
+        figure = FIGURES[name].draw(sheet)
+        axes = [one for one in figure.axes if "accuracy, %" in one.get_ylabel()]
+        assert axes
+        assert all(0 <= one.get_ylim()[0] < one.get_ylim()[1] <= 100 for one in axes)
+        assert misplaced(figure) == []
+
+
+def test_what_is_predicted_is_called_so_in_the_title(tmp_path):
+    rows = paper_rows(source="predicted", profile="h100")
+    shown = drawn(load_results(commit(tmp_path / "a", rows)), tmp_path / "a")
+    assert "What a distillation costs: fig4 (predicted, not measured)" in shown
+    shown = drawn(load_results(commit(tmp_path / "b", paper_rows())), tmp_path / "b")
+    assert "What a distillation costs: fig4" in shown
+
+
+SETTINGS = {
+    "no such backend": ({"MPLBACKEND": "nonsense"}, b""),
+    "settings that cannot be read": ({}, b"\xff\xfe: 1"),
+    "settings that change all": ({}, b"text.usetex: True\nfont.size: 50\nsavefig.dpi: 3\n"),
+}
+
+
+def test_figures_need_nothing_of_the_users_settings(tmp_path):
+    """The same bytes, whatever matplotlib is told by the environment and the current folder."""
+    commit(tmp_path / "results", [cell_row()])
+    written = {}
+    for name, (environment, rc) in {"none": ({}, b""), **SETTINGS}.items():
+        (tmp_path / "matplotlibrc").write_bytes(rc)
+        out = [*("--out", name), "--figure", "fig4", "--format", "svg"]
+        done = subprocess.run(
+            [sys.executable, "-m", "kdbench", "plot", "results", *out],
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=200,
+        )
+        assert done.returncode == 0, (name, done.stderr)
+        assert "Traceback" not in done.stderr
+        written[name] = (tmp_path / name / "fig4.svg").read_bytes()
+    assert set(written.values()) == {written["none"]}

@@ -105,6 +105,24 @@ def test_what_is_doubtful_is_marked_and_explained(tmp_path):
     assert "suspended" not in text
 
 
+def test_one_word_is_enough_where_all_runs_are_doubtful(tmp_path):
+    rows = [
+        cell_row(method, repeat=n, contended=True, contention=f"{n} of 2 processors busy")
+        for method in ("teacher-kd", "embed-kd", "student-only")
+        for n in range(3)
+    ]
+    text = shown(load_results(commit(tmp_path / "all", rows)), width=300)
+    assert "all 9 runs were contended: others were at work" in text
+    assert "memory is not affected\n" in text
+    rows = [
+        cell_row("student-only", f"s{n:02}", contended=n > 0, contention="load") for n in range(12)
+    ]
+    text = shown(load_results(commit(tmp_path / "most", rows)), width=300)
+    (told,) = [line for line in text.splitlines() if line.startswith("contended: others")]
+    assert told.count("(load)") == 6
+    assert told.rstrip().endswith(" and 5 more")
+
+
 @pytest.mark.parametrize(
     ("width", "least"), [(60, "step"), (80, "bytes"), (100, "sation"), (300, "sation")]
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -120,19 +119,21 @@ def doubt_notes(sheet: Iterable[CellGroup]) -> list[str]:
     """Tell which cells' times are to be doubted, a line for each reason."""
     groups = list(sheet)
     finished = sum(group.finished for group in groups)
-    found: dict[str, list[str]] = {}
-    counts: Counter[str] = Counter()
+    found: dict[str, list[tuple[str, str, int]]] = {}
     for group in groups:
         for doubt, words, count in group.doubts:
-            told = f"{group.name} ({printable(words)})" if words else group.name
-            found.setdefault(doubt, []).append(told)
-            counts[doubt] += count
-    return [
-        f"all {finished} runs were {_DOUBTS[doubt]}"
-        if counts[doubt] == finished > 1
-        else f"{_DOUBTS[doubt]}: {_listed(names)}"
-        for doubt, names in sorted(found.items())
-    ]
+            found.setdefault(doubt, []).append((group.name, printable(words or ""), count))
+    return [_doubt_note(doubt, told, finished) for doubt, told in sorted(found.items())]
+
+
+def _doubt_note(doubt: str, found: Sequence[tuple[str, str, int]], finished: int) -> str:
+    """Tell of one doubt: of which cells, or that it is of all runs."""
+    if sum(count for *_, count in found) == finished > 1:
+        words = {words for _, words, _ in found}
+        same = f" ({words.pop()})" if len(words) == 1 and words != {""} else ""
+        return f"all {finished} runs were {_DOUBTS[doubt]}{same}"
+    names = [f"{name} ({words})" if words else name for name, words, _ in found]
+    return f"{_DOUBTS[doubt]}: {_listed(names)}"
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -173,7 +173,7 @@ def _name_of(matrix: str) -> str:
     return matrix if plain else digest(matrix)[:8]
 
 
-def _resolution(figure: Figure) -> float:
+def resolution(figure: Figure) -> float:
     """Choose dots per inch: fewer for a figure of very many rows, which no picture could hold."""
     return min(_DOTS_PER_INCH, _MOST_DOTS / float(max(figure.get_size_inches())))
 
@@ -184,7 +184,7 @@ def _write(figure: Figure, path: Path, form: str) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished.unlink(missing_ok=True)
         with unfinished.open("xb") as file:  # never through a link that lay there
-            figure.savefig(file, format=form, dpi=_resolution(figure), metadata=_METADATA[form])
+            figure.savefig(file, format=form, dpi=resolution(figure), metadata=_METADATA[form])
         unfinished.replace(path)
     except OSError as error:
         with suppress(OSError):
