@@ -310,7 +310,9 @@ def test_profiled_and_trained_cells_have_a_figure_each(tmp_path):
 PARTS = {
     **{f"step_{part}_seconds": 0.1 for part in ("data", "teacher", "forward", "backward")},
     "step_optimizer_seconds": 0.05,
-    "utilisation": 0.4,
+    "step_seconds_fastest": 0.3,
+    **{"flops_step": 4e8, "matmul_flops_per_second": 1e12, "rates_steady": True},
+    "rates_contended": False,
     "accuracy": 1.0,
     "reserved_peak_bytes": 3 * 10**9,
     "process_peak_bytes": 4 * 10**9,
