@@ -77,8 +77,7 @@ class Emitter:
             self._annotate(report)
         else:
             text = as_json(report) if self.format == "json" else as_junit(report)
-            # whatever the output's encoding is: either format has references to letters
-            self._print(text.encode("ascii", "xmlcharrefreplace").decode().rstrip("\n"))
+            self._print(text.rstrip("\n"))
         return report.exit_code
 
     def _write(self, report: Report) -> None:

@@ -48,7 +48,10 @@ def as_json(report: Report) -> str:
 
 
 def as_junit(report: Report) -> str:
-    """Write one test a cell, and one for what is said of all of them."""
+    """Write one test a cell, and one for what is said of all of them.
+
+    Letters beyond ASCII are written as references, as JSON has its own: any output takes those.
+    """
     whole: list[str | None] = [None] if report.of(None) else []
     cases = [(label, report.of(label)) for label in (*whole, *report.labels)]
     elements = [_element(found) for _, found in cases]
@@ -64,7 +67,8 @@ def as_junit(report: Report) -> str:
     lines.append(f"  <testsuite {suite}>")
     for (label, found), element in zip(cases, elements, strict=True):
         lines += _case(report, label, found, element)
-    return "\n".join([*lines, "  </testsuite>", "</testsuites>", ""])
+    text = "\n".join([*lines, "  </testsuite>", "</testsuites>", ""])
+    return text.encode("ascii", "xmlcharrefreplace").decode()
 
 
 def write_report(path: Path, text: str) -> None:
