@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import subprocess
+import tempfile
 from collections.abc import Mapping
 from importlib import metadata, util
 from pathlib import Path
@@ -169,6 +170,24 @@ def cache_folder() -> Path:
     """Where fitted teachers are kept between runs: KDBENCH_CACHE, or the user's cache folder."""
     own = os.environ.get("KDBENCH_CACHE")
     if own:
-        return Path(own).expanduser().resolve()
+        return Path(os.path.expanduser(own)).resolve()  # noqa: PTH111 - see user_cache
+    return user_cache() / "kdbench"
+
+
+def user_cache() -> Path:
+    """Where the user's caches are: XDG_CACHE_HOME, or ~/.cache.
+
+    A user without a home, as a container has that runs under a bare number, has it in the folder
+    for temporary files, under that number.
+    """
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "kdbench"
+    if base:
+        return Path(base)
+    if not has_home():
+        return Path(tempfile.gettempdir()) / f"cache-{os.getuid()}"
+    return Path.home() / ".cache"
+
+
+def has_home() -> bool:
+    """Whether the user has a home: HOME, or an entry in the system's list of users."""
+    return not os.path.expanduser("~").startswith("~")  # noqa: PTH111 - pathlib's raises

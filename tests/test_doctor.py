@@ -2,6 +2,8 @@
 
 import http.server
 import io
+import os
+import pwd
 import resource
 import shutil
 import subprocess
@@ -19,6 +21,7 @@ from kdbench.errors import InputError, WorkerError
 from kdbench.orchestrate import doctor
 from kdbench.orchestrate import probe as probing
 from kdbench.orchestrate.doctor import examine, render
+from kdbench.orchestrate.launcher import worker_environment
 from kdbench.orchestrate.probe import ResolvedDevice, probe_torch, resolve_device
 from kdbench.schema import TABLES
 from tests.fake_nvml.fixtures import GIB, MIG_UUID, OTHER_UUID, UUID, card, fake_nvml  # noqa: F401
@@ -755,3 +758,20 @@ def test_nothing_here_loads_torch():
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     loaded = {name.partition(".")[0] for name in done.stdout.split()}
     assert not loaded & {"torch", "pandas", "pyarrow", "rich"}
+
+
+def test_a_user_without_a_home_has_caches_all_the_same(fake_nvml, monkeypatch):
+    """As in a container that is run under a bare number (docker run --user 12345)."""
+    fake_nvml(card())
+    for name in ("HOME", "XDG_CACHE_HOME", "HF_HOME", "HF_HUB_CACHE", "KDBENCH_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+
+    def without_entry(_number):
+        raise KeyError("no such user")
+
+    monkeypatch.setattr(pwd, "getpwuid", without_entry)
+    found = look()
+    caches = worker_environment(os.environ, network=False)["XDG_CACHE_HOME"]
+    assert str(os.getuid()) in caches
+    assert found["cache"].found.startswith(f"{caches}/kdbench")
+    assert found["hub's cache"].found.startswith(f"{caches}/huggingface/hub")

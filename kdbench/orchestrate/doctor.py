@@ -20,6 +20,7 @@ from kdbench.environment import (
     cache_folder,
     collect_environment,
     torch_build,
+    user_cache,
 )
 from kdbench.errors import WorkerError, printable
 from kdbench.limits import memory_limit_bytes
@@ -205,15 +206,13 @@ def _why_unreachable(url: str) -> str | None:
 
 def _caches() -> list[Finding]:
     """Find the folder of fitted teachers, and the hub's own."""
-    home = os.environ.get("HF_HOME") or (
-        Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "huggingface"
-    )
+    home = os.environ.get("HF_HOME") or user_cache() / "huggingface"
     hub = Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub")
     return [_folder("cache", cache_folder()), _folder("hub's cache", hub)]
 
 
 def _folder(name: str, folder: Path) -> Finding:
-    folder = folder.expanduser().absolute()
+    folder = Path(os.path.expanduser(folder)).absolute()  # noqa: PTH111 - there may be no home
     # A folder that is not there yet is judged by the one it would be created in.
     there = next((f for f in (folder, *folder.parents) if f.exists()), folder)
     try:

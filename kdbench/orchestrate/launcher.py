@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kdbench.cell import CellRun
+from kdbench.environment import has_home, user_cache
 from kdbench.lifetime import ENDING
 from kdbench.orchestrate.child import Child, Spawned, Start
 from kdbench.orchestrate.killer import Killer, Kills
@@ -211,6 +212,8 @@ def worker_environment(environment: Mapping[str, str], *, network: bool) -> dict
             for name in ("HF_HOME", "HF_DATASETS_CACHE")
             if name in environment
         }
+    if not has_home():  # libraries would make a folder called ~ where they run
+        allowed.setdefault("XDG_CACHE_HOME", str(user_cache()))
     # The child must find the very kdbench that started it.
     # An empty item would be the current folder, where anybody's files may lie.
     others = filter(None, allowed.get("PYTHONPATH", "").split(os.pathsep))
