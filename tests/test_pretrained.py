@@ -184,8 +184,26 @@ def lose(name):
     return lambda folder: rewrite_weights(folder, lambda weights: weights.pop(name))
 
 
+def wrap(prefix):
+    """Name the weights as those of a model that something is wrapped around."""
+
+    def change(weights):
+        for name in list(weights):
+            weights[prefix + name] = weights.pop(name)
+
+    return lambda folder: rewrite_weights(folder, change)
+
+
 # what is wrong with a folder, and what is said of it
 REFUSED = {
+    "wrapped": (
+        wrap("module."),
+        "expected weights named encoder.layer.0. and so on, found 'module.encoder.layer.0.",
+    ),
+    "compiled": (
+        wrap("_orig_mod.vit."),
+        "save the model itself, not what is wrapped around it: `.module` of DistributedDataPa",
+    ),
     "model": (
         lambda folder: rewrite_config(folder, model_type="vit_msn"),
         "expected model_type 'vit' in config.json, found 'vit_msn'; a teacher is a ViT, such as g",

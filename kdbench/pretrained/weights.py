@@ -19,6 +19,7 @@ from kdbench.pretrained.config import OWN_CLASSES, Config
 from kdbench.pretrained.files import CONFIG, Checkpoint, check_fetched, read_json
 
 _WHOLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_LAYERS = "encoder.layer."
 _ADAPTER = "adapter_config.json"
 _MOST_HEADER = 100_000_000  # as safetensors itself has it
 
@@ -67,7 +68,8 @@ def check_weights(checkpoint: Checkpoint, config: Config, *, classifier: bool) -
     for name in _files(checkpoint):
         shapes |= _read_header(checkpoint, name)
     plain = {name.removeprefix("vit."): (name, shape) for name, shape in shapes.items()}
-    if not any(name.startswith("encoder.layer.") for name in plain):
+    if not any(name.startswith(_LAYERS) for name in plain):
+        _check_unwrapped(checkpoint, shapes)
         return None
     pooler = _pooler(config)
     held = not classifier and all(name in plain for name in pooler)
@@ -79,6 +81,17 @@ def check_weights(checkpoint: Checkpoint, config: Config, *, classifier: bool) -
         )
     _check_whole(checkpoint, wanted | head, plain)
     return Held(pooler=held)
+
+
+def _check_unwrapped(checkpoint: Checkpoint, shapes: Shapes) -> None:
+    """Refuse the weights of a model that something is wrapped around: each name has its prefix."""
+    wrapped = next((name for name in shapes if _LAYERS in name), None)
+    if wrapped is not None:
+        raise checkpoint.error(
+            f"expected weights named {_LAYERS}0. and so on, found {brief(wrapped)}",
+            hint="save the model itself, not what is wrapped around it: `.module` of "
+            "DistributedDataParallel, `._orig_mod` of torch.compile",
+        )
 
 
 def _files(checkpoint: Checkpoint) -> list[str]:
