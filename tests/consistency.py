@@ -133,7 +133,7 @@ def _check_memory(cell, own):
         # and the random numbers' state of blocks that are computed again
         if not pd.isna(cell["unattributed_bytes"]):
             scratch = cell["unattributed_scratch_bytes"]
-            assert 0 <= scratch <= cell["unattributed_bytes"] <= scratch + 12 * 1024
+            assert 0 <= scratch <= cell["unattributed_bytes"] <= scratch + 12 * 1024, cell
 
 
 def _check_sampled(cell, own, *, whole):

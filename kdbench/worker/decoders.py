@@ -23,6 +23,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from kdbench.errors import WorkerError
@@ -83,10 +84,10 @@ def decode_ahead(
         for number, rows in enumerate(batches):
             told = decoders[number % workers].answer()
             slot = slots[_slot(number, workers)][: len(rows)]
-            pixels = torch.empty(slot.shape, dtype=torch.uint8, pin_memory=pin)
-            np.copyto(pixels.numpy(), slot.numpy())  # torch would wake all its threads for it
+            taken = [torch.empty(slot.shape, dtype=torch.uint8, pin_memory=pin)]
+            np.copyto(taken[0].numpy(), slot)  # torch would wake all its threads for it
             ask_for(number + len(slots))
-            yield pixels, told
+            yield taken.pop(), told  # the batch is the caller's alone
 
 
 def _shared(context: Any, size: int) -> Any:  # noqa: ANN401 - any buffer
@@ -96,8 +97,9 @@ def _shared(context: Any, size: int) -> Any:  # noqa: ANN401 - any buffer
     return context.RawArray("B", size)  # a file in the folder for temporary ones, where it is
 
 
-def _slots(memory: Any, shape: tuple[int, ...]) -> Tensor:  # noqa: ANN401
-    return torch.frombuffer(memory, dtype=torch.uint8)[: math.prod(shape)].view(shape)
+def _slots(memory: Any, shape: tuple[int, ...]) -> NDArray[np.uint8]:  # noqa: ANN401
+    # No tensor: a ledger would take it for one that the step allocates.
+    return np.frombuffer(memory, dtype=np.uint8, count=math.prod(shape)).reshape(shape)
 
 
 def _slot(number: int, workers: int) -> int:
@@ -187,7 +189,8 @@ def _serve(
             return
         rows = batches[number]
         try:
-            answer = True, fill(rows, slots[_slot(number, workers)][: len(rows)])
+            place = torch.from_numpy(slots[_slot(number, workers)][: len(rows)])
+            answer = True, fill(rows, place)
         except Exception as error:  # noqa: BLE001 - the training raises it
             answer = False, f"a process that decodes images failed: {type(error).__name__}: {error}"
         pipe.send_bytes(json.dumps(answer).encode())

@@ -45,10 +45,15 @@ def read_batches(
     damaged = Damaged()
     # Closed here, whoever still holds an error and this frame: its processes end with it.
     with closing(_decoded(source, batches, side=side, workers=workers, pin=pin)) as decoded:
-        for pixels, found in decoded:
-            damaged.add(found)
-            damaged.check()
-            yield pixels
+        yield from map(partial(_checked, damaged), decoded)
+
+
+# What waits at a `yield` holds no batch: a step would find the last one's beside its own.
+def _checked(damaged: Damaged, batch: tuple[Tensor, list[Problem]]) -> Tensor:
+    pixels, found = batch
+    damaged.add(found)
+    damaged.check()
+    return pixels
 
 
 def _decoded(
@@ -66,8 +71,9 @@ def _decoded(
         yield from decode_ahead(fill, batches, side=side, workers=workers, pin=pin)
         return
     for rows in batches:
-        pixels = torch.empty((len(rows), 3, side, side), dtype=torch.uint8, pin_memory=pin)
-        yield pixels, fill(rows, pixels)
+        taken = [torch.empty((len(rows), 3, side, side), dtype=torch.uint8, pin_memory=pin)]
+        found = fill(rows, taken[0])
+        yield taken.pop(), found
 
 
 def _fill(source: Source, rows: Sequence[int], pixels: Tensor) -> list[Problem]:
