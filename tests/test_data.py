@@ -217,7 +217,7 @@ def test_images_in_batches(rows):
     ("assignment", "told"),
     [
         ("data.crop=[0.5, 0.1]", "data.crop.*smallest share first.*\\[0.5, 0.1\\]"),
-        ("data.crop=[0.0, 1.0]", r"data.crop\[0\].*greater than 0"),
+        ("data.crop=[0.0, 1.0]", r"data.crop\[0\].*expected more than 0, found 0.0"),
         ("data.crop=[0.5]", "data.crop"),
         ('data.storage="stream"', 'data.storage.*needs source = "datasets"'),
         ('data.storage="disk"', "data.storage.*'auto', 'device', 'stream'"),
