@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import kdbench.analysis.figures.library  # noqa: F401 - before anything else imports matplotlib
+import kdbench.analysis.figures.backend  # noqa: F401 - before anything else imports matplotlib
 from kdbench.analysis.figures import (
     breakeven,
     curves,
