@@ -356,7 +356,7 @@ def test_what_a_cell_measured_before_it_died_is_kept(kdbench, tiny, tmp_path):
     assert "killed" in shown.out
 
 
-def test_a_failing_teacher_is_the_cells_error(kdbench, tiny, tmp_path):
+def test_a_teacher_that_is_not_there_is_refused_before_anything_runs(kdbench, tiny, tmp_path):
     tiny.write_text(
         TINY.replace(
             "[teachers.dwarf]",
@@ -365,11 +365,10 @@ def test_a_failing_teacher_is_the_cells_error(kdbench, tiny, tmp_path):
         )
     )
     said = kdbench("run", "--matrix", tiny, "--device", "cpu", "--only", "method=embed-kd")
-    assert said.code == 1
-    (cell,) = table(tmp_path / "results/tiny", "cells").to_dict("records")
-    assert cell["status"] == "failed"
-    assert "teachers.dwarf.checkpoint: expected a folder with config.json" in cell["error"]
-    assert "save_pretrained" in cell["error"]
+    assert said.code == 2
+    assert "teachers.dwarf.checkpoint: expected a folder with config.json" in said.err
+    assert "save_pretrained" in said.err
+    assert not (tmp_path / "results").exists()
 
 
 def test_tables_are_readable_while_a_run_goes_on(tiny, tmp_path):
