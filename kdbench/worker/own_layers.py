@@ -112,10 +112,11 @@ class Strays:
 
     Args:
         optimizer: what it has is trained.
-        where: names the method in an error.
+        where: names the method in an error; None: a method of kdbench's own, which has no layers
+            and whose timed steps nothing is to slow.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, where: str) -> None:
+    def __init__(self, optimizer: torch.optim.Optimizer, where: str | None) -> None:
         self._optimizer, self._where = optimizer, where
         self._looks = 2
         #: leaves of an earlier step that are no parameters by their type
@@ -133,7 +134,7 @@ class Strays:
                 tensors that ask for gradients and were there in an earlier step, too. One that is
                 made anew in each step, as for the gradient of an image, is nobody's to train.
         """
-        if not self._looks:
+        if self._where is None or not self._looks:
             return
         self._looks -= 1
         trained = {id(p) for group in self._optimizer.param_groups for p in group["params"]}

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from kdbench.cell import Cell
+from kdbench.method import BUILT_IN
 from kdbench.preprocessing import CLIP
 from kdbench.settings import OptimizerKernels
 from kdbench.worker.augment import Draw, epoch_draws, make_batch, wanted_by
@@ -214,7 +215,7 @@ def build_session(
         optimizer=optimizer,
         scaler=make_scaler(training.precision, device),
         forward=forward,
-        strays=Strays(optimizer, declared.step),
+        strays=Strays(optimizer, None if cell.method in BUILT_IN else declared.step),
         probes=probes,
         clock=step_clock(device),
         teacher=teacher,
