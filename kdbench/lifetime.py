@@ -6,8 +6,8 @@ import ctypes
 import os
 import platform
 import signal
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 #: How a user, a scheduler, a service manager or a terminal that goes away asks a run to end.
@@ -41,6 +41,19 @@ def ignore(names: Iterable[str]) -> None:
     """
     for name in names:
         signal.signal(signal.Signals[name], signal.SIG_IGN)
+
+
+@contextmanager
+def held_back(names: Iterable[str]) -> Iterator[None]:
+    """Start children that a signal cannot end before they have called `ignore`.
+
+    They inherit that the signals wait; those that waited here are delivered afterwards.
+    """
+    waiting = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.Signals[name] for name in names})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, waiting)
 
 
 def die_first() -> None:

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import datasets
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 import kdbench.worker.data as data_module
 import kdbench.worker.stream as stream_module
 from kdbench.errors import InputError, WorkerError
-from kdbench.lifetime import ENDING
+from kdbench.lifetime import ENDING, ignore
 from kdbench.worker import decoders
 from kdbench.worker.account import account_step
 from kdbench.worker.augment import epoch_draws, make_batch
@@ -225,6 +226,26 @@ def test_what_ends_a_run_is_for_the_runner_to_answer(tmp_path, pictures, name):
     assert len(list(batches)) == 11
 
 
+def test_a_signal_that_comes_while_a_process_starts(tmp_path, pictures, monkeypatch):
+    def late(names):
+        time.sleep(0.3)
+        ignore(names)
+
+    monkeypatch.setattr(decoders, "ignore", late)
+    *_, (_, streamed) = both_storages(tmp_path, pictures)
+    others = {child.pid for child in children()}
+    began = threading.Thread(target=signal_new_children, args=(others,))
+    began.start()
+    assert len(list(streamed.train.batches(1))) == 12
+    began.join()
+
+
+def signal_new_children(others):
+    while not (new := [child for child in children() if child.pid not in others]):
+        time.sleep(0.001)
+    new[0].send_signal(signal.SIGTERM)
+
+
 def test_what_a_process_cannot_do_is_told(tmp_path, pictures, monkeypatch):
     def short(*_args, **_options):
         raise MemoryError("no room for a picture")
@@ -246,6 +267,7 @@ def test_processes_that_are_started_afresh(tmp_path, pictures, monkeypatch):
 
 WITHOUT = """
 import sys
+import threading
 from pathlib import Path
 import torch
 from kdbench.worker.data import load_data

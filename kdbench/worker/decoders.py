@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kdbench.errors import WorkerError
-from kdbench.lifetime import ENDING, die_with_parent, ignore
+from kdbench.lifetime import ENDING, die_with_parent, held_back, ignore
 
 # Batches that each process keeps ready.
 _AHEAD = 2
@@ -113,7 +113,8 @@ class _Decoder:
     def __init__(self, context: Any, serve: Callable[[Connection], None]) -> None:  # noqa: ANN401
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=serve, args=(theirs,), daemon=True)
-        self._process.start()
+        with held_back(ENDING):
+            self._process.start()
         # No other process holds that end, the ones forked later neither: it closes with this one.
         theirs.close()
         # Before Python's own at exit, which asks by a signal and waits.
