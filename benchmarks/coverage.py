@@ -25,7 +25,7 @@ import pandas as pd
 from scipy.stats import binom, binomtest
 
 from benchmarks.recorded import DATA, gather, keep
-from kdbench.stats import mean_interval, median_interval, ratio_interval
+from kdbench.common.stats import mean_interval, median_interval, ratio_interval
 
 SIZES = (6, 8, 10, 15, 20, 30)
 DRAWS = 20_000

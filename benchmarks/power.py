@@ -36,7 +36,7 @@ from scipy.stats import binomtest
 
 from benchmarks.recorded import DATA, gather, keep
 from benchmarks.rules import KDBENCH, RULES, TOLERANCE, Processes, Rule
-from kdbench.verdict import judge
+from kdbench.gate.verdict import judge
 
 PATH = DATA / "gate.parquet"
 SIZES = (5, 6, 8, 10, 15, 20)

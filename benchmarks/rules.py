@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import mannwhitneyu, ttest_ind
 
-from kdbench.verdict import Outcome, judge
+from kdbench.gate.verdict import Outcome, judge
 
 TOLERANCE = 0.05
 

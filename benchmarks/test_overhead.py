@@ -22,16 +22,16 @@ import torch
 from bare import Loop, Student
 
 from kdbench import load_matrix
-from kdbench.orchestrate.probe import ResolvedDevice
-from kdbench.orchestrate.progress import Silent
-from kdbench.orchestrate.runner import run_matrix
-from kdbench.orchestrate.sampling import SamplerProcess
-from kdbench.stats import median, median_interval
-from kdbench.worker.data import load_data
+from kdbench.common.stats import median, median_interval
+from kdbench.runner.device import ResolvedDevice
+from kdbench.runner.matrix_runner import run_matrix
+from kdbench.runner.progress import Silent
+from kdbench.runner.telemetry.sampler_process import SamplerProcess
+from kdbench.worker.data.dataset import load_data
 from kdbench.worker.events import Events
-from kdbench.worker.probes import Probes
-from kdbench.worker.train import emit_step
-from kdbench.worker.training import build_session
+from kdbench.worker.probes.memory import Probes
+from kdbench.worker.training.session import build_session
+from kdbench.worker.training.train import emit_step
 
 HERE = Path(__file__).parent
 CPU = torch.device("cpu")
@@ -92,7 +92,7 @@ def sampled(folder):
     (process,) = [
         child
         for child in psutil.Process().children()
-        if "kdbench.orchestrate.sampler" in child.cmdline()
+        if "kdbench.runner.telemetry.sampler" in child.cmdline()
     ]
     sampler.watch(os.getpid())
     try:

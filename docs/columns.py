@@ -1,8 +1,8 @@
-"""Write docs/columns.md from kdbench.schema: `python docs/columns.py`."""
+"""Write docs/columns.md from kdbench.store.schema: `python docs/columns.py`."""
 
 from pathlib import Path
 
-from kdbench.schema import SCHEMA_VERSION, TABLES, Column
+from kdbench.store.schema import SCHEMA_VERSION, TABLES, Column
 
 INTRODUCTION = f"""# The columns of the store
 

@@ -16,17 +16,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from kdbench.analysis.results import Results, load_results
     from kdbench.api import run
-    from kdbench.errors import InputError, KdbenchError
-    from kdbench.matrix import Matrix, load_matrix
+    from kdbench.common.errors import InputError, KdbenchError
+    from kdbench.matrix.file import Matrix, load_matrix
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "InputError": "kdbench.errors",
-    "KdbenchError": "kdbench.errors",
-    "Matrix": "kdbench.matrix",
+    "InputError": "kdbench.common.errors",
+    "KdbenchError": "kdbench.common.errors",
+    "Matrix": "kdbench.matrix.file",
     "Results": "kdbench.analysis.results",
-    "load_matrix": "kdbench.matrix",
+    "load_matrix": "kdbench.matrix.file",
     "load_results": "kdbench.analysis.results",
     "run": "kdbench.api",
 }

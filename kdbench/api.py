@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kdbench.matrix import Matrix, load_matrix
-from kdbench.orchestrate.probe import resolve_device
-from kdbench.orchestrate.progress import Progress, Silent
-from kdbench.orchestrate.runner import Tally, run_matrix
+from kdbench.matrix.file import Matrix, load_matrix
+from kdbench.runner.device import resolve_device
+from kdbench.runner.matrix_runner import Tally, run_matrix
+from kdbench.runner.progress import Progress, Silent
 
 if TYPE_CHECKING:
     from kdbench.analysis.results import Results

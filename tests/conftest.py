@@ -12,16 +12,15 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
-from kdbench import gate
 from kdbench.cli import main
-from kdbench.orchestrate import launcher
-from kdbench.orchestrate.forked import WarmProcesses
-from kdbench.orchestrate.stopping import Stopping
-from tests.gated import Predictor
+from kdbench.gate import gate
+from kdbench.runner.process import launcher
+from kdbench.runner.process.forked import WarmProcesses
+from kdbench.runner.process.stopping import Stopping
+from tests.support.gated import Predictor
 
 # A matrix whose cells take a second each, nearly all of it importing torch.
 TINY = """
@@ -74,8 +73,6 @@ axes.method = ["teacher-kd", "embed-kd", "student-only"]
 
 # Its cell without a teacher: its process starts in half the time.
 ALONE = ("--set", 'axes.method=["student-only"]')
-
-REPOSITORY = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True)

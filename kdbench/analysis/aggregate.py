@@ -15,9 +15,9 @@ from kdbench.analysis.estimates import OFF, Estimate, estimate_of, is_number, se
 from kdbench.analysis.metrics import METRICS
 from kdbench.analysis.results import Results
 from kdbench.analysis.superseded import without_put_right
-from kdbench.schema import PLAN_COLUMNS
-from kdbench.stats import ratio
-from kdbench.words import printable
+from kdbench.common.stats import ratio
+from kdbench.common.text import printable
+from kdbench.store.schema import PLAN_COLUMNS
 
 _METHOD_ORDER = ("teacher-kd", "vanilla-kd", "cached-kd", "embed-kd", "student-only")
 # Not settings of a cell, or the same for all rows of a group.

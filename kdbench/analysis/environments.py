@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kdbench.cell import digest
-from kdbench.errors import InputError, clipped, did_you_mean
-from kdbench.words import printable
+from kdbench.common.errors import InputError, clipped, did_you_mean
+from kdbench.common.text import printable
+from kdbench.spec.cell import digest
 
 # in a name that is to be read; all of them are in the results
 _LONGEST_SETTINGS = 120

@@ -9,8 +9,8 @@ from statistics import fmean, median
 from typing import Any, TypeGuard
 
 from kdbench.analysis.metrics import Metric
-from kdbench.stats import AGREEING, FEWEST_PROCESSES, mean_interval, median_interval
-from kdbench.words import printable
+from kdbench.common.stats import AGREEING, FEWEST_PROCESSES, mean_interval, median_interval
+from kdbench.common.text import printable
 
 # What is wrong with a yardstick: a step beats it; or it was measured with others at work, or its
 # best tries disagreed, in every run.

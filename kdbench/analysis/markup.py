@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from kdbench.words import printable
+from kdbench.common.text import printable
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from kdbench.errors import InputError, did_you_mean, quoted
-from kdbench.schema import TABLES
-from kdbench.units import Unit
+from kdbench.common.errors import InputError, did_you_mean, quoted
+from kdbench.common.units import Unit
+from kdbench.store.schema import TABLES
 
 
 @dataclass(frozen=True)

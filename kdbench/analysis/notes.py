@@ -6,11 +6,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from kdbench.analysis.aggregate import CellGroup
-from kdbench.analysis.doubts import mark_notes, spread_note
 from kdbench.analysis.metrics import Metric
 from kdbench.analysis.reference import payback, told_payback
-from kdbench.units import format_value
-from kdbench.words import printable
+from kdbench.analysis.uncertainty import mark_notes, spread_note
+from kdbench.common.text import printable
+from kdbench.common.units import format_value
 
 _SOURCES = {
     "ledger": "ledger: one accounting step, exact for all that passes through dispatch",

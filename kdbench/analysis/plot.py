@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdbench.analysis.aggregate import group_cells
-from kdbench.analysis.doubts import MODES
 from kdbench.analysis.figures import FIGURES, FigureKind
 from kdbench.analysis.figures.sheet import Sheet
 from kdbench.analysis.figures.style import drawing
 from kdbench.analysis.metrics import find_metrics
 from kdbench.analysis.reference import check_reference, find_reference
 from kdbench.analysis.results import Results
-from kdbench.cell import digest
-from kdbench.errors import InputError, did_you_mean, quoted
-from kdbench.words import is_name
+from kdbench.analysis.uncertainty import MODES
+from kdbench.common.errors import InputError, did_you_mean, quoted
+from kdbench.common.text import is_name
+from kdbench.spec.cell import digest
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

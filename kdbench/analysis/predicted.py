@@ -10,8 +10,8 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from kdbench.units import MISSING, format_value
-from kdbench.words import fold_label, printable
+from kdbench.common.text import fold_label, printable
+from kdbench.common.units import MISSING, format_value
 
 Row = Mapping[str, Any]
 

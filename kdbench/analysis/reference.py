@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from kdbench.analysis.aggregate import CellGroup
 from kdbench.analysis.estimates import Estimate, agree
-from kdbench.analysis.reported import is_reported
-from kdbench.errors import InputError, did_you_mean, quoted
-from kdbench.units import format_count
+from kdbench.analysis.paper_figures import is_reported
+from kdbench.common.errors import InputError, did_you_mean, quoted
+from kdbench.common.units import format_count
 
 
 def find_reference(groups: Sequence[CellGroup], wanted: str | None) -> CellGroup | None:

@@ -15,14 +15,14 @@ from kdbench.analysis.environments import (
     assign_environments,
     pick_environment,
 )
-from kdbench.analysis.soundness import sound
-from kdbench.analysis.yardstick import utilisations
-from kdbench.errors import InputError, quoted
-from kdbench.only import Only
-from kdbench.schema import TABLES
+from kdbench.analysis.row_checks import sound
+from kdbench.analysis.utilisation import utilisations
+from kdbench.common.errors import InputError, quoted
+from kdbench.matrix.filter import Only
 from kdbench.store import find_stores, read_table
 from kdbench.store.parts import Damage
 from kdbench.store.reading import warn_left_out
+from kdbench.store.schema import TABLES
 
 
 @dataclass(frozen=True, eq=False)

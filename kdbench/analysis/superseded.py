@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kdbench.schema import PLAN_COLUMNS
+from kdbench.store.schema import PLAN_COLUMNS
 
 Row = dict[str, Any]
 Key = tuple[Any, ...]

@@ -11,14 +11,14 @@ from typing import Annotated, Any
 import typer
 
 from kdbench import __version__
-from kdbench.cli.checking import check
+from kdbench.cli.check import check
 from kdbench.cli.examples import epilog
-from kdbench.cli.measuring import cells, doctor, predict, run
+from kdbench.cli.measure import cells, doctor, predict, run
 from kdbench.cli.output import Output, standard_streams
-from kdbench.cli.reading import compare, plot, show, tables
-from kdbench.errors import InputError, KdbenchError, LeftOutWarning, OutputError
-from kdbench.lifetime import ENDING, ignore
-from kdbench.words import printable
+from kdbench.cli.results import compare, plot, show, tables
+from kdbench.common.errors import InputError, KdbenchError, LeftOutWarning, OutputError
+from kdbench.common.lifetime import ENDING, ignore
+from kdbench.common.text import printable
 
 #: the exit code of a run that was stopped by the user, or by a scheduler
 STOPPED = 130

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kdbench.errors import InputError, did_you_mean, printable, quoted
-from kdbench.profiles import known_profiles
+from kdbench.common.errors import InputError, did_you_mean, printable, quoted
+from kdbench.spec.profiles import known_profiles
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -91,7 +91,7 @@ def matrix_file(argument: Path | None, option: Path | None) -> Path:
 
 def names_matrix(path: Path) -> bool:
     """Whether a path is of a matrix file, where a folder of results could be meant as well."""
-    from kdbench.document import is_stream
+    from kdbench.common.document import is_stream
 
     return path.suffix == ".toml" or is_stream(path)
 

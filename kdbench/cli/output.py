@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
-from kdbench.errors import OutputError
-from kdbench.words import encodable
+from kdbench.common.errors import OutputError
+from kdbench.common.text import encodable
 
 if TYPE_CHECKING:
     from rich.console import Console

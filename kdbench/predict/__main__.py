@@ -12,13 +12,13 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from kdbench.cell import CellRun
-from kdbench.device_profile import Profile
-from kdbench.errors import KdbenchError
-from kdbench.lifetime import die_with_parent
+from kdbench.common.errors import KdbenchError
+from kdbench.common.lifetime import die_with_parent
+from kdbench.spec.cell import CellRun
+from kdbench.spec.device_profile import Profile
 
 if TYPE_CHECKING:
-    from kdbench.predict.shared import Traces
+    from kdbench.predict.shared_traces import Traces
 
 
 def main(argv: list[str]) -> int:
@@ -29,7 +29,7 @@ def main(argv: list[str]) -> int:
     out = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
     os.dup2(2, 1)
     profile = Profile.model_validate_json(json.dumps(job["profile"]))
-    import kdbench.predict.predict  # noqa: F401, PLC0415 - torch, once the parent is known
+    import kdbench.predict.cell  # noqa: F401, PLC0415 - torch, once the parent is known
 
     # What has been imported stays: to look through all of it for garbage at each cell takes as
     # long as a tenth of its prediction.
@@ -45,7 +45,7 @@ def answers(
     runs: Sequence[CellRun], profile: Profile, fits_bytes: int | None
 ) -> Iterator[dict[str, Any]]:
     """Predict cells; what can be said of each, in order, or why nothing can."""
-    from kdbench.predict.shared import Traces  # noqa: PLC0415
+    from kdbench.predict.shared_traces import Traces  # noqa: PLC0415
 
     traces = Traces(profile)
     for run in runs:
@@ -53,7 +53,7 @@ def answers(
 
 
 def _answer(run: CellRun, traces: Traces, fits_bytes: int | None) -> dict[str, Any]:
-    from kdbench.predict.predict import predict  # noqa: PLC0415
+    from kdbench.predict.cell import predict  # noqa: PLC0415
 
     answer: dict[str, Any]
     started = monotonic()

@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass, replace
 from math import lcm, prod
 from typing import Any
 
-from kdbench.cell import CellRun
-from kdbench.device_profile import Profile
 from kdbench.predict.allocator import OutOfMemoryError
 from kdbench.predict.replay import most_held
-from kdbench.predict.shared import Traces, family_of
+from kdbench.predict.shared_traces import Traces, family_of
 from kdbench.predict.trace import Trace
+from kdbench.spec.cell import CellRun
+from kdbench.spec.device_profile import Profile
 
 # Three traces tell a quadratic: most blocks grow in line with the batch, and Teacher-KD's logits
 # with its square.

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from kdbench.device_profile import Kernel, Profile
+from kdbench.spec.device_profile import Kernel, Profile
 
 _ATEN = torch.ops.aten
 _DEVICE = torch.ops.prim.device.default

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import accumulate
 
-from kdbench.device_profile import Profile
 from kdbench.predict.allocator import Block, CachingAllocator
 from kdbench.predict.trace import ON_HOST, Stage, Trace
-from kdbench.worker.ledger import START
-from kdbench.worker.tally import Block as Held
-from kdbench.worker.tally import Event, Share, changes_of, shares_of
-from kdbench.worker.timeline import Columns, timeline
+from kdbench.spec.device_profile import Profile
+from kdbench.worker.probes.ledger import START
+from kdbench.worker.probes.tally import Block as Held
+from kdbench.worker.probes.tally import Event, Share, changes_of, shares_of
+from kdbench.worker.probes.timeline import Columns, timeline
 
 # cuBLAS takes its workspace when a thread multiplies first: the main one in whatever runs a model
 # first, and autograd's own in the first backward.

@@ -12,16 +12,16 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 
-from kdbench.budget import Budget
-from kdbench.cell import Cell, CellRun
-from kdbench.worker.augment import Draw
-from kdbench.worker.data import KEPT_SHARE, DataSet, load_data
-from kdbench.worker.embeddings import make_plan
-from kdbench.worker.images import Images
-from kdbench.worker.ledger import Ledger
-from kdbench.worker.precompute import Precompute, compute
-from kdbench.worker.probes import Probes
-from kdbench.worker.training import Session
+from kdbench.spec.budget import Budget
+from kdbench.spec.cell import Cell, CellRun
+from kdbench.worker.data.augment import Draw
+from kdbench.worker.data.dataset import KEPT_SHARE, DataSet, load_data
+from kdbench.worker.data.images import Images
+from kdbench.worker.probes.ledger import Ledger
+from kdbench.worker.probes.memory import Probes
+from kdbench.worker.training.embeddings import make_plan
+from kdbench.worker.training.precompute import Precompute, compute
+from kdbench.worker.training.session import Session
 
 HOST = torch.device("cpu")
 
@@ -82,7 +82,7 @@ class StandIns:
     def teacher(self, _data: DataSet) -> nn.Module:
         """Build the teacher's shape; its weights are nobody's."""
         # transformers takes seconds to import; a student alone does without
-        from kdbench.worker.teacher import teacher_shape  # noqa: PLC0415
+        from kdbench.worker.models.teacher import teacher_shape  # noqa: PLC0415
 
         cell = self._run.cell
         with unset_fake_temporarily():  # its initialisation would want values

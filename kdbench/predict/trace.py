@@ -15,18 +15,18 @@ from typing import Literal
 import torch
 from torch._subclasses import FakeTensorMode
 
-from kdbench.cell import CellRun
-from kdbench.device_profile import Profile
 from kdbench.predict.kernels import NoValues, card_kernels, movable_modules
 from kdbench.predict.stand_ins import HOST, StandIns, first_draw
-from kdbench.worker.account import adopt_gradients, adopt_session, adopt_state
-from kdbench.worker.ledger import Ledger
-from kdbench.worker.methods import Mark
-from kdbench.worker.probes import Probes
-from kdbench.worker.setup import set_up
-from kdbench.worker.tally import Event
-from kdbench.worker.training import Session, parameter_columns
-from kdbench.worker.work import WorkCounter
+from kdbench.spec.cell import CellRun
+from kdbench.spec.device_profile import Profile
+from kdbench.worker.probes.account import adopt_gradients, adopt_session, adopt_state
+from kdbench.worker.probes.ledger import Ledger
+from kdbench.worker.probes.memory import Probes
+from kdbench.worker.probes.tally import Event
+from kdbench.worker.probes.work import WorkCounter
+from kdbench.worker.training.methods import Mark
+from kdbench.worker.training.session import Session, parameter_columns
+from kdbench.worker.training.setup import set_up
 
 Stage = Literal["setup", "precompute", "first", "second", "steady"]
 

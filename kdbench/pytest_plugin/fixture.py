@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from kdbench.errors import InputError
-from kdbench.step_memory import StepMemory
+from kdbench.common.errors import InputError
+from kdbench.spec.step_memory import StepMemory
 
 if TYPE_CHECKING:
     import torch
@@ -62,7 +62,7 @@ class KdMemory:
         """
         __tracebackhide__ = True  # of a step that raises, pytest shows the step
         # Here and not above: torch takes seconds, which a test run without a step need not pay.
-        from kdbench.worker.told_parts import measure
+        from kdbench.worker.probes.step_arguments import measure
 
         label = self._label(name)
         used = measure(

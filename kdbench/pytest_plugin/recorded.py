@@ -10,15 +10,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from kdbench.analysis.gate.baseline import is_baseline, read_baseline, write_baseline
-from kdbench.analysis.gate.compare import compare
-from kdbench.analysis.gate.findings import Report
-from kdbench.analysis.gate.snapshot import About, Entry, Observed, Snapshot
-from kdbench.analysis.gate.wording import by_cell, told
-from kdbench.errors import InputError, printable
-from kdbench.gauges import Tolerance, Tolerances
-from kdbench.schema import SCHEMA_VERSION
-from kdbench.step_memory import StepMemory, parse_tolerance
+from kdbench.common.errors import InputError, printable
+from kdbench.gate.baseline import is_baseline, read_baseline, write_baseline
+from kdbench.gate.compare import compare
+from kdbench.gate.findings import Report
+from kdbench.gate.messages import by_cell, told
+from kdbench.gate.snapshot import About, Entry, Observed, Snapshot
+from kdbench.spec.gated_metrics import Tolerance, Tolerances
+from kdbench.spec.step_memory import StepMemory, parse_tolerance
+from kdbench.store.schema import SCHEMA_VERSION
 
 _UPDATE = "--kd-memory-update"
 

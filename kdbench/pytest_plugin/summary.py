@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
+from kdbench.common.text import printable
+from kdbench.common.units import MISSING, format_value
 from kdbench.pytest_plugin.fixture import PROPERTY
-from kdbench.units import MISSING, format_value
-from kdbench.words import printable
 
 _PEAK = "peak_bytes"
 # Figures that are shown or reckoned with as numbers, also as `teacher.peak_bytes`.

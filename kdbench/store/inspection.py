@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from kdbench.schema import SCHEMA_VERSION, TABLES
 from kdbench.store.layout import EMPTY_PART, LOCK, SPOOL, part_files, unfinished_files
 from kdbench.store.migrate import tables_of
 from kdbench.store.parts import Damage, DamagedPartError, read_versioned
+from kdbench.store.schema import SCHEMA_VERSION, TABLES
 
 
 @dataclass(frozen=True)

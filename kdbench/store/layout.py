@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from kdbench.schema import SCHEMA_VERSION, TABLES, Dtype
+from kdbench.store.schema import SCHEMA_VERSION, TABLES, Dtype
 
 #: A zero-row part in every table: it can be read before the first run is committed.
 EMPTY_PART = "empty.parquet"

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Mapping
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kdbench.schema import SCHEMA_VERSION, TABLES
 from kdbench.store.layout import ARROW
+from kdbench.store.schema import SCHEMA_VERSION, TABLES
 
 #: the first version that there was
 OLDEST = 1

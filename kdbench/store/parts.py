@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from kdbench.errors import KdbenchError
-from kdbench.schema import SCHEMA_VERSION
+from kdbench.common.errors import KdbenchError
 from kdbench.store.layout import ARROW, EMPTY_PART, VERSION_KEY, arrow_schema
 from kdbench.store.migrate import OLDEST, migrated
+from kdbench.store.schema import SCHEMA_VERSION
 from kdbench.store.sealing import is_broken
 
 # No part of a run comes near these: a training of weeks has some million samples. They are held

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from kdbench.errors import InputError, LeftOutWarning
+from kdbench.common.errors import InputError, LeftOutWarning
 from kdbench.store.layout import arrow_schema, part_files
 from kdbench.store.parts import Damage, DamagedPartError, read_part
 

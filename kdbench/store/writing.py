@@ -16,8 +16,7 @@ from typing import Any, TextIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from kdbench.errors import InputError
-from kdbench.schema import TABLES
+from kdbench.common.errors import InputError
 from kdbench.store.layout import (
     CHECKPOINTS,
     EMPTY_PART,
@@ -32,6 +31,7 @@ from kdbench.store.layout import (
     unfinished_files,
 )
 from kdbench.store.parts import is_sound, is_whole
+from kdbench.store.schema import TABLES
 from kdbench.store.sealing import BLANK, SEAL, sealed
 
 Row = Mapping[str, Any]

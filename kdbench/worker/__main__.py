@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from kdbench.lifetime import WARNINGS, die_first, die_with_parent, ignore
-from kdbench.worker.ending import Ending
+from kdbench.common.lifetime import WARNINGS, die_first, die_with_parent, ignore
+from kdbench.worker.exit import Ending
 from kdbench.worker.job import read_job, run_job
 from kdbench.worker.secrets import hide
 

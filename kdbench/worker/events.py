@@ -11,9 +11,9 @@ from pathlib import Path
 from time import monotonic_ns
 from typing import Any
 
-from kdbench.worker.probes import Probes
+from kdbench.worker.probes.memory import Probes
+from kdbench.worker.probes.suspension import Suspension
 from kdbench.worker.secrets import SECRETS
-from kdbench.worker.suspension import Suspension
 
 #: Events that become rows of their own. What a set-up tells is not among them: a resumed training
 #: sets up again, and tells it anew.

@@ -18,8 +18,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from kdbench.lifetime import WARNINGS, die_first, die_with_parent, ignore
-from kdbench.worker.ending import Ending
+from kdbench.common.lifetime import WARNINGS, die_first, die_with_parent, ignore
+from kdbench.worker.exit import Ending
 from kdbench.worker.job import read_job, run_job
 from kdbench.worker.secrets import hide
 
@@ -68,7 +68,7 @@ def warm_up(*, teacher: bool) -> None:
     import kdbench.worker.measure  # noqa: PLC0415
 
     if teacher:
-        import kdbench.worker.teacher  # noqa: F401, PLC0415
+        import kdbench.worker.models.teacher  # noqa: F401, PLC0415
     if torch.cuda.is_initialized():
         raise RuntimeError("an import initialised CUDA, which does not survive a fork")
     if threading.active_count() > 1:

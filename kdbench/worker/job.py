@@ -9,10 +9,10 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdbench.worker.suspension import watch_stops
+from kdbench.worker.probes.suspension import watch_stops
 
 if TYPE_CHECKING:
-    from kdbench.cell import CellRun
+    from kdbench.spec.cell import CellRun
     from kdbench.worker.events import Events
 
 # Exit codes that the launcher tells apart; how a run ended is in its events.
@@ -34,10 +34,10 @@ def run_job(job: dict[str, Any], folder: Path) -> int:
     # Imported only now: the parent's death is noticed from the first moment on.
     import torch  # noqa: PLC0415
 
-    from kdbench.cell import CellRun  # noqa: PLC0415
+    from kdbench.spec.cell import CellRun  # noqa: PLC0415
     from kdbench.worker.events import Events  # noqa: PLC0415
-    from kdbench.worker.shortage import Reserve  # noqa: PLC0415
-    from kdbench.worker.train import DivergedError  # noqa: PLC0415
+    from kdbench.worker.out_of_memory import Reserve  # noqa: PLC0415
+    from kdbench.worker.training.train import DivergedError  # noqa: PLC0415
 
     reserve = Reserve()
     run = CellRun.model_validate_json(json.dumps(job["run"]))
@@ -63,7 +63,7 @@ def _do(job: dict[str, Any], run: CellRun, events: Events) -> None:
 
     cache = Path(str(job["cache"]))
     if job["task"] == "fit":
-        from kdbench.worker.fit import ensure_fitted  # noqa: PLC0415
+        from kdbench.worker.models.fit_teacher import ensure_fitted  # noqa: PLC0415
 
         ensure_fitted(run.cell, device=torch.device(run.device), cache=cache, events=events)
         return
@@ -82,7 +82,7 @@ def _do(job: dict[str, Any], run: CellRun, events: Events) -> None:
 
 def _report_failure(events: Events, error: Exception, device: str) -> int:
     """Tell what went wrong, and whether that was memory; perhaps there is none left to tell it."""
-    from kdbench.worker.shortage import child_died, shortage_behind  # noqa: PLC0415 - torch's home
+    from kdbench.worker.out_of_memory import child_died, shortage_behind  # noqa: PLC0415 - torch's home
 
     try:
         found = shortage_behind(error, device)

@@ -11,20 +11,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdbench.cell import CellRun
-from kdbench.worker.account import account_step, profiled_peak
-from kdbench.worker.augment import Draw
-from kdbench.worker.data import DataSet, load_data
+from kdbench.spec.cell import CellRun
+from kdbench.worker.checkpoints.resume import Checkpoints
+from kdbench.worker.data.augment import Draw
+from kdbench.worker.data.dataset import DataSet, load_data
 from kdbench.worker.events import Events
-from kdbench.worker.precompute import precompute
-from kdbench.worker.probes import Probes
+from kdbench.worker.probes.account import account_step, profiled_peak
+from kdbench.worker.probes.memory import Probes
+from kdbench.worker.probes.rates import measure_rates
+from kdbench.worker.probes.timeline import timeline
 from kdbench.worker.profile import profile
-from kdbench.worker.rates import measure_rates
-from kdbench.worker.resume import Checkpoints
-from kdbench.worker.setup import set_up
-from kdbench.worker.timeline import timeline
-from kdbench.worker.train import emit_step, train
-from kdbench.worker.training import Session, parameter_columns
+from kdbench.worker.training.precompute import precompute
+from kdbench.worker.training.session import Session, parameter_columns
+from kdbench.worker.training.setup import set_up
+from kdbench.worker.training.train import emit_step, train
 
 
 def measure_cell(
@@ -90,7 +90,7 @@ class _Loaded:
 
     def teacher(self, data: DataSet) -> nn.Module:
         # transformers takes seconds to import; a student alone does without
-        from kdbench.worker.teacher import load_teacher  # noqa: PLC0415
+        from kdbench.worker.models.teacher import load_teacher  # noqa: PLC0415
 
         teacher = load_teacher(
             self._run.cell, device=self._device, cache=self._cache, class_names=data.class_names

@@ -6,12 +6,12 @@ import itertools
 from time import monotonic
 from typing import Any
 
-from kdbench.budget import Budget
-from kdbench.stats import is_narrow, is_settled
+from kdbench.common.stats import is_narrow, is_settled
+from kdbench.spec.budget import Budget
 from kdbench.worker.events import Events
-from kdbench.worker.suspension import DisturbedError
-from kdbench.worker.train import emit_step
-from kdbench.worker.training import Session
+from kdbench.worker.probes.suspension import DisturbedError
+from kdbench.worker.training.session import Session
+from kdbench.worker.training.train import emit_step
 
 # A narrow interval ends the timing only then: the interval of a few steps is narrow by chance too
 # often, and what is sampled from outside needs some time to see anything.

@@ -22,7 +22,7 @@ from tests.chaos.tally import Tally
 
 LONG_SWEEPS = ("profile-fork", "train-fork", "profile-spawn", "profile-fork", "train-spawn")
 # What no sweep on a CPU can show, and where it is shown.
-ELSEWHERE = {"driver-lost": "needs a card or its stand-in: tests/test_planes.py"}
+ELSEWHERE = {"driver-lost": "needs a card or its stand-in: tests/runner/test_planes.py"}
 _APART = "KDBENCH_CHAOS_APART"
 
 

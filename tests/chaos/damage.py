@@ -3,8 +3,8 @@
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from kdbench.schema import SCHEMA_VERSION, TABLES
 from kdbench.store import arrow_schema
+from kdbench.store.schema import SCHEMA_VERSION, TABLES
 from tests.chaos.faults import OWN, Fault
 
 

@@ -3,7 +3,7 @@
 import signal
 import time
 
-from kdbench.budget import Budget
+from kdbench.spec.budget import Budget
 from tests.chaos import moments
 from tests.chaos.moments import send
 

@@ -5,9 +5,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from kdbench.schema import TABLES
+from kdbench.store.schema import TABLES
 from tests.chaos.ledger import OTHERS, Problem
-from tests.consistency import check_results
+from tests.support.consistency import check_results
 
 
 def check_folder(root, *, settled):

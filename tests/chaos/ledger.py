@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from kdbench.schema import TABLES
+from kdbench.store.schema import TABLES
 
 OTHERS = tuple(name for name in TABLES if name != "cells")
 

@@ -4,7 +4,7 @@ import os
 import signal
 from contextlib import suppress
 
-from kdbench.schema import TABLES
+from kdbench.store.schema import TABLES
 from tests.chaos.sandbox import LONG
 
 # A draw aims at something as often as not.

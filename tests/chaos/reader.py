@@ -16,8 +16,8 @@ import pandas as pd
 
 from kdbench.analysis.results import load_results
 from kdbench.cli import main
-from kdbench.errors import InputError
-from kdbench.schema import TABLES
+from kdbench.common.errors import InputError
+from kdbench.store.schema import TABLES
 
 _PAUSE_SECONDS = 0.3
 # The sweep wants the processors: it reads a tenth of the time.

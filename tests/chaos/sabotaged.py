@@ -9,7 +9,7 @@ import signal
 import time
 from pathlib import Path
 
-from kdbench.method import Method
+from kdbench.spec.method import Method
 
 ALONE = Method(step="sabotaged:alone", teacher="none")
 
@@ -17,7 +17,7 @@ ORDER, TAKEN = Path("sabotage"), Path("sabotage.taken")
 
 
 def alone(parts):
-    from kdbench.worker.methods import student_only  # noqa: PLC0415 - planning imports no torch
+    from kdbench.worker.training.methods import student_only  # noqa: PLC0415 - planning imports no torch
 
     forward = student_only(parts)
 

@@ -170,7 +170,7 @@ class Run:
 
 def _role(process, runner):
     command, parent = process.cmdline(), process.ppid()
-    if "kdbench.orchestrate.sampler" in command:
+    if "kdbench.runner.telemetry.sampler" in command:
         return "sampler"
     if "kdbench.worker" in command and parent == runner:
         return "worker"

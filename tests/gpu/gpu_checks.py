@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from kdbench import load_matrix
-from kdbench.orchestrate.nvml import AVAILABLE, open_nvml
-from kdbench.orchestrate.probe import resolve_device
-from kdbench.worker.told_parts import measure
+from kdbench.runner.device import resolve_device
+from kdbench.runner.telemetry.nvml import AVAILABLE, open_nvml
+from kdbench.worker.probes.step_arguments import measure
 from tests.conftest import TINY
-from tests.test_user_step import Training
+from tests.worker.probes.test_user_step import Training
 
 # Larger than the tiny matrix, so that a cell lives long enough for NVML's process list.
 LARGER = (

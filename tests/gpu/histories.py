@@ -20,10 +20,10 @@ from pathlib import Path
 import torch
 
 from kdbench import load_matrix
-from kdbench.errors import KdbenchError
-from kdbench.worker.account import account_step
-from kdbench.worker.oracle import cuda_blocks, cuda_peak, storage_bytes
-from tests.models import session_of
+from kdbench.common.errors import KdbenchError
+from kdbench.worker.probes.account import account_step
+from kdbench.worker.probes.oracle import cuda_blocks, cuda_peak, storage_bytes
+from tests.support.models import session_of
 
 _MOST_ACTIONS = 2**20
 # Beyond what was held before the step: what libraries take for themselves within it.

@@ -13,8 +13,8 @@ import sys
 import traceback
 from pathlib import Path
 
-from kdbench.schema import TABLES
 from kdbench.store import read_table
+from kdbench.store.schema import TABLES
 from tests.hostile.readers import commanded, survives
 
 _MEMORY = 6 * 2**30

@@ -6,11 +6,11 @@ import time
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
-from kdbench.analysis.gate.baseline import read_baseline, render
 from kdbench.cli import main
-from kdbench.device_profile import load_profile
-from kdbench.errors import KdbenchError
-from kdbench.matrix import load_matrix
+from kdbench.common.errors import KdbenchError
+from kdbench.gate.baseline import read_baseline, render
+from kdbench.matrix.file import load_matrix
+from kdbench.spec.device_profile import load_profile
 
 # Processor time and memory that a page of text may cost to be read or refused.
 _SECONDS, _BYTES = 10.0, 400_000_000

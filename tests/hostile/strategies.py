@@ -10,11 +10,11 @@ from typing import Annotated, Union, get_args, get_origin
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from kdbench.device_profile import Profile
-from kdbench.gauges import GAUGE
-from kdbench.grid import AXES
-from kdbench.resolve import MatrixFile
-from kdbench.schema import TABLES
+from kdbench.matrix.grid import AXES
+from kdbench.matrix.resolve import MatrixFile
+from kdbench.spec.device_profile import Profile
+from kdbench.spec.gated_metrics import GAUGE
+from kdbench.store.schema import TABLES
 from tests.conftest import TINY
 
 #: Names and texts that a terminal, a file system, a markup language or a spreadsheet would obey.

@@ -19,14 +19,15 @@ import hypothesis
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from kdbench.schema import TABLES
 from kdbench.store import Store
+from kdbench.store.schema import TABLES
 from kdbench.store.sealing import BLANK, sealed
-from tests.analysis_fixtures import cell_row, commit, epoch_rows, paper_rows
-from tests.conftest import REPOSITORY, TINY
+from tests.conftest import TINY
 from tests.hostile import readers
 from tests.hostile.parts import Reader
 from tests.hostile.strategies import baselines, changes, damaged, matrices, profiles
+from tests.support import REPOSITORY
+from tests.support.analysis_fixtures import cell_row, commit, epoch_rows, paper_rows
 
 _MEMORY = [
     {"stage": "steady", "category": "activations", "module": "a.b", "bytes": 10, "blocks": 1},
@@ -212,7 +213,7 @@ TARGETS: dict[str, tuple[Callable[[], st.SearchStrategy[Any]], Callable[[], Any]
         lambda: _file("baseline.txt", readers.baseline),
     ),
     "profile": (
-        lambda: _texts(REPOSITORY / "kdbench" / "profiles" / "h100.toml", profiles()),
+        lambda: _texts(REPOSITORY / "kdbench" / "spec" / "profiles" / "h100.toml", profiles()),
         lambda: _file("x.toml", readers.profile),
     ),
     "parts": (part_examples, _parts),

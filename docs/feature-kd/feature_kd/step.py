@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import nn
 
-from kdbench.worker.methods import Batch, Forward, Mark, Parts, StepResult, combined
+from kdbench.plugin import Batch, Forward, Mark, Parts, StepResult, combined
 
 
 def feature_kd(parts: Parts) -> Forward:

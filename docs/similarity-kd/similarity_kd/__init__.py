@@ -1,6 +1,6 @@
 """The declaration: read whenever a matrix file names the method, so it does not import torch."""
 
-from kdbench.method import Method
+from kdbench.plugin import Method
 
 METHOD = Method(
     step="similarity_kd.step:similarity_kd", teacher="image-embeddings", projection=False

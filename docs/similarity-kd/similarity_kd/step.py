@@ -2,7 +2,7 @@
 
 import torch.nn.functional as F
 
-from kdbench.worker.methods import Batch, Forward, Mark, Parts, StepResult, combined, cosine_logits
+from kdbench.plugin import Batch, Forward, Mark, Parts, StepResult, combined, cosine_logits
 
 
 def similarity_kd(parts: Parts) -> Forward:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from kdbench.grid import AXES, MAIN_AXES
+from kdbench.matrix.grid import AXES, MAIN_AXES
 
 
 def axes_of(label: str) -> dict[str, str]:

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 import pandas as pd
 
 from kdbench.analysis.aggregate import CellGroup
+from kdbench.analysis.cell_tables import doubtful, status_of
 from kdbench.analysis.compare.comparison import Compared, Comparison, Pair, Sheet
 from kdbench.analysis.compare.places import Place
 from kdbench.analysis.metrics import Metric
-from kdbench.analysis.show import doubtful, status_of
 
 _SIDES = ("before", "after")
 _Row = dict[str, object]

@@ -19,11 +19,11 @@ from kdbench.analysis.compare.places import (
     pair_places,
 )
 from kdbench.analysis.compare.sides import Side, shared_runs
-from kdbench.analysis.doubts import MODES
 from kdbench.analysis.estimates import Estimate
 from kdbench.analysis.metrics import METRICS, Metric
-from kdbench.gauges import GAUGES
-from kdbench.words import printable
+from kdbench.analysis.uncertainty import MODES
+from kdbench.common.text import printable
+from kdbench.spec.gated_metrics import GAUGES
 
 #: What is compared unless the user names metrics.
 DEFAULT = (

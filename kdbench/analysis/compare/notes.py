@@ -8,9 +8,9 @@ from kdbench.analysis.aggregate import CellGroup
 from kdbench.analysis.compare.axes import options_for
 from kdbench.analysis.compare.comparison import Comparison, Sheet
 from kdbench.analysis.notes import doubt_notes, footnotes, problem_notes
-from kdbench.errors import quoted
-from kdbench.stats import FEWEST_PROCESSES
-from kdbench.words import printable
+from kdbench.common.errors import quoted
+from kdbench.common.stats import FEWEST_PROCESSES
+from kdbench.common.text import printable
 
 # By order statistics, the median's interval over processes exists from here on.
 _FEWEST_FOR_MEDIAN = FEWEST_PROCESSES + 1

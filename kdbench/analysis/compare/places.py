@@ -9,8 +9,8 @@ from typing import Any
 
 from kdbench.analysis.aggregate import CellGroup
 from kdbench.analysis.environments import Environment, list_environments
-from kdbench.errors import InputError, quoted
-from kdbench.words import printable
+from kdbench.common.errors import InputError, quoted
+from kdbench.common.text import printable
 
 _WORDS = {
     "device": "device",

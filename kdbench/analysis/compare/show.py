@@ -12,14 +12,14 @@ from rich.text import Text
 
 from kdbench.analysis import markup
 from kdbench.analysis.aggregate import CellGroup
+from kdbench.analysis.cell_tables import run_marks
 from kdbench.analysis.compare.comparison import Compared, Comparison, Pair, Sheet
 from kdbench.analysis.compare.notes import elsewhere_notes, notes_of, place_lines, title_of
-from kdbench.analysis.doubts import format_estimate
 from kdbench.analysis.estimates import Estimate
-from kdbench.analysis.fitting import Label, fit_columns, left_out_note
 from kdbench.analysis.metrics import Metric
-from kdbench.analysis.show import run_marks
-from kdbench.units import format_factor
+from kdbench.analysis.table_width import Label, fit_columns, left_out_note
+from kdbench.analysis.uncertainty import format_estimate
+from kdbench.common.units import format_factor
 
 _HEAD = ("before", "after", "ratio", "95 % interval, or difference")
 # Where a terminal is too narrow for all, these go in this order.

@@ -29,8 +29,8 @@ from kdbench.analysis.reference import (
     step_cost,
     told_payback,
 )
-from kdbench.errors import InputError
-from kdbench.units import axis_unit, format_value
+from kdbench.common.errors import InputError
+from kdbench.common.units import axis_unit, format_value
 
 _MOST_PANELS = 24
 _EXTRAPOLATED = (0, (5, 1.6))

@@ -23,8 +23,8 @@ from kdbench.analysis.figures.page import Graph, Page, Section, draw_page
 from kdbench.analysis.figures.series import Block, Look, blocks, looks
 from kdbench.analysis.figures.sheet import Sheet, headline, provenance
 from kdbench.analysis.notes import footnotes, problem_notes
-from kdbench.errors import InputError
-from kdbench.stats import FEWEST_PROCESSES, mean_interval
+from kdbench.common.errors import InputError
+from kdbench.common.stats import FEWEST_PROCESSES, mean_interval
 
 # column of `epochs`, the panel's title, the vertical axis' name, its note
 _QUANTITIES = (

@@ -13,14 +13,14 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 
 from kdbench.analysis.aggregate import CellGroup
-from kdbench.analysis.doubts import format_estimate
 from kdbench.analysis.figures.panels import Bar, Panel
 from kdbench.analysis.figures.sheet import Sheet, draw_sheet
 from kdbench.analysis.metrics import METRICS, Metric
 from kdbench.analysis.notes import source_note
-from kdbench.analysis.reported import PAPER, reported_for
-from kdbench.errors import InputError
-from kdbench.units import axis_unit, format_ratio, format_value
+from kdbench.analysis.paper_figures import PAPER, reported_for
+from kdbench.analysis.uncertainty import format_estimate
+from kdbench.common.errors import InputError
+from kdbench.common.units import axis_unit, format_ratio, format_value
 
 # Both by default: one is what the paper reports, the other is where a card runs out.
 DEFAULT_METRICS = ("parameters", "allocated")

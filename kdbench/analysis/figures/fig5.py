@@ -15,8 +15,8 @@ from kdbench.analysis.figures.page import Graph, Page, Section, draw_page
 from kdbench.analysis.figures.series import Block, Look, blocks, looks
 from kdbench.analysis.figures.sheet import Sheet, headline, provenance
 from kdbench.analysis.notes import footnotes
-from kdbench.errors import InputError
-from kdbench.stats import FEWEST_PROCESSES
+from kdbench.common.errors import InputError
+from kdbench.common.stats import FEWEST_PROCESSES
 
 _MOST_LINES = 16
 _LEVEL = (0, (4, 2))

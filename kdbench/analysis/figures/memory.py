@@ -13,8 +13,8 @@ from kdbench.analysis.figures.page import Graph, Page, Section, draw_page
 from kdbench.analysis.figures.series import Look
 from kdbench.analysis.figures.sheet import Sheet, headline, provenance, row_labels, row_positions
 from kdbench.analysis.notes import footnotes, problem_notes
-from kdbench.errors import InputError
-from kdbench.units import axis_unit, format_value
+from kdbench.common.errors import InputError
+from kdbench.common.units import axis_unit, format_value
 
 _MOST_CELLS = 200
 # Inches.

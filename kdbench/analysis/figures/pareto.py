@@ -16,10 +16,10 @@ from kdbench.analysis.figures.series import Look, block_title, looks, telling, v
 from kdbench.analysis.figures.sheet import Sheet, headline, provenance
 from kdbench.analysis.metrics import METRICS
 from kdbench.analysis.notes import doubt_notes, footnotes, source_note
-from kdbench.errors import InputError
-from kdbench.stats import FEWEST_PROCESSES
-from kdbench.units import Unit, axis_unit
-from kdbench.words import printable
+from kdbench.common.errors import InputError
+from kdbench.common.stats import FEWEST_PROCESSES
+from kdbench.common.text import printable
+from kdbench.common.units import Unit, axis_unit
 
 _MOST_POINTS = 60
 _PANEL, _ALONE = (3.2, 2.7), (4.6, 3.2)

@@ -10,14 +10,14 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from kdbench.analysis.aggregate import CellGroup
-from kdbench.analysis.doubts import MODES, mark_notes
 from kdbench.analysis.environments import Environment
 from kdbench.analysis.figures import style
 from kdbench.analysis.figures.panels import Panel, draw_panel
 from kdbench.analysis.metrics import Metric
 from kdbench.analysis.notes import count_note, doubt_notes, footnotes, problem_notes
 from kdbench.analysis.results import Results
-from kdbench.words import fold_label, printable
+from kdbench.analysis.uncertainty import MODES, mark_notes
+from kdbench.common.text import fold_label, printable
 
 # All in inches.
 _PANEL_WIDTH, _MARGIN, _GUTTER, _ROW = 2.75, 0.2, 0.28, 0.47

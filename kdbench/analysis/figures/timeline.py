@@ -20,9 +20,9 @@ from kdbench.analysis.figures.memory import category_look
 from kdbench.analysis.figures.page import Graph, Page, Section, draw_page
 from kdbench.analysis.figures.sheet import Sheet, headline, provenance
 from kdbench.analysis.notes import footnotes
-from kdbench.errors import InputError
-from kdbench.units import axis_unit, format_value
-from kdbench.words import printable
+from kdbench.common.errors import InputError
+from kdbench.common.text import printable
+from kdbench.common.units import axis_unit, format_value
 
 _MOST_CELLS = 60
 _PANEL, _COLUMNS = (3.5, 2.0), 2

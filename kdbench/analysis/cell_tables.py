@@ -1,0 +1,259 @@
+"""Results as tables: a tidy frame for programs, rich tables for people."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import pandas as pd
+from rich import box
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from kdbench.analysis.aggregate import SETTINGS, CellGroup, group_cells
+from kdbench.analysis.estimates import OFF
+from kdbench.analysis.metrics import METRICS, Metric
+from kdbench.analysis.notes import table_notes
+from kdbench.analysis.reference import Payback, check_reference, find_reference, payback
+from kdbench.analysis.results import Results
+from kdbench.analysis.table_width import Label, fit_columns, left_out_note
+from kdbench.analysis.uncertainty import MODES, format_estimate, format_spread
+from kdbench.common.text import printable
+from kdbench.common.units import MISSING, format_ratio
+
+# Shown always; the others only where some cell has a number.
+_MAIN = ("step_time", "epoch_time", "parameters", "allocated", "host")
+_COLUMNS = (
+    "step_time",
+    "fastest_step",
+    *_MAIN[1:],
+    "process",
+    "device",
+    "precompute_time",
+    "utilisation",
+    "accuracy",
+)
+# Where a terminal is too narrow for all, these go in this order; a table says less without a label.
+_FIRST_LEFT_OUT = (
+    *("utilisation", "host", "device", "precompute_time", "process", "fastest_step"),
+    *("parameters", "epoch_time", "accuracy", "allocated", "step_time"),
+)
+
+
+def summary(results: Results, *, reference: str | None = None) -> pd.DataFrame:
+    """Put the results into one row per cell and environment.
+
+    Args:
+        results: what to sum up.
+        reference: label of the cell that ratios are taken to; by default the first Teacher-KD
+            cell of each matrix and environment.
+
+    Returns:
+        The cell's settings, `runs`, `finished`, `put_right` (earlier attempts that failed, and are
+        not in `runs`), `status`, `error`, `contended`, `unstable` and `suspended` (how many of the
+        finished runs are), `contention`, `reference`, `yardstick` (what utilisation is a share of,
+        in operations per second), then for each metric its column of `cells` in base units,
+        `<column>_low` and `_high` (95 % interval over processes), `_n` (runs behind it, of
+        accuracies seeds), `_min` and `_max` of these, `_marks` (why it has no ratio: contended,
+        disagree, yardstick unsure, yardstick off) and `_ratio` (over the reference), then
+        `payback_steps` and `payback_epochs`, where the runs agree about them, and the `_low` and
+        `_high` ends of what they allow for. Missing is null.
+
+    Raises:
+        InputError: no cell has the label of the reference.
+    """
+    groups = group_cells(results)
+    check_reference(groups, reference)
+    rows = []
+    for sheet in _sheets(groups):
+        against = find_reference(sheet, reference)
+        rows += [_summary_row(group, sheet, against) for group in sheet]
+    return pd.DataFrame(rows).convert_dtypes()
+
+
+def render(results: Results, *, reference: str | None = None) -> list[RenderableType]:
+    """Draw one table per matrix, environment and mode, its notes below it.
+
+    Raises:
+        InputError: no cell has the label of the reference.
+    """
+    groups = group_cells(results)
+    check_reference(groups, reference)
+    return [_rendered(sheet, find_reference(sheet, reference)) for sheet in _sheets(groups)]
+
+
+def _sheets(groups: Sequence[CellGroup]) -> Iterator[list[CellGroup]]:
+    sheets: dict[tuple[str, str, str], list[CellGroup]] = {}
+    for group in groups:
+        place = (group.matrix, group.environment.id, group.mode)
+        sheets.setdefault(place, []).append(group)
+    yield from sheets.values()
+
+
+def _summary_row(
+    group: CellGroup, sheet: Sequence[CellGroup], reference: CellGroup | None
+) -> dict[str, object]:
+    row: dict[str, object] = {
+        "matrix": group.matrix,
+        "environment_id": group.environment.id,
+        "environment_name": group.environment.name,
+        "label": group.label,
+        "name": group.name,
+        **{name: group.settings[name] for name in SETTINGS},
+        "runs": group.runs,
+        "finished": group.finished,
+        "put_right": group.put_right,
+        "status": status_of(group),
+        "error": "; ".join(error for _, error, _ in group.problems if error) or None,
+        "contended": doubtful(group, "contended"),
+        "contention": "; ".join(words for _, words, _ in group.doubts if words) or None,
+        "unstable": doubtful(group, "unstable"),
+        "suspended": doubtful(group, "suspended"),
+        "reference": reference.name if reference else None,
+        "yardstick": group.yardstick,
+    }
+    for name, metric in METRICS.items():
+        estimate = group.estimates.get(name)
+        low, high = (estimate.interval if estimate else None) or (None, None)
+        row[metric.column] = estimate.value if estimate else None
+        row[f"{metric.column}_low"], row[f"{metric.column}_high"] = low, high
+        row |= {f"{metric.column}_{key}": value for key, value in _spread(group, metric).items()}
+        row[f"{metric.column}_ratio"] = group.ratio_to(reference, name)
+        # Several metrics share a source or a kind: one that has no number says nothing of it.
+        if metric.source_column and (estimate or metric.source_column not in row):
+            row[metric.source_column] = ", ".join(estimate.sources) if estimate else None
+        if metric.kind_column and (estimate or metric.kind_column not in row):
+            kinds = {True: "extrapolated", False: "measured"}
+            row[metric.kind_column] = kinds[estimate.extrapolated] if estimate else None
+    return row | _payback_columns(payback(group, sheet))
+
+
+def _spread(group: CellGroup, metric: Metric) -> dict[str, object]:
+    """Say of the runs behind a number how many they are, their ends, and what is wrong."""
+    estimate = group.estimates.get(metric.name)
+    if estimate is None:
+        off = OFF if _is_off(group, metric) else None
+        return {"n": None, "min": None, "max": None, "marks": off}
+    low, high = estimate.ends
+    marks = ", ".join(estimate.marks) or None
+    return {"n": estimate.count, "min": low, "max": high, "marks": marks}
+
+
+def _is_off(group: CellGroup, metric: Metric) -> bool:
+    """Whether a cell's utilisation would be above 1, or another's by the same yardstick."""
+    return metric.name == "utilisation" and group.yardstick_off
+
+
+def _payback_columns(found: Payback | None) -> dict[str, object]:
+    """Tell when a precompute pays. Never is no number: what saves nothing pays nothing back."""
+    ends = found.ends if found and not found.contended else (math.inf, math.inf)
+    told = {"": found.steps if found and found.is_one_number else math.inf}
+    told |= dict(zip(("_low", "_high"), ends, strict=True))
+    per_epoch = found.per_epoch if found else None
+    row: dict[str, object] = {}
+    for end, steps in told.items():
+        known = math.isfinite(steps)
+        row[f"payback_steps{end}"] = steps if known else None
+        row[f"payback_epochs{end}"] = steps / per_epoch if known and per_epoch else None
+    return row
+
+
+def doubtful(group: CellGroup, doubt: str) -> int:
+    """Count the finished runs that are contended, unstable, or have suspended steps."""
+    return sum(count for name, _, count in group.doubts if name == doubt)
+
+
+def status_of(group: CellGroup) -> str:
+    """Say `ok`, or how the runs ended: `2 ok, 1 oom`."""
+    if not group.problems:
+        return "ok"
+    counts: dict[str, int] = {"ok": group.finished} if group.finished else {}
+    for status, _, count in group.problems:
+        counts[status] = counts.get(status, 0) + count
+    if len(counts) == 1:
+        return next(iter(counts))
+    return ", ".join(f"{count} {status}" for status, count in counts.items())
+
+
+def _rendered(sheet: Sequence[CellGroup], reference: CellGroup | None) -> RenderableType:
+    shown = [
+        name
+        for name in _COLUMNS
+        if name in _MAIN or any(name in g.estimates or _is_off(g, METRICS[name]) for g in sheet)
+    ]
+    return _Fitting(sheet, reference, shown)
+
+
+class _Fitting:
+    """A table with as many columns as there is room for, and its notes."""
+
+    def __init__(
+        self, sheet: Sequence[CellGroup], reference: CellGroup | None, shown: Sequence[str]
+    ) -> None:
+        self._sheet, self._reference, self._shown = sheet, reference, shown
+
+    def __rich_console__(
+        self, console: Console, options: ConsoleOptions
+    ) -> Iterator[RenderableType]:
+        table, shown, left_out = fit_columns(
+            self._table, self._shown, _FIRST_LEFT_OUT, console, options
+        )
+        notes = table_notes(self._sheet, self._reference, [METRICS[name] for name in shown])
+        if left_out:
+            notes.append(left_out_note([METRICS[name].title.lower() for name in left_out]))
+        yield table
+        yield ""
+        yield Text("\n".join(notes), style="dim")
+
+    def _table(self, shown: Sequence[str]) -> Table:
+        first = self._sheet[0]
+        where = f"{first.environment.name} [{first.environment.id}]"
+        title = f"{first.matrix}, {MODES[first.mode]}, on {where}"
+        table = Table(
+            title=Text(printable(title)),
+            title_justify="left",
+            box=box.SIMPLE_HEAD,
+            show_edge=False,
+            pad_edge=False,
+            padding=(0, 1, 0, 0),
+            leading=1,
+        )
+        table.add_column("cell", overflow="fold")
+        table.add_column("runs", justify="right", no_wrap=True)
+        for name in shown:
+            table.add_column(METRICS[name].short, justify="right", no_wrap=True)
+        for group in self._sheet:
+            numbers = [_figure(group, self._reference, METRICS[name]) for name in shown]
+            runs = Text(str(group.runs)).append_text(run_marks(group))
+            table.add_row(_label(group), runs, *numbers)
+        return table
+
+
+def _label(group: CellGroup) -> Label:
+    return Label(group.name + ("*" if group.settings["student_inferred"] else ""))
+
+
+def run_marks(group: CellGroup) -> Text:
+    """Say how runs ended, if not well, and how many are doubtful: a line each, behind a break."""
+    text = Text()
+    if group.problems:
+        text.append("\n" + printable(status_of(group)).replace(", ", "\n"), style="bold red")
+    for doubt in dict.fromkeys(name for name, _, _ in group.doubts):
+        count = doubtful(group, doubt)
+        told = doubt if group.finished == 1 else f"{count} {doubt}"
+        text.append(f"\n{told}", style="yellow")
+    return text
+
+
+def _figure(group: CellGroup, reference: CellGroup | None, metric: Metric) -> Text:
+    estimate = group.estimates.get(metric.name)
+    if estimate is None:
+        return Text("off" if _is_off(group, metric) else MISSING, style="dim")
+    text = Text(format_estimate(estimate, metric), style="dim" if estimate.marks else "")
+    between = format_spread(estimate, metric)
+    text.append(f"\n{between}" if between else "", style="dim")
+    if group is reference:
+        return text.append("\nref", style="dim")
+    against = format_ratio(group.ratio_to(reference, metric.name))
+    return text.append(f"\n{against}", style="dim") if against else text

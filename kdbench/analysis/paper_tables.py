@@ -1,0 +1,178 @@
+"""The paper's tables, from a matrix: teachers, students, and how they are trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from kdbench.analysis.markup import FORMATS, Table
+from kdbench.analysis.parameter_counts import student_parameters, teacher_parameters
+from kdbench.common.errors import InputError, did_you_mean, quoted
+from kdbench.common.units import MISSING
+from kdbench.matrix.file import Matrix
+from kdbench.spec.cell import Cell
+from kdbench.spec.settings import Training
+
+
+def tables(matrix: Matrix, *, table: str | None = None, format: str = "markdown") -> str:  # noqa: A002
+    """Write the tables of a matrix.
+
+    Args:
+        matrix: a loaded matrix file.
+        table: teachers, students or training; all of them by default.
+        format: markdown or latex.
+
+    Returns:
+        The text, tables apart by an empty line.
+
+    Raises:
+        InputError: an unknown table or format, or teachers wanted of a matrix that has none.
+    """
+    _check(table, TABLES, "--table", "table")
+    _check(format, FORMATS, "--format", "format")
+    made = [make(matrix) for name, make in TABLES.items() if table in (None, name)]
+    shown = [one for one in made if one.rows]
+    if not shown:
+        raise InputError(
+            f"no {table} in this matrix: none of its methods has a teacher",
+            where="--table",
+            hint=f"the tables are {quoted(TABLES)}",
+        )
+    return "\n\n".join(FORMATS[format](one) for one in shown)
+
+
+def teachers_table(matrix: Matrix) -> Table:
+    """List the teachers that some cell uses: shape, parameters, where the weights come from."""
+    rows = {}
+    for cell in matrix.cells:
+        teacher = cell.teacher
+        if teacher is None:
+            continue
+        rows[cell.teacher_name] = (
+            str(cell.teacher_name),
+            _checkpoint(teacher.checkpoint, teacher.revision),
+            *(str(n) for n in (teacher.patch_size, teacher.width, teacher.depth, teacher.heads)),
+            str(teacher.image_size),
+            _millions(teacher_parameters(teacher)),
+            teacher.weights,
+        )
+    return Table(
+        title="Teachers",
+        head=("name", "checkpoint", *_SHAPE, "image size", "parameters", "weights"),
+        numeric=(False, False, *[True] * 6, False),
+        rows=tuple(rows.values()),
+        notes=("parameters: of the whole checkpoint, its pooler included",) if rows else (),
+    )
+
+
+def students_table(matrix: Matrix) -> Table:
+    """List the students that some cell trains, with their size for each kind of teacher."""
+    rows = {}
+    inferred = False
+    for cell in matrix.cells:
+        shape = cell.student
+        width = cell.required_teacher.width if cell.declared.projects else None
+        count = student_parameters(
+            shape, image_size=cell.image_size, classes=cell.data.classes, teacher_width=width
+        )
+        inferred = inferred or shape.inferred
+        rows[cell.student_name, cell.image_size, width or 0] = (
+            cell.student_name + ("*" if shape.inferred else ""),
+            *(str(n) for n in (shape.patch_size, shape.width, shape.depth, shape.heads)),
+            str(cell.image_size),
+            str(cell.data.classes),
+            MISSING if width is None else str(width),
+            _millions(count),
+        )
+    order = {name: rank for rank, name in enumerate(dict.fromkeys(key[0] for key in rows))}
+    return Table(
+        title="Students",
+        head=("name", *_SHAPE, "image size", "classes", "teacher width", "parameters"),
+        numeric=(False, *[True] * 8),
+        rows=tuple(rows[key] for key in sorted(rows, key=lambda k: (order[k[0]], *k[1:]))),
+        notes=("* shape inferred from the memory that the paper reports, not published",)
+        if inferred
+        else (),
+    )
+
+
+def training_table(matrix: Matrix) -> Table:
+    """List how the cells are trained; a parameter that differs between cells has all its values."""
+    cells = matrix.cells
+    rows = [
+        ("data set", _values(cells, lambda cell: cell.data.name)),
+        ("classes", _values(cells, lambda cell: f"{cell.data.classes:,}")),
+        ("training images", _values(cells, lambda cell: f"{cell.data.train_images:,}")),
+        ("test images", _values(cells, lambda cell: f"{cell.data.test_images:,}")),
+        ("methods", _values(cells, lambda cell: cell.method)),
+    ]
+    named = [name for name in _TRAINING if name in Training.model_fields]
+    # Whatever a later version lets a matrix set is listed too, under its own name.
+    for name in [*named, *(n for n in Training.model_fields if n not in named)]:
+        # Without a teacher there is nothing to weigh the losses for.
+        weighs = name in ("alpha1", "alpha2")
+        asked = [cell for cell in cells if cell.teacher is not None or not weighs]
+        if asked:
+            rows.append((_TRAINING.get(name, name.replace("_", " ")), _settings(asked, name)))
+    rows.append(("seeds", ", ".join(str(seed) for seed in matrix.seeds)))
+    return Table("Training", ("parameter", "value"), (False, False), tuple(rows))
+
+
+_SHAPE = ("patch", "width", "depth", "heads")
+_TRAINING = {
+    "optimizer": "optimizer",
+    "learning_rate": "learning rate",
+    "weight_decay": "weight decay",
+    "batch_size": "batch size",
+    "epochs": "epochs",
+    "loss": "loss",
+    "alpha1": "alpha1 (classification)",
+    "alpha2": "alpha2 (distillation)",
+    "precision": "precision",
+    "attention": "attention",
+    "compile": "compiled student",
+    "checkpointing": "activation checkpointing",
+    "images_per_class": "images per class embedding",
+    "precompute_batch_size": "batch size of a precompute",
+}
+
+TABLES: dict[str, Callable[[Matrix], Table]] = {
+    "teachers": teachers_table,
+    "students": students_table,
+    "training": training_table,
+}
+
+
+def _checkpoint(name: str | None, revision: str | None) -> str:
+    if name is None:
+        return MISSING
+    return f"{name} ({revision})" if revision else name
+
+
+def _millions(count: int) -> str:
+    return f"{count / 1e6:,.2f} M" if count >= 1e6 else f"{count:,}"
+
+
+def _settings(cells: Sequence[Cell], name: str) -> str:
+    return _values(cells, lambda cell: _plain(getattr(cell.training, name)))
+
+
+def _values(cells: Iterable[Cell], of: Callable[[Cell], str]) -> str:
+    return ", ".join(dict.fromkeys(of(cell) for cell in cells))
+
+
+def _plain(value: object) -> str:
+    if value is None:
+        return MISSING
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _check(found: str | None, known: Iterable[str], where: str, what: str) -> None:
+    names = list(known)
+    if found is not None and found not in names:
+        raise InputError(
+            f"unknown {what} {found!r}",
+            where=where,
+            hint=did_you_mean(found, names) or f"the {what}s are {quoted(names)}",
+        )

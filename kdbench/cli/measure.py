@@ -1,0 +1,221 @@
+"""The commands that look at a machine and measure on it, or predict: each a thin function."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kdbench.cli.options import (
+    MatrixArgument,
+    MatrixOption,
+    OnlyOption,
+    PresetOption,
+    ProfileOption,
+    SetOption,
+    check_format,
+    console,
+    matrix_file,
+    printed,
+)
+from kdbench.cli.output import steady_console
+from kdbench.common.errors import printable
+
+if TYPE_CHECKING:
+    from kdbench.api import Run
+
+
+def doctor(
+    results: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[RESULTS]", help="Results to look through, or a folder to write to."
+        ),
+    ] = None,
+    repair: Annotated[
+        bool,
+        typer.Option(
+            "--repair",
+            help="Move damaged and foreign files out of RESULTS, keeping them; make rows of what "
+            "a killed run left behind.",
+        ),
+    ] = False,
+) -> None:
+    """Say what this machine offers and what will be missing; of results, what they lack."""
+    from kdbench.common.errors import InputError
+    from kdbench.runner.doctor import examine, examine_folder, render
+    from kdbench.runner.repair import advice, examine_results, lines
+    from kdbench.runner.repair import repair as put_in_order
+
+    if repair and results is None:
+        raise InputError("it needs the results folder", where="--repair")
+    if results is None or not _has_results(results):
+        if repair:
+            examine_results(results or Path())  # says what is wrong with it
+        console().print(render(examine(results)))
+        return
+    if not repair:
+        console().print(render(examine_folder(results)))
+    found = examine_results(results)
+    for health in found:
+        if repair:
+            put_in_order(health, lambda told: typer.echo(printable(told)))
+    if repair:
+        found = examine_results(results)
+    for health in found:
+        for told in lines(health):
+            typer.echo(printable(told))
+    for told in dict.fromkeys(line for health in found for line in advice(health, results)):
+        typer.echo(printable(told), err=True)
+    if not all(health.good for health in found):
+        raise typer.Exit(1)
+
+
+def _has_results(path: Path) -> bool:
+    from kdbench.store import is_store
+
+    return path.is_dir() and (is_store(path) or any(is_store(p) for p in path.iterdir()))
+
+
+def cells(
+    file: MatrixArgument = None,
+    matrix: MatrixOption = None,
+    preset: PresetOption = None,
+    set: SetOption = None,
+    only: OnlyOption = None,
+) -> None:
+    """List a matrix's cells: id, label, and how often each is run."""
+    from collections import Counter
+
+    from kdbench.matrix.file import load_matrix
+    from kdbench.spec.cell import tell_left_out
+
+    loaded = load_matrix(
+        matrix_file(file, matrix), preset=preset, assignments=set or (), only=only or ()
+    )
+    runs = loaded.runs()
+    counts = Counter((run.cell.cell_id, run.cell.label) for run in runs)
+    width = max(len(label) for _, label in counts)
+    typer.echo(f"{'cell_id':16}  {'label':{width}}  runs")
+    for (cell_id, label), count in counts.items():
+        typer.echo(f"{cell_id}  {label:{width}}  {count:4}")
+    typer.echo(f"{len(counts)} cells, {len(runs)} runs, mode {loaded.mode}", err=True)
+    if left_out := tell_left_out(run.cell for run in runs):
+        typer.echo(printable(left_out), err=True)
+
+
+def predict(
+    file: MatrixArgument = None,
+    matrix: MatrixOption = None,
+    profile: ProfileOption = None,
+    fits: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Say which cells fit into so much memory of --profile: 24GB, or card for all "
+            "that it has; and the largest batch that does.",
+        ),
+    ] = None,
+    preset: PresetOption = None,
+    set: SetOption = None,
+    only: OnlyOption = None,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Results root.")] = Path("results"),
+    format: Annotated[str, typer.Option(metavar="table|csv|json", help="How to print.")] = "table",
+) -> None:
+    """Predict the peak memory of each cell's step, on a device that need not be there.
+
+    Without --profile it is a CPU's.
+    """
+    from kdbench.analysis import predicted
+    from kdbench.common.units import format_value
+    from kdbench.matrix.file import load_matrix
+    from kdbench.runner.prediction import predict_matrix, store_predictions
+    from kdbench.spec.device_profile import DEFAULT, capacity_of, load_profile, unasked
+
+    check_format(format, ("table", "csv", "json"))
+    if fits is not None and profile is None:
+        raise unasked(fits)
+    device = load_profile(profile or DEFAULT)
+    capacity = None if fits is None else capacity_of(fits, device)
+    loaded = load_matrix(
+        matrix_file(file, matrix), preset=preset, assignments=set or (), only=only or ()
+    )
+    made = predict_matrix(loaded, profile=device, fits_bytes=capacity)
+    folder = store_predictions(made, loaded, out)
+    rows, fitting = [p.cell for p in made], [p.fit for p in made]
+    if format == "table":
+        # of a card, how much that is
+        room = format_value(capacity, "bytes") if fits == "card" else fits
+        title = f"{loaded.name}, predicted for {device.title} with torch {rows[0]['torch_version']}"
+        console().print(*predicted.render(rows, fitting, title=title, capacity=room), sep="\n\n")
+        kept = f"kept; see: kdbench show {folder} --only source=predicted --memory"
+        typer.echo(printable(kept), err=True)
+    else:
+        typer.echo(printed(predicted.records(rows, fitting), format), nl=format == "json")
+    raise typer.Exit(1 if any(row["status"] != "ok" for row in rows) else 0)
+
+
+def run(
+    file: MatrixArgument = None,
+    matrix: MatrixOption = None,
+    preset: PresetOption = None,
+    set: SetOption = None,
+    only: OnlyOption = None,
+    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda:N", help="Where to run.")] = "auto",
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Results root.")] = Path("results"),
+    retry: Annotated[
+        str,
+        typer.Option(
+            metavar="STATUS,...",
+            help="Run cells again that ended so: failed,oom,timeout,killed,...",
+        ),
+    ] = "",
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Run all again; what there is, is set aside.")
+    ] = False,
+) -> None:
+    """Run what is missing of a matrix and keep the results.
+
+    Each cell runs in a process of its own, and its rows are on disk before the next one starts.
+    Ctrl-C finishes the running cell and stops; a second one stops at once.
+    """
+    from kdbench import api
+    from kdbench.matrix.file import load_matrix
+    from kdbench.runner.progress import Shown
+
+    loaded = load_matrix(
+        matrix_file(file, matrix), preset=preset, assignments=set or (), only=only or ()
+    )
+    done = api.run(
+        loaded,
+        out=out,
+        device=device,
+        retry=[s for s in retry.split(",") if s],
+        fresh=fresh,
+        progress=Shown(steady_console()),
+    )
+    _tell(done, fresh=fresh)
+    raise typer.Exit(done.tally.exit_code)
+
+
+def _tell(done: Run, *, fresh: bool) -> None:
+    """Say how a run went, and what to do next."""
+    # with --fresh it would set aside what is there by now, and start over
+    same = "the same command without --fresh" if fresh else "the same command"
+    for label, status in done.failed:
+        typer.echo(printable(f"{status}: {label}"), err=True)
+    if done.failed:
+        statuses = ",".join(sorted({status for _, status in done.failed}))
+        again = f"see: kdbench show {done.folder}; --retry {statuses} runs these again"
+        typer.echo(printable(again), err=True)
+    if done.tally.given_up:
+        given_up = (
+            f"{done.tally.given_up}; the cells that are left were not run. When it is back, {same} "
+            "goes on from here"
+        )
+        typer.echo(printable(given_up), err=True)
+    if done.tally.interrupted:
+        typer.echo(f"interrupted; {same} goes on from here", err=True)
+    elif not done.failed and not done.tally.given_up:
+        typer.echo(printable(f"done; see: kdbench show {done.folder}; kdbench plot {done.folder}"))

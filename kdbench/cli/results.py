@@ -1,0 +1,201 @@
+"""The commands that show results: each a thin function."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kdbench.cli.options import (
+    EnvironmentOption,
+    MatrixArgument,
+    MatrixOption,
+    OnlyOption,
+    PresetOption,
+    ReferenceOption,
+    ResultsArgument,
+    SetOption,
+    as_csv,
+    check_format,
+    console,
+    matrix_file,
+)
+from kdbench.common.errors import IncomparableError, InputError, printable
+
+
+def show(
+    results: ResultsArgument = Path("results"),
+    reference: ReferenceOption = None,
+    only: OnlyOption = None,
+    environment: EnvironmentOption = None,
+    format: Annotated[str, typer.Option(metavar="table|csv|json", help="How to print.")] = "table",
+    memory: Annotated[
+        bool,
+        typer.Option(
+            "--memory", help="Where each cell's memory is at its peak: categories and modules."
+        ),
+    ] = False,
+) -> None:
+    """Print the measured cells as a table, with ratios to a reference cell."""
+    from kdbench.analysis import cell_tables as cells
+    from kdbench.analysis import memory_tables
+    from kdbench.analysis.results import load_results
+
+    if memory and reference is not None:
+        raise InputError("--memory shows no ratios to a reference", where="--reference")
+    check_format(format, ("table", "csv", "json"))
+    loaded = load_results(results, only=only or (), environment=environment)
+    if format == "table":
+        shown = (
+            memory_tables.render(loaded) if memory else cells.render(loaded, reference=reference)
+        )
+        console().print(*shown, sep="\n\n")
+        return
+    frame = memory_tables.summary(loaded) if memory else cells.summary(loaded, reference=reference)
+    if format == "csv":
+        typer.echo(as_csv(frame), nl=False)
+    else:
+        typer.echo(frame.to_json(orient="records", indent=2))
+
+
+def plot(
+    results: ResultsArgument = Path("results"),
+    figure: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="curves (or fig2, fig3), fig4, fig5, breakeven, pareto, memory, timeline; all "
+            "that the results allow. Repeatable.",
+        ),
+    ] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Draw this instead of the two memory figures, beside accuracy and epoch time: "
+            "parameters, allocated, reserved, process, device, host, step_time, fastest_step, "
+            "data_time, teacher_time, forward_time, backward_time, optimizer_time, epoch_time, "
+            "precompute_time, energy, epoch_energy, training_energy, precompute_energy, "
+            "host_energy, utilisation, accuracy. Repeatable.",
+        ),
+    ] = None,
+    format: Annotated[
+        str, typer.Option(metavar="png,svg,pdf", help="File formats, by commas.")
+    ] = "png",
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where; RESULTS/<matrix>/figures.")
+    ] = None,
+    reference: ReferenceOption = None,
+    only: OnlyOption = None,
+    environment: EnvironmentOption = None,
+) -> None:
+    """Draw the figures that the results allow."""
+    from kdbench.analysis.plot import plot as draw
+    from kdbench.analysis.results import load_results
+
+    loaded = load_results(results, only=only or (), environment=environment)
+    formats = [form.strip() for form in format.split(",")]
+    for path in draw(
+        loaded,
+        figure=figure,
+        metrics=metric or None,
+        formats=formats,
+        out=out,
+        reference=reference,
+    ):
+        typer.echo(printable(path))
+
+
+def tables(
+    file: MatrixArgument = None,
+    matrix: MatrixOption = None,
+    preset: PresetOption = None,
+    set: SetOption = None,
+    format: Annotated[
+        str, typer.Option(metavar="markdown|latex", help="How to print.")
+    ] = "markdown",
+    table: Annotated[
+        str | None,
+        typer.Option(metavar="teachers|students|training", help="Which one; all of them."),
+    ] = None,
+) -> None:
+    """Print the paper's tables of a matrix: teachers, students, training parameters."""
+    from kdbench.analysis.paper_tables import tables as written
+    from kdbench.matrix.file import load_matrix
+
+    loaded = load_matrix(matrix_file(file, matrix), preset=preset, assignments=set or ())
+    typer.echo(written(loaded, table=table, format=format))
+
+
+def compare(
+    before: Annotated[
+        Path, typer.Argument(metavar="BEFORE", help="Results root, or one matrix's folder in it.")
+    ],
+    after: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[AFTER]",
+            help="The other one; without it --before and --after pick both from the first.",
+        ),
+    ] = None,
+    only_before: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--before",
+            metavar="COLUMN=V1,V2",
+            help="Keep these rows alone on the side before. Repeatable.",
+        ),
+    ] = None,
+    only_after: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--after", metavar="COLUMN=V1,V2", help="The same for the side after. Repeatable."
+        ),
+    ] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Compare this instead of the usual ones; all: whatever there is. Repeatable.",
+        ),
+    ] = None,
+    only: OnlyOption = None,
+    environment: EnvironmentOption = None,
+    format: Annotated[
+        str, typer.Option(metavar="table|csv|json|markdown", help="How to print.")
+    ] = "table",
+) -> None:
+    """Set two runs side by side: ratios, their intervals, differences to the byte.
+
+    Cells are joined by their labels. Changed settings and different environments are named.
+    """
+    from kdbench.analysis.compare import notes
+    from kdbench.analysis.compare import show as tables
+    from kdbench.analysis.compare.frame import summary
+    from kdbench.analysis.compare.join import compare as compared
+    from kdbench.analysis.compare.sides import load_sides
+    from kdbench.analysis.metrics import METRICS, find_metrics
+
+    check_format(format, ("table", "csv", "json", "markdown"))
+    names = list(METRICS) if metric and "all" in metric else metric
+    metrics = find_metrics(names) if names else None
+    sides = load_sides(
+        before,
+        after,
+        only=only or (),
+        only_before=only_before or (),
+        only_after=only_after or (),
+        environment=environment,
+    )
+    comparison = compared(*sides, metrics=metrics)
+    if format == "table":
+        console().print(*tables.render(comparison), sep="\n\n")
+    elif format == "markdown":
+        typer.echo(tables.markdown(comparison))
+    elif format == "csv":
+        typer.echo(as_csv(summary(comparison)), nl=False)
+    else:
+        typer.echo(summary(comparison).to_json(orient="records", indent=2))
+    if comparison.count == 0:
+        raise IncomparableError(notes.nothing_compared(comparison))

@@ -1,0 +1,1 @@
+"""What every part uses: errors, text, units, statistics, limits, the environment."""

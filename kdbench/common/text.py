@@ -1,0 +1,148 @@
+"""Text: read from files of users, names that they give, lines safe to show and folded well."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+from kdbench.common.errors import brief, printable
+
+__all__ = [
+    "checked_name",
+    "decoded",
+    "encodable",
+    "fold_label",
+    "is_name",
+    "near_name",
+    "printable",
+]
+
+# What stands in for signs that a stream's encoding lacks. None of it means anything to CSV, JSON,
+# markdown or LaTeX.
+_PLAIN = str.maketrans(
+    {
+        **dict(zip("×÷·⋅•−–—‐‑‘’“”µμ₁₂", "x/..*-----''''uu12", strict=True)),
+        "\N{NO-BREAK SPACE}": " ",
+        "…": "...",
+        "±": "+/-",
+        "α": "alpha",
+        "→": "->",
+        "←": "<-",
+        "≥": ">=",
+        "≤": "<=",
+        "✓": "ok",
+        "✗": "no",
+        # rich's frames of a spinner, bars and rules
+        **dict(zip("⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏", "|/-\\|/-\\|/", strict=True)),
+        **dict.fromkeys("─━═╸╺", "-"),
+        **dict.fromkeys("│┃║", "|"),
+        **dict.fromkeys("┌┐└┘├┤┬┴┼╇╪╋┏┓┗┛┡┩", "+"),
+    }
+)
+
+# A name becomes part of a label and of a file's path.
+_NAME, _LONGEST_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*"), 80
+_MARKS = ((b"\xff\xfe\0\0", "UTF-32"), (b"\xff\xfe", "UTF-16"), (b"\xfe\xff", "UTF-16"))
+
+
+def decoded(raw: bytes) -> str:
+    """Decode a text file: UTF-8, a byte order mark in front of it or not.
+
+    Raises:
+        ValueError: it is something else, and what.
+    """
+    for mark, name in _MARKS:
+        if raw.startswith(mark):
+            raise ValueError(
+                f"expected UTF-8 text, found {name}, which PowerShell's > writes; save it as UTF-8"
+            )
+    if b"\0" in raw:
+        raise ValueError("expected text, found binary data")
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8 text (byte {error.start})") from None
+
+
+def checked_name(text: str) -> str:
+    """Return a name that may be one.
+
+    Raises:
+        ValueError: it may not, and which near one may.
+    """
+    if is_name(text):
+        return text
+    near = near_name(text)
+    raise ValueError(
+        "expected a name of letters from A to Z, digits and any of . _ + -, with a letter or digit "
+        f"first and at most {_LONGEST_NAME} in all, found {brief(text)}"
+        + (f"; {near!r} would do" if near else "")
+    )
+
+
+def is_name(text: str) -> bool:
+    """Whether a text may be a name."""
+    return bool(_NAME.fullmatch(text)) and len(text) <= _LONGEST_NAME
+
+
+def near_name(text: str) -> str | None:
+    """Make a name of a text that is none; None where nothing of it may be in a name."""
+    plain = unicodedata.normalize("NFKD", text[: 4 * _LONGEST_NAME])
+    plain = plain.encode("ascii", "ignore").decode()
+    parts = re.findall(r"[A-Za-z0-9._+-]+", plain)
+    name = "-".join(parts).lstrip("._+-")[:_LONGEST_NAME].rstrip("._+-")
+    return name or None
+
+
+def fold_label(label: str, width: int) -> list[str]:
+    """Fold a label into lines of at most `width`.
+
+    It is cut behind slashes and spaces, a longer part behind its hyphens, and what is longer
+    still anywhere.
+    """
+    lines = [""]
+    for part in _parts(label, "/ "):
+        pieces = _parts(part, "-") if len(part.rstrip()) > width else [part]
+        for piece in pieces:
+            if lines[-1] and len(lines[-1]) + len(piece.rstrip()) > width:
+                lines.append("")
+            rest = lines.pop() + piece
+            while len(rest.rstrip()) > width:
+                lines.append(rest[:width])
+                rest = rest[width:]
+            lines.append(rest)
+    return [line.strip() for line in lines if line.strip()]
+
+
+def encodable(text: str, encoding: str | None) -> str:
+    r"""Write a text in what an encoding has: `×` as `x`, a letter without any likeness as `\u5b66`.
+
+    Args:
+        text: what is to be written.
+        encoding: its name; None takes everything.
+    """
+    if encoding is None or _fits(text, encoding):
+        return text
+    return "".join(c if _fits(c, encoding) else _escaped(c.translate(_PLAIN)) for c in text)
+
+
+def _fits(text: str, encoding: str) -> bool:
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _escaped(text: str) -> str:
+    return text if text.isascii() else text.encode("unicode_escape").decode("ascii")
+
+
+def _parts(text: str, breaks: str) -> list[str]:
+    """Cut behind each of some characters, keeping them."""
+    parts = [""]
+    for character in text:
+        parts[-1] += character
+        if character in breaks:
+            parts.append("")
+    return [part for part in parts if part]

@@ -1,0 +1,122 @@
+"""One figure of one cell, before and now: what its difference means."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import median
+
+from kdbench.gate.findings import Finding, Outcome
+from kdbench.gate.memory_growth import growth
+from kdbench.gate.snapshot import Entry
+from kdbench.gate.verdict import judge
+from kdbench.spec.gated_metrics import LOAD, Gauge, Kind, Tolerance
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One cell, before and now."""
+
+    label: str
+    before: Entry
+    after: Entry
+
+    @property
+    def sides(self) -> tuple[Entry, Entry]:
+        """Both, in order."""
+        return self.before, self.after
+
+
+def find(
+    pair: Pair, gauge: Gauge, kind: Kind, *, tolerance: Tolerance, alarm: float
+) -> Finding | None:
+    """Compare a figure that one side has, or both; a time also where none has it.
+
+    Args:
+        pair: the cell.
+        gauge: which figure.
+        kind: what it is in these rows.
+        tolerance: how far it may grow.
+        alarm: chance of a false alarm, of a time.
+
+    Returns:
+        None for an advisory figure that there is nothing to tell of.
+    """
+    before, after = (side.metrics.get(gauge.name) for side in pair.sides)
+    if before is None or after is None:
+        return None if kind == "advisory" else _incomplete(pair, gauge, before, after)
+    if kind == "time":
+        return _time(pair, before, after, tolerance, alarm)
+    if kind == "advisory" and _close(before[0], after[0], tolerance):
+        return None
+    return _size(pair, gauge, kind, (before[0], after[0]), tolerance)
+
+
+def _incomplete(
+    pair: Pair, gauge: Gauge, before: tuple[float, ...] | None, after: tuple[float, ...] | None
+) -> Finding:
+    outcome: Outcome = "not-comparable"
+    if before is None and after is None:
+        outcome, message = "cannot-tell", "neither side has processes that had the machine alone"
+    elif before is None:
+        message = "not in the baseline; --update adds it"
+    else:
+        message = "in the baseline, and without a value now"
+    return Finding(
+        outcome,
+        pair.label,
+        gauge.name,
+        before=median(before) if before else None,
+        after=median(after) if after else None,
+        message=message,
+    )
+
+
+def _time(
+    pair: Pair,
+    before: tuple[float, ...],
+    after: tuple[float, ...],
+    tolerance: Tolerance,
+    alarm: float,
+) -> Finding:
+    outcome: Outcome
+    unlike = [
+        f"{name} was {old} and is {new}"
+        for name in ("mode", "launch")
+        if (old := pair.before.settings.get(name)) != (new := pair.after.settings.get(name))
+    ]
+    if unlike:
+        outcome, message = "not-comparable", ", ".join(unlike)
+    elif pair.after.settings.get("launch") == "fork":
+        outcome = "cannot-tell"
+        message = 'forks share what makes processes differ; launch = "spawn" can be tested'
+    else:
+        loads = (pair.before.metrics.get(LOAD, ()), pair.after.metrics.get(LOAD, ()))
+        verdict = judge(before, after, tolerance=tolerance.fraction, alarm=alarm, loads=loads)
+        outcome, message = verdict.outcome, verdict.reason
+    return Finding(
+        outcome, pair.label, "step_seconds", median(before), median(after), message=message
+    )
+
+
+def _size(
+    pair: Pair, gauge: Gauge, kind: Kind, values: tuple[float, float], tolerance: Tolerance
+) -> Finding:
+    before, after = values
+    parts = growth(pair.before, pair.after, gauge.stage)
+    outcome: Outcome
+    message = ""
+    if kind == "advisory":
+        outcome, message = "advice", "told only: no exact figure of measured runs"
+    elif _close(before, after, tolerance):
+        outcome, parts = "held", ()
+    elif after < before:
+        outcome = "improved"
+    else:
+        outcome = "regressed"
+        if gauge.stage is not None and not any(part.change > 0 for part in parts):
+            message = "no category grew: it lies in the allocator, or below what a ledger sees"
+    return Finding(outcome, pair.label, gauge.name, before, after, message, parts)
+
+
+def _close(before: float, after: float, tolerance: Tolerance) -> bool:
+    return abs(after - before) <= tolerance.allowed(before)

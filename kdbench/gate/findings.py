@@ -1,0 +1,112 @@
+"""What a comparison found, and the exit code that follows from it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from kdbench.gate.memory_growth import Growth
+from kdbench.spec.gated_metrics import GAUGE
+
+#: advice: told, and decides nothing
+Outcome = Literal[
+    "failed", "regressed", "cannot-tell", "not-comparable", "improved", "advice", "held"
+]
+#: in the order in which they are shown
+OUTCOMES: tuple[Outcome, ...] = (
+    "failed",
+    "regressed",
+    "cannot-tell",
+    "not-comparable",
+    "improved",
+    "advice",
+    "held",
+)
+_WRONG: tuple[Outcome, ...] = ("failed", "regressed")
+_OPEN: tuple[Outcome, ...] = ("cannot-tell", "not-comparable")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One figure of one cell, or a cell as a whole, or all cells.
+
+    Attributes:
+        outcome: what was found.
+        label: the cell; None: all of them.
+        metric: name of the gauge; None: the cell as a whole.
+        before: the baseline's value in base units; of times the median over processes.
+        after: the value now.
+        message: what to know, in a sentence; empty where the numbers say it.
+        growth: what of the memory changed, where a peak regressed or improved.
+    """
+
+    outcome: Outcome
+    label: str | None = None
+    metric: str | None = None
+    before: float | None = None
+    after: float | None = None
+    message: str = ""
+    growth: tuple[Growth, ...] = ()
+
+    @property
+    def unit(self) -> Literal["bytes", "seconds", "count"] | None:
+        """What the values are: bytes, seconds or count."""
+        gauge = GAUGE.get(self.metric or "")
+        return gauge.unit if gauge else None
+
+    @property
+    def relative(self) -> float | None:
+        """The growth as a fraction of the value before."""
+        if self.before is None or self.after is None or self.before == 0:
+            return None
+        return self.after / self.before - 1
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that one check found.
+
+    Attributes:
+        title: what was compared with what.
+        matrix: the matrix's name.
+        baseline: the baseline's path.
+        labels: every cell, of the baseline and of now.
+        findings: one for each figure that was looked at, and for what could not be.
+        changed: by label, the settings that are others than in the baseline: (before, after).
+        notes: what a reader should know.
+    """
+
+    title: str
+    matrix: str
+    baseline: str
+    labels: Sequence[str]
+    findings: Sequence[Finding]
+    changed: Mapping[str, Mapping[str, tuple[str | None, str | None]]] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+
+    @property
+    def counts(self) -> Counter[Outcome]:
+        """How many findings there are of each outcome."""
+        return Counter(finding.outcome for finding in self.findings)
+
+    @property
+    def exit_code(self) -> int:
+        """0 held; 1 failed or regressed; 3 cannot tell, or nothing was compared."""
+        counts = self.counts
+        if any(counts[outcome] for outcome in _WRONG):
+            return 1
+        compared = counts["held"] + counts["improved"]
+        return 3 if not compared or any(counts[outcome] for outcome in _OPEN) else 0
+
+    @property
+    def outcome(self) -> str:
+        """The whole in a word or two: what decides the exit code."""
+        words = {0: "held", 1: "regressed", 3: "cannot tell"}
+        failed_only = self.counts["failed"] and not self.counts["regressed"]
+        return "failed" if failed_only else words[self.exit_code]
+
+    def of(self, label: str | None) -> list[Finding]:
+        """Return the findings of one cell; None: those of all cells."""
+        return [finding for finding in self.findings if finding.label == label]

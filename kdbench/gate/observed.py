@@ -1,0 +1,221 @@
+"""What is now: a snapshot of measured results, or of predictions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from kdbench.analysis.aggregate import CellGroup, group_cells
+from kdbench.analysis.environments import Environment, list_environments
+from kdbench.analysis.estimates import is_number
+from kdbench.analysis.results import Results, plain_rows
+from kdbench.common.errors import InputError, quoted
+from kdbench.gate.snapshot import (
+    MACHINE,
+    SETTINGS,
+    About,
+    Entry,
+    Memory,
+    Observed,
+    Snapshot,
+    as_text,
+)
+from kdbench.spec.gated_metrics import GAUGES, LOAD, Source
+from kdbench.store.schema import SCHEMA_VERSION
+
+Row = Mapping[str, Any]
+
+
+def observe_predictions(cells: Sequence[Mapping[str, Sequence[Row]]]) -> Observed:
+    """Take the rows of predicted cells, one of `cells` each.
+
+    Args:
+        cells: rows by table, of one matrix and one profile.
+    """
+    rows = [tables["cells"][0] for tables in cells]
+    first = next((row for row in rows if row["status"] == "ok"), rows[0])
+    about = About(
+        matrix=first["matrix"],
+        source="predicted",
+        schema_version=SCHEMA_VERSION,
+        torch_version=first["torch_version"],
+        profile=first["profile"],
+        profile_digest=json.loads(first["environment"]).get("profile_digest"),
+    )
+    entries, failures = {}, {}
+    for row, tables in zip(rows, cells, strict=True):
+        if row["status"] == "ok":
+            memory = _memory(tables.get("memory", ()))
+            entries[row["label"]] = Entry(
+                _settings(row), dict(_figures([row], "predicted")), memory
+            )
+        else:
+            failures[row["label"]] = f"{row['status']}: {row['error'] or 'no reason told'}"
+    return Observed(Snapshot(about, entries), failures, _caveats(rows))
+
+
+def observe_results(
+    results: Results, *, where: object, matrix: str | None = None, like: About | None = None
+) -> Observed:
+    """Take the measured runs of one matrix and one environment.
+
+    Args:
+        results: what there is.
+        where: the folder, for messages.
+        matrix: the one wanted where there are several.
+        like: where there are several environments, the one that this is of.
+
+    Raises:
+        InputError: nothing was measured, or it cannot be told which is meant.
+    """
+    cells = results.cells[results.cells["source"] == "measured"]
+    if cells.empty:
+        hint = "kdbench run measures; --matrix without a folder predicts"
+        raise InputError("no measured runs here", where=where, hint=hint)
+    sheet = _one_environment(_one_matrix(replace(results, cells=cells), matrix, where), like)
+    (environment,) = sheet.environments()
+    about = About(
+        matrix=sheet.matrices[0],
+        source="measured",
+        schema_version=SCHEMA_VERSION,
+        **{name: getattr(environment, name) for name in MACHINE},
+    )
+    groups = _latest(group_cells(sheet))
+    counted = {run.run_key for group in groups for run in group.members if run.status == "ok"}
+    rows = {row["run_key"]: row for row in sheet.records()}
+    memory = _memory_by_run(sheet, counted)
+    entries, failures = {}, {}
+    notes: list[str] = []
+    for group in groups:
+        own = sorted(
+            (rows[run.run_key] for run in group.members if run.status == "ok"),
+            key=lambda row: (row["seed"], row["repeat"]),
+        )
+        if own:
+            told = next((memory[r["run_key"]] for r in own if r["run_key"] in memory), {})
+            figures = dict(_figures(own, "measured"))
+            entries[group.label] = Entry(_settings(group.settings), figures, told)
+            notes += _doubts(group, own)
+        if group.problems:
+            failures[group.label] = _failure(group)
+    return Observed(Snapshot(about, entries), failures, notes)
+
+
+def _one_matrix(results: Results, wanted: str | None, where: object) -> Results:
+    names = results.matrices
+    if len(names) > 1 and wanted not in names:
+        raise InputError(
+            f"results of several matrices: {quoted(names)}", where=where, hint="name one's folder"
+        )
+    name = wanted if wanted in names else names[0]
+    return replace(results, cells=results.cells[results.cells["matrix"] == name])
+
+
+def _one_environment(results: Results, like: About | None) -> Results:
+    found = results.environments()
+    if len(found) > 1 and like is not None:
+        found = [e for e in found if _machine(e) == _machine(like)] or found
+    if len(found) > 1:
+        raise InputError(
+            f"results of several environments: {list_environments(found)}",
+            where="--environment",
+            hint="name one",
+        )
+    return replace(results, cells=results.cells[results.cells["environment_id"] == found[0].id])
+
+
+def _machine(of: Environment | About) -> tuple[object, ...]:
+    return tuple(getattr(of, name) for name in MACHINE)
+
+
+def _latest(groups: Iterable[CellGroup]) -> list[CellGroup]:
+    """Keep the cell that ran last under each label: its settings may have changed between runs."""
+    kept: dict[str, CellGroup] = {}
+    for group in groups:
+        before = kept.get(group.label)
+        if before is None or before.started[1] < group.started[1]:
+            kept[group.label] = group
+    return list(kept.values())
+
+
+def _settings(row: Row) -> dict[str, str | None]:
+    return {name: as_text(row[name]) for name in SETTINGS}
+
+
+def _figures(rows: Sequence[Row], source: Source) -> Iterator[tuple[str, tuple[float, ...]]]:
+    """Yield each figure of a cell that there is, from its runs that finished.
+
+    Of what should be the same in each run, and of peaks that were sampled, the highest counts.
+    """
+    for gauge in GAUGES:
+        kind = gauge.kind(source)
+        # others' use of the processors makes a time too long, and tells nothing of the cell
+        usable = [row for row in rows if kind != "time" or row["contended"] is not True]
+        values = [row[gauge.column] for row in usable if is_number(row.get(gauge.column))]
+        if kind == "time":
+            values = [float(value) for value in values if value > 0]
+            loads = [float(row[LOAD]) for row in usable if is_number(row.get(LOAD))]
+            if values and loads:
+                yield LOAD, tuple(loads)
+        elif kind is not None:
+            values = [max(map(_plain, values))] if values else []
+        if kind is not None and values:
+            yield gauge.name, tuple(values)
+
+
+def _plain(value: float) -> float:
+    """Write a count that is kept as a float as the integer that it is."""
+    return int(value) if abs(value) < 2**53 and float(value).is_integer() else value
+
+
+def _memory(rows: Iterable[Row]) -> Memory:
+    parts: dict[tuple[str, str | None], dict[str, int]] = {}
+    for row in rows:
+        stages = parts.setdefault((row["category"], row["module"]), {})
+        stages[row["stage"]] = stages.get(row["stage"], 0) + row["bytes"]
+    return parts
+
+
+def _memory_by_run(results: Results, run_keys: set[str]) -> dict[str, Memory]:
+    rows: dict[str, list[Row]] = {}
+    for row in plain_rows(results.memory):
+        if row["run_key"] in run_keys:
+            rows.setdefault(row["run_key"], []).append(row)
+    return {run_key: _memory(own) for run_key, own in rows.items()}
+
+
+def _failure(group: CellGroup) -> str:
+    told = "; ".join(
+        f"{status}: {error or 'no reason told'}" for status, error, _ in group.problems
+    )
+    count = sum(count for _, _, count in group.problems)
+    return told if group.runs == 1 else f"{count} of {group.runs} runs failed: {told}"
+
+
+def _doubts(group: CellGroup, rows: Sequence[Row]) -> Iterator[str]:
+    contended = sum(row["contended"] is True for row in rows)
+    if contended:
+        yield (
+            f"{group.label}: the times of {contended} of {len(rows)} processes are left out, "
+            f"as others used the machine{'; it has no time' if contended == len(rows) else ''}"
+        )
+    unstable = sum(row["unstable"] is True for row in rows)
+    if unstable:
+        yield f"{group.label}: steps changed their level in {unstable} of {len(rows)} processes"
+    for gauge in GAUGES:
+        values = {row[gauge.column] for row in rows if is_number(row.get(gauge.column))}
+        if gauge.measured == "exact" and len(values) > 1:
+            yield (
+                f"{group.label}: {gauge.name} differs between its runs, from {min(values)} to "
+                f"{max(values)}; the highest counts"
+            )
+
+
+def _caveats(rows: Iterable[Row]) -> list[str]:
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        if row["status"] == "ok" and row.get("caveats"):
+            found.setdefault(row["caveats"], []).append(row["label"])
+    return [f"outside of what was verified, {text}: {', '.join(of)}" for text, of in found.items()]

@@ -1,0 +1,103 @@
+"""Whether `data.path` can be what it says, found out before any process is started for it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from kdbench.common.errors import InputError, brief, did_you_mean, quoted
+from kdbench.common.fingerprint import of_the_system
+from kdbench.spec.settings import Data
+
+_EXPECTED = "a .parquet file or a folder of parquet, of save_to_disk or of SPLIT/CLASS/PICTURE"
+# Tables lie in these places; deeper ones no split is looked for in.
+_TABLES = ("state.json", "*/state.json", "*.parquet", "*/*.parquet", "data/*/*.parquet")
+
+
+def check_data_path(data: Data, where: Path) -> None:
+    """Check a local data set's place; a name on the hub is left to the cell's own process.
+
+    Raises:
+        InputError: nothing is there, or nothing that is a data set.
+    """
+    if data.source != "datasets" or data.path is None:
+        return
+    root, key = Path(data.path), "data.path"
+    try:
+        if not root.exists():
+            _check_hub_name(data.path, where)
+            return
+        if of_the_system(root):  # told where it would be read
+            return
+        if data.config is not None:
+            root, key = root / data.config, "data.config"
+            if not root.is_dir():
+                raise InputError(
+                    f"no such folder: {brief(str(root))}",
+                    where=where,
+                    key=key,
+                    hint=_near(root),
+                )
+        _check_kind(root, data, where, key)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise InputError(
+            f"cannot read {brief(str(root))}: {reason}", where=where, key=key
+        ) from None
+
+
+def _check_hub_name(path: str, where: Path) -> None:
+    """Refuse what is neither there nor a name on the hub, which is `owner/name`.
+
+    Raises:
+        InputError: it is not.
+    """
+    written_as_path = path.startswith((".", "/", "~")) or path.endswith((".parquet", "/"))
+    if not written_as_path and path.count("/") == 1:
+        return
+    hint = _near(Path(path)) or "a path is relative to the folder that kdbench is started in"
+    if path.startswith("~"):
+        hint = f"write it out: {os.path.expanduser(path)}"  # noqa: PTH111 - as it was written
+    raise InputError(
+        f"no such file or folder, and no name on the hub such as 'uoft-cs/cifar100': {brief(path)}",
+        where=where,
+        key="data.path",
+        hint=hint,
+    )
+
+
+def _check_kind(root: Path, data: Data, where: Path, key: str) -> None:
+    """Check what a file or folder holds, by the names in it.
+
+    Raises:
+        InputError: it is no data set.
+    """
+    if root.suffix == ".parquet" and root.is_file():
+        return
+    if not root.is_dir():
+        found = f"something else: {brief(str(root))}"
+    elif any(next(root.glob(pattern), None) for pattern in _TABLES):
+        return
+    else:
+        entries = list(root.iterdir())
+        folders = sorted(entry.name for entry in entries if entry.is_dir())
+        split = data.train_split
+        if split in folders:
+            return
+        if folders:
+            raise InputError(
+                f"{brief(str(root))} has no folder for the split {split!r}",
+                where=where,
+                key="data.train_split",
+                hint=did_you_mean(split, folders) or f"the folders are {quoted(folders)}",
+            )
+        found = f"{'a folder without any' if entries else 'an empty folder'}: {brief(str(root))}"
+    raise InputError(f"expected {_EXPECTED}, found {found}", where=where, key=key)
+
+
+def _near(path: Path) -> str | None:
+    """Hint at names near to a path's, in the first of its folders that is there."""
+    for part in (path, *path.parents):
+        if part.parent.is_dir():
+            return did_you_mean(part.name, [entry.name for entry in part.parent.iterdir()])
+    return None

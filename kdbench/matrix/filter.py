@@ -1,0 +1,67 @@
+"""`--only COLUMN=V1,V2`: rows with certain values in a column of `cells`; no expressions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kdbench.common.errors import InputError, brief, did_you_mean, quoted
+
+
+@dataclass(frozen=True)
+class Only:
+    """One filter; values compare as they are written: `true`, `null`, `32`."""
+
+    column: str
+    wanted: tuple[str, ...]
+    #: what the user wrote it behind, for messages
+    option: str = "--only"
+
+    @classmethod
+    def parse(cls, condition: str, known: Sequence[str], option: str = "--only") -> Only:
+        """Read `COLUMN=V1,V2`.
+
+        Raises:
+            InputError: it is not of that form, or the column is not among `known`.
+        """
+        column, equals, values = condition.partition("=")
+        column = column.strip()
+        if not equals:
+            raise InputError(f"expected COLUMN=V1,V2, found {brief(condition)}", where=option)
+        if column not in known:
+            hint = did_you_mean(column, known) or f"the columns are {quoted(known)}"
+            raise InputError(f"unknown column {brief(column)}", where=option, hint=hint)
+        wanted = tuple(value.strip() for value in values.split(","))
+        for value in wanted:
+            other, another, _ = value.partition("=")
+            if another and other in known:
+                raise InputError(
+                    f"expected values of {column!r}, found a second filter, {brief(value)}",
+                    where=option,
+                    hint=f"give each its own: {option} {value}",
+                )
+        return cls(column, wanted, option)
+
+    def keep(self, values: Sequence[object]) -> list[bool]:
+        """Tell which of a column's values are wanted.
+
+        Raises:
+            InputError: none is.
+        """
+        shown = [_as_text(value) for value in values]
+        kept = [text in self.wanted for text in shown]
+        if not any(kept):
+            there = sorted(set(shown))
+            hint = did_you_mean(",".join(self.wanted), there)
+            raise InputError(
+                f"no cells left: none has {self.column} {quoted(self.wanted, ' or ')}",
+                where=self.option,
+                hint=hint or f"there are {quoted(there[:20])}",
+            )
+        return kept
+
+
+def _as_text(value: object) -> str:
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,144 @@
+"""A cell's prediction: the columns and rows that a measured run would have, as far as they go."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kdbench.common.errors import InputError
+from kdbench.predict.replay import Replay, replay
+from kdbench.predict.shared_traces import Traces
+from kdbench.predict.trace import Stage, Trace
+from kdbench.spec.cell import CellRun
+from kdbench.spec.device_profile import Profile
+from kdbench.spec.method import BUILT_IN
+from kdbench.spec.pretrained.local import read_local
+
+# The stages whose peak is told by category and module.
+_SPLIT: tuple[Stage, ...] = ("precompute", "first", "steady")
+# The stages that a measured run has as phases.
+_PHASES: Mapping[Stage, str] = {"setup": "setup", "precompute": "precompute", "steady": "measure"}
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a cell needs.
+
+    Attributes:
+        columns: of `cells`.
+        memory: rows of that table.
+        phases: rows of that table.
+        timeline: columns of that table.
+    """
+
+    columns: dict[str, Any]
+    memory: list[dict[str, Any]]
+    phases: list[dict[str, Any]]
+    timeline: dict[str, Any]
+
+
+def predict(run: CellRun, profile: Profile, traces: Traces | None = None) -> Prediction:
+    """Predict what a cell needs on a device.
+
+    Args:
+        run: of the cell.
+        profile: of the device.
+        traces: of other cells on it, which this one may share.
+
+    Raises:
+        InputError: nothing can be said of such a cell.
+    """
+    check(run)
+    traced = (traces or Traces(profile)).of(run)
+    replayed = replay(traced, profile)
+    return Prediction(
+        columns=_columns(run, profile, traced, replayed),
+        memory=[
+            {"stage": stage, **share.row()}
+            for stage in _SPLIT
+            if stage in replayed.peaks
+            for share in replayed.peaks[stage].shares
+        ],
+        phases=[
+            {
+                "phase": phase,
+                "attempt": 0,
+                "started_ns": 0,
+                "allocated_peak_bytes": replayed.peaks[stage].allocated,
+                "reserved_peak_bytes": replayed.peaks[stage].reserved,
+            }
+            for stage, phase in _PHASES.items()
+            if stage in replayed.peaks
+        ],
+        timeline=dict(replayed.timeline),
+    )
+
+
+def check(run: CellRun) -> None:
+    """Refuse a cell that no trace can tell of.
+
+    Raises:
+        InputError: it is one.
+    """
+    if run.cell.training.compile:
+        raise InputError(
+            "a compiled student cannot be predicted: no trace sees into it",
+            key="training.compile",
+            hint="predict it uncompiled (--set training.compile=false), or measure it",
+        )
+
+
+def caveats(run: CellRun, profile: Profile) -> Iterator[str]:
+    """Tell what of a cell's prediction is outside of what was verified."""
+    training = run.cell.training
+    teacher = run.cell.teacher
+    if not profile.verified:
+        yield f"no prediction for {profile.title} was held against such a card yet"
+    if profile.device == "cuda":
+        yield "convolutions' scratch memory is not in it"
+        if training.attention == "sdpa":
+            yield "nor is that of fused attention's backward"
+        if training.precision in ("bf16", "fp16"):
+            yield "autocast's casts are those that torch documents, not observed ones"
+    if teacher is not None and teacher.weights == "pretrained" and read_local(run.cell) is None:
+        yield "the checkpoint is on the hub and was not read: its shape is the matrix file's"
+        if not teacher.preprocessing_is_whole:
+            yield "what it says of its pixels is taken to be what the matrix file says or CLIP's"
+    if run.cell.method not in BUILT_IN:
+        yield "its method is a plug-in's"
+
+
+def _preprocessing(run: CellRun) -> dict[str, str]:
+    """Tell what the teacher's pixels go through, as far as it is known here."""
+    teacher = run.cell.teacher
+    local = None if teacher is None else read_local(run.cell)
+    if teacher is None or local is None:
+        return {}
+    return {
+        "teacher_preprocessing": local.pixels.how.described(teacher.image_size),
+        "teacher_preprocessing_source": local.pixels.source,
+    }
+
+
+def _columns(run: CellRun, profile: Profile, traced: Trace, replayed: Replay) -> dict[str, Any]:
+    steady, first = replayed.peaks["steady"], replayed.peaks["first"]
+    on_card = profile.device == "cuda"
+    precompute = replayed.peaks.get("precompute")
+    computed = precompute and precompute.allocated
+    return {
+        **_preprocessing(run),
+        "allocated_peak_bytes": steady.allocated,
+        "allocated_source": "simulation" if on_card else "trace",
+        "reserved_peak_bytes": steady.reserved,
+        "first_allocated_peak_bytes": first.allocated,
+        "first_reserved_peak_bytes": first.reserved,
+        **traced.parameters,
+        # a CPU's ledger counts the teacher and its batch alone, and so does the prediction for it
+        "precompute_peak_bytes": computed if on_card else traced.precompute_ledger_bytes,
+        "precompute_kept_bytes": traced.precompute_kept_bytes,
+        "flops_step": traced.work.flops,
+        "operations_step": traced.work.operations,
+        "bytes_moved_step": traced.work.bytes_moved,
+        "caveats": "; ".join(caveats(run, profile)) or None,
+    }

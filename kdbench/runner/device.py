@@ -1,0 +1,242 @@
+"""Asks torch, in a child process, what it sees, and settles which device a run uses."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from kdbench.common.environment import built_for_other_cards, torch_build, torch_cuda_build
+from kdbench.common.errors import InputError, WorkerError, printable
+from kdbench.runner.telemetry.nvml import Gpu, Nvml, open_nvml
+
+Probe = dict[str, Any]
+
+_CHILD = "kdbench.worker.device"
+_EXPECTED = "expected auto, cpu, cuda or cuda:N"
+_KEYS = frozenset(
+    ("torch_version", "cuda_build", "cuda_available", "threads", "devices", "bf16", "cuda_problem")
+)
+
+
+@dataclass(frozen=True)
+class ResolvedDevice:
+    """The device of a run: `cpu` or `cuda:N` as torch counts, and the card that NVML knows it by.
+
+    `gpu` may be a MIG instance. It is None on the CPU, and for a card that NVML does not list;
+    `note` is what the user should know of the choice, such as why auto did not take a card.
+    `name` is torch's name of the card; None on the CPU.
+    """
+
+    device: str
+    gpu: Gpu | None = None
+    note: str | None = None
+    name: str | None = None
+
+    @property
+    def card_name(self) -> str | None:
+        """The card's name: NVML's, unless it is not told, or is no text, and torch's is."""
+        known = self.gpu.name if self.gpu else None
+        return known if known and not (self.name and "\\" in known) else self.name
+
+
+def probe_torch(timeout: float = 60) -> Probe:
+    """Start the probe and return what it printed.
+
+    Args:
+        timeout: seconds after which it is killed; loading torch from a cold disk takes some.
+
+    Raises:
+        WorkerError: it failed, did not answer in time, or answered something else.
+    """
+    command = [sys.executable, "-P", "-m", _CHILD]
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=timeout,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        told = error.stderr.decode(errors="replace") if isinstance(error.stderr, bytes) else ""
+        raise WorkerError(
+            f"torch did not answer within {timeout:g} s: {_last_lines(told)}"
+        ) from None
+    if done.returncode != 0:
+        raise WorkerError(
+            f"torch does not work here: {_CHILD} ended with {done.returncode}: "
+            f"{_last_lines(done.stderr)}"
+        )
+    try:
+        answer = json.loads(done.stdout.strip().rpartition("\n")[2])
+    except ValueError:
+        answer = None
+    if not isinstance(answer, dict) or not answer.keys() >= _KEYS:
+        raise WorkerError(f"{_CHILD}: expected JSON, found: {_last_lines(done.stdout)}")
+    return answer
+
+
+def resolve_device(
+    request: str, *, nvml: Nvml | None = None, probe: Callable[[], Probe] = probe_torch
+) -> ResolvedDevice:
+    """Settle `--device auto|cpu|cuda|cuda:N`.
+
+    Args:
+        request: what the user asked for.
+        nvml: an open NVML, if the caller has one.
+        probe: how torch is asked.
+
+    Raises:
+        InputError: there is no such device, or `request` names none.
+        WorkerError: torch does not load.
+    """
+    index = _requested_index(request)
+    if request == "cpu":
+        return ResolvedDevice("cpu")
+    if nvml is None:
+        with open_nvml() as opened:
+            return resolve_device(request, nvml=opened, probe=probe)
+    gpus = nvml.gpus()
+    if index is None:
+        return _automatic(gpus, nvml, probe)
+    if torch_cuda_build() is None:
+        raise _no_such_device(
+            request, f"torch is a build for {torch_build()}{_others()}", _INSTALL_CUDA
+        )
+    seen = probe()
+    if index >= len(seen["devices"]):
+        raise _no_such_device(request, *_what_is_there(seen, nvml))
+    return _chosen(index, seen, gpus)
+
+
+_INSTALL_CUDA = "install a CUDA build of torch, or use --device cpu"
+
+
+def _requested_index(request: str) -> int | None:
+    if request in ("auto", "cpu"):
+        return None
+    found = re.fullmatch(r"cuda(?::([0-9]{1,3}))?", request)
+    if not found:
+        near = re.fullmatch(r"(?:gpu|cuda|nvidia)?[:\s]?([0-9]{0,3})", request.strip().lower())
+        hint = f"did you mean 'cuda:{near[1] or 0}'?" if near and request.strip() else None
+        raise InputError(f"{_EXPECTED}, found {request!r}", where="--device", hint=hint)
+    return int(found[1] or 0)
+
+
+def _automatic(gpus: list[Gpu], nvml: Nvml, probe: Callable[[], Probe]) -> ResolvedDevice:
+    if torch_cuda_build() is None:
+        return ResolvedDevice("cpu", note=f"on the CPU: {_unused(gpus, nvml)}")
+    # Where it is NVML alone that does not answer, or is not there, torch may still see a card.
+    if not gpus and (nvml.no_driver or nvml.problem is None) and not on_tegra():
+        return ResolvedDevice("cpu", note=f"on the CPU: {_no_card(nvml)}")
+    seen = probe()
+    if seen["devices"]:
+        return _chosen(0, seen, gpus)
+    why, _ = _what_is_there(seen, nvml)
+    unused = f"{gpus[0].name} is not used: {why}" if gpus else _no_card(nvml)
+    return ResolvedDevice("cpu", note=f"on the CPU: {unused}")
+
+
+def _unused(gpus: list[Gpu], nvml: Nvml) -> str:
+    """Say why no card is used by a torch that has no CUDA."""
+    if gpus:
+        return f"{gpus[0].name} is not used: torch is a build for {torch_build()}{_others()}"
+    if built_for_other_cards():
+        return f"torch is a build for {torch_build()}{_others()}"
+    return _no_card(nvml)
+
+
+def _no_card(nvml: Nvml) -> str:
+    """Say why there is none; where a driver is to be had, or none is needed, without a remedy."""
+    told = nvml.why_none() or "no NVIDIA card found"
+    return told if nvml.no_driver or not nvml.remedy else f"{told}; {nvml.remedy}"
+
+
+def _others() -> str:
+    if not built_for_other_cards():
+        return ""
+    return ", and kdbench measures NVIDIA's cards and the CPU alone: it was never tried on others"
+
+
+def on_tegra(root: Path = Path("/")) -> bool:
+    """Whether this is a Jetson or its like, whose card works without NVML."""
+    try:
+        told = (root / "proc/device-tree/compatible").read_bytes()
+    except OSError:
+        return False
+    return b"nvidia,tegra" in told
+
+
+def _chosen(index: int, seen: Probe, gpus: list[Gpu]) -> ResolvedDevice:
+    device = seen["devices"][index]
+    name, uuid = f"cuda:{index}", _plain(device["uuid"])
+    settled = partial(ResolvedDevice, name, name=printable(device["name"]))
+    known = [one for gpu in gpus for one in (gpu, *gpu.instances)]
+    gpu = next((one for one in known if uuid and _plain(one.uuid) == uuid), None)
+    if gpu is None:
+        note = "NVML does not list this card: its memory and energy will be null"
+        return settled(None, note)
+    if not gpu.mig or gpu.part_of:
+        return settled(gpu, _instance_note(gpu) if gpu.part_of else None)
+    # Some builds of CUDA give an instance its card's UUID.
+    instance = _instance_in_use(gpu)
+    if instance is None:
+        note = "which MIG instance this is, is not known: its memory will be null; name it in "
+        return settled(None, note + "CUDA_VISIBLE_DEVICES by its UUID")
+    return settled(instance, _instance_note(instance))
+
+
+def _instance_in_use(card: Gpu) -> Gpu | None:
+    """Find the instance that a process of CUDA sees, which is one alone: the one it is told."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip()
+    if named.startswith("MIG-"):
+        return next((part for part in card.instances if part.uuid.startswith(named)), None)
+    return card.instances[0] if len(card.instances) == 1 else None
+
+
+def _instance_note(instance: Gpu) -> str:
+    return (
+        f"on a MIG instance ({instance.name or instance.uuid}): memory is the instance's; power, "
+        "energy and utilisation are told of the whole card alone and will be null"
+    )
+
+
+def _plain(uuid: str | None) -> str:
+    """Bring a UUID to one form: NVML puts GPU- or MIG- in front, torch does not."""
+    return (uuid or "").lower().removeprefix("gpu-").removeprefix("mig-")
+
+
+def _what_is_there(seen: Probe, nvml: Nvml) -> tuple[str, str]:
+    """Say which CUDA devices there are, or why there are none, and what to do."""
+    listed = ", ".join(f"cuda:{d['index']} ({d['name']})" for d in seen["devices"])
+    if listed:
+        return f"torch sees {listed}", "name one of these, or use --device cpu"
+    if why_none := nvml.why_none():
+        remedy = nvml.remedy or "install or repair the driver"
+        return why_none, f"{remedy}; or use --device cpu"
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if hidden is not None:
+        return f"torch sees no card under CUDA_VISIBLE_DEVICES={hidden!r}", (
+            "unset it, or use --device cpu"
+        )
+    told = seen["cuda_problem"]
+    why = "torch sees no card" + (f" ({told})" if told else "")
+    return why, "run kdbench doctor, or use --device cpu"
+
+
+def _no_such_device(request: str, why: str, what_to_do: str) -> InputError:
+    problem = f"{_EXPECTED} that is there, found {request!r}: {why}"
+    return InputError(problem, where="--device", hint=what_to_do)
+
+
+def _last_lines(text: str, lines: int = 5) -> str:
+    return "\n".join(text.strip().splitlines()[-lines:]) or "it printed nothing"

@@ -1,0 +1,271 @@
+"""Asks `kdbench.predict`, in a child process, what cells need; makes rows of its answers."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from queue import SimpleQueue
+from tempfile import TemporaryDirectory
+from threading import Thread
+from typing import Any, Self
+
+from kdbench.common.environment import git_revision, package_version
+from kdbench.common.errors import InputError, WorkerError
+from kdbench.common.fingerprint import predict_digest, worker_digest
+from kdbench.matrix.file import Matrix
+from kdbench.runner.process.launcher import worker_environment
+from kdbench.runner.rows import Rows
+from kdbench.spec.cell import CellRun
+from kdbench.spec.device_profile import Profile
+from kdbench.store import Store, read_table
+from kdbench.store.schema import SCHEMA_VERSION, TABLES
+
+# A process that predicts takes some hundreds of megabytes, most of it torch.
+_MOST_PROCESSES = 4
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a cell is predicted to need.
+
+    Attributes:
+        run_key: of its rows.
+        rows: by table, as a measured run's; `cells` has one.
+        fit: whether so much memory suffices (`kdbench.predict.fits.Fit`); None: it was not asked.
+    """
+
+    run_key: str
+    rows: Rows
+    fit: dict[str, Any] | None
+
+    @property
+    def cell(self) -> dict[str, Any]:
+        """The row of `cells`."""
+        return self.rows["cells"][0]
+
+
+def predict_matrix(
+    matrix: Matrix,
+    *,
+    profile: Profile,
+    fits_bytes: int | None = None,
+    tell: Callable[[Prediction], None] = lambda _: None,
+) -> list[Prediction]:
+    """Predict each cell of a matrix once, whatever its seeds and repeats.
+
+    Args:
+        matrix: whose cells.
+        profile: the device that they are predicted for.
+        fits_bytes: ask as well whether the cells fit into so many bytes, and with which batch.
+        tell: told each prediction as soon as it is made.
+
+    Raises:
+        InputError: `fits_bytes` is less than the device keeps for itself.
+        WorkerError: the process that predicts died.
+    """
+    if fits_bytes is not None and fits_bytes <= profile.context_bytes:
+        raise InputError(
+            f"expected more than the {profile.context_bytes:,} bytes that a process holds on "
+            f"{profile.title} before it allocates anything, found {fits_bytes:,}",
+            where="--fits",
+        )
+    device = "cpu" if profile.device == "cpu" else "cuda"
+    first = {run.cell.label: run for run in reversed(matrix.runs(device))}
+    runs = [
+        run.model_copy(
+            update={
+                "source": "predicted",
+                "profile": profile.name,
+                "seed": matrix.seeds[0],
+                "repeat": 0,
+                "threads": None,
+                "launch": "spawn",
+            }
+        )
+        for run in (first[label] for label in dict.fromkeys(r.cell.label for r in matrix.runs()))
+    ]
+    environment = _environment(profile)
+    made = []
+    for run, answer, seconds in _answers(runs, profile, fits_bytes):
+        prediction = _prediction(run, answer, seconds, environment)
+        made.append(prediction)
+        tell(prediction)
+    return made
+
+
+def store_predictions(predictions: Sequence[Prediction], matrix: Matrix, out: Path) -> Path:
+    """Keep predictions in the matrix's results, in the place of all earlier ones of these cells.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InputError: it cannot be written to, or a run is writing there.
+    """
+    store = Store(out / matrix.name)
+    store.prepare()
+    with store.writing():
+        earlier = _predicted(store.root)
+        for prediction in predictions:
+            for key in earlier.get((prediction.cell["label"], prediction.cell["profile"]), ()):
+                store.supersede(key)
+            store.commit(prediction.run_key, prediction.rows)
+    return store.root
+
+
+def _predicted(root: Path) -> dict[tuple[str, str], list[str]]:
+    """Find the predictions in a store: run keys by label and profile, of whatever code."""
+    found: dict[tuple[str, str], list[str]] = {}
+    columns = ["run_key", "label", "source", "profile"]
+    for row in read_table(root, "cells", columns=columns).to_dict("records"):
+        if row["source"] == "predicted":
+            found.setdefault((row["label"], row["profile"]), []).append(row["run_key"])
+    return found
+
+
+def _answers(
+    runs: Sequence[CellRun], profile: Profile, fits_bytes: int | None
+) -> Iterator[tuple[CellRun, dict[str, Any], float]]:
+    """Have child processes predict; yield their answers in order, with the seconds of each."""
+    # each imports torch first: one for a single cell would gain nothing
+    count = max(1, min(_MOST_PROCESSES, _processors(), (len(runs) + 1) // 2))
+    # neighbours may share their traces, and so stay together
+    shares = [runs[n * len(runs) // count : (n + 1) * len(runs) // count] for n in range(count)]
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(TemporaryDirectory(prefix="kdbench-")))
+        children = [
+            stack.enter_context(_Child(folder / str(n), share, profile, fits_bytes))
+            for n, share in enumerate(shares)
+        ]
+        for child, share in zip(children, shares, strict=True):
+            for run in share:
+                yield run, *child.answer(run)
+
+
+class _Child:
+    """A process that predicts; its answers are read as they come, so that it never waits."""
+
+    def __init__(
+        self, folder: Path, runs: Sequence[CellRun], profile: Profile, fits_bytes: int | None
+    ) -> None:
+        folder.mkdir()
+        job = {
+            "runs": [run.model_dump(mode="json") for run in runs],
+            "profile": profile.model_dump(mode="json", exclude_unset=True),
+            "fits_bytes": fits_bytes,
+            "parent": os.getpid(),
+        }
+        path, self._errors = folder / "job.json", folder / "errors"
+        path.write_text(json.dumps(job), encoding="utf-8")
+        with self._errors.open("wb") as errors:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "kdbench.predict", str(path)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                encoding="utf-8",
+                env=worker_environment(os.environ, network=False),
+                start_new_session=True,
+            )
+        self._lines: SimpleQueue[str] = SimpleQueue()
+        self._reader = Thread(target=self._read, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._reader.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End it, whether or not it is done."""
+        self._process.kill()
+        self._process.wait()
+        self._reader.join()
+
+    def answer(self, run: CellRun) -> tuple[dict[str, Any], float]:
+        """Wait for its next answer, and the seconds that it took.
+
+        Raises:
+            WorkerError: it died.
+        """
+        line = self._lines.get()
+        if not line.endswith("\n"):
+            code = self._process.wait()
+            said = self._errors.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            raise WorkerError(
+                f"the process that predicts ended at {run.cell.label!r}: "
+                + (said[-1][:500] if said else f"exit code {code}, it said nothing")
+            )
+        answer = json.loads(line)
+        return answer, answer.pop("seconds")
+
+    def _read(self) -> None:
+        if self._process.stdout is not None:
+            with self._process.stdout as lines:
+                for line in lines:
+                    self._lines.put(line)
+        self._lines.put("")
+
+
+def _processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _environment(profile: Profile) -> dict[str, Any]:
+    packages = ("torch", "transformers", "nvidia-ml-py", "numpy")
+    return {
+        "torch_version": package_version("torch"),
+        "packages": {name: package_version(name) for name in packages},
+        "git_revision": git_revision(),
+        "profile": profile.model_dump(mode="json"),
+        "profile_digest": profile.digest,
+    }
+
+
+def _prediction(
+    run: CellRun, answer: dict[str, Any], seconds: float, environment: dict[str, Any]
+) -> Prediction:
+    error = answer.get("error")
+    key = run.run_key(
+        worker_digest=worker_digest() + predict_digest(),
+        environment={
+            "torch_version": environment["torch_version"],
+            "profile": environment["profile_digest"],
+        },
+    )
+    cell = {
+        **run.plan_row(),
+        **answer.get("columns", {}),
+        "run_key": key,
+        "status": "ok" if error is None else "failed",
+        "error": error,
+        "steps_measured": 0,
+        "wall_seconds": seconds,
+        "started_at": datetime.now(UTC),
+        "schema_version": SCHEMA_VERSION,
+        "torch_version": environment["torch_version"],
+        "git_revision": environment["git_revision"],
+        "environment": json.dumps(environment, sort_keys=True),
+    }
+    timeline = answer.get("timeline", {})
+    columns = [timeline[name] for name in timeline]
+    rows: Rows = {
+        "cells": [cell],
+        "memory": answer.get("memory", []),
+        "phases": answer.get("phases", []),
+        "timeline": [dict(zip(timeline, row, strict=True)) for row in zip(*columns, strict=True)],
+    }
+    known = {table: [column.name for column in TABLES[table]] for table in rows}
+    return Prediction(
+        run_key=key,
+        rows={
+            table: [{name: row.get(name) for name in known[table]} for row in found]
+            for table, found in rows.items()
+        },
+        fit=answer.get("fit"),
+    )

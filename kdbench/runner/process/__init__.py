@@ -1,0 +1,1 @@
+"""Processes of measured jobs: started, waited for, and always ended."""

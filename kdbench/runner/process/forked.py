@@ -1,0 +1,187 @@
+"""Workers that are forked from a warm process: the runner's side of `kdbench.worker.forker`."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from kdbench.common.errors import WorkerError
+from kdbench.runner.process.child import Child, Start, open_log
+from kdbench.runner.process.launcher import environment_of
+from kdbench.runner.process.stopping import Stopping
+from kdbench.spec.cell import CellRun
+
+# Importing torch from a cold disk takes some; more, and something is wrong.
+_READY_SECONDS = 120.0
+_TICK_SECONDS = 0.25
+# It has only to fork.
+_FORK_SECONDS = 20.0
+_STOP_SECONDS = 5.0
+
+
+class WarmProcesses:
+    """The warm processes of a run, each started when the first cell needs it.
+
+    There is one for each environment and set of imports, so that a forked cell sees and holds what
+    a fresh one would: a student alone no transformers, and no token of the hub.
+    """
+
+    def __init__(self) -> None:
+        self._warm: dict[tuple[Any, ...], _Warm] = {}
+
+    def starter(self, run: CellRun, log: Path, stopping: Stopping) -> Start:
+        """Have a warm process for a run, and return what forks it.
+
+        Args:
+            run: of a cell.
+            log: where the warm process's own output goes until it forks.
+            stopping: says when it is not waited for any more.
+
+        Raises:
+            WorkerError: it did not start.
+        """
+        environment, teacher = environment_of(run), run.cell.teacher is not None
+        kind = (tuple(sorted(environment.items())), teacher)
+        warm = self._warm.get(kind)
+        if warm is None or not warm.alive():
+            warm = self._warm[kind] = _Warm(environment, log, teacher=teacher)
+            warm.await_ready(log, stopping)
+        return warm.fork
+
+    def close(self) -> None:
+        """End them all."""
+        for warm in self._warm.values():
+            warm.stop()
+        self._warm.clear()
+
+
+class _Warm:
+    def __init__(self, environment: Mapping[str, str], log: Path, *, teacher: bool) -> None:
+        command = [sys.executable, "-P", "-m", "kdbench.worker.forker", str(os.getpid())]
+        with open_log(log) as output:
+            self._process = subprocess.Popen(
+                [*command, *(["--teacher"] if teacher else [])],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=output,
+                env=dict(environment),
+                start_new_session=True,  # Ctrl-C reaches the runner alone
+                bufsize=0,
+            )
+        self._partial = b""
+
+    def alive(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.poll() is None
+
+    def await_ready(self, log: Path, stopping: Stopping) -> None:
+        """Wait until it is warm.
+
+        Raises:
+            WorkerError: it ended, or is not ready in time.
+        """
+        deadline, told = time.monotonic() + _READY_SECONDS, None
+        while told is None and time.monotonic() < deadline and not stopping.now:
+            told = self.answer(_TICK_SECONDS)
+        if not told:
+            self.stop()
+            lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            last = stopping.now or (lines[-1] if lines else "it said nothing")
+            raise WorkerError(f"the warm process to fork from did not start: {last}")
+
+    def fork(self, job: Path, log: Path) -> Child:
+        """Fork a child for a job; its environment is the warm process's.
+
+        Raises:
+            WorkerError: it could not.
+        """
+        request = {"job": str(job.absolute()), "log": str(log.absolute())}
+        try:
+            if self._process.stdin is not None:
+                self._process.stdin.write(json.dumps(request).encode() + b"\n")
+            told = self.answer(_FORK_SECONDS)
+        except OSError:
+            told = {}
+        if not told or "pid" not in told:
+            # A child that ended before it told of itself is reported by its status.
+            self.stop()
+            why = told.get("problem", f"it answered {told}") if told else "it did not answer"
+            raise WorkerError(f"the warm process did not fork the cell: {why}")
+        return _Forked(self, int(told["pid"]))
+
+    def answer(self, seconds: float | None) -> dict[str, Any] | None:
+        """Wait for its next answer; None if there is none in time, empty if it ended."""
+        output = self._process.stdout
+        if output is None:
+            return {}
+        while b"\n" not in self._partial:
+            if not select.select([output], [], [], seconds)[0]:
+                return None
+            read = os.read(output.fileno(), 4096)
+            if not read:
+                return {}
+            self._partial += read
+        line, _, self._partial = self._partial.partition(b"\n")
+        told: dict[str, Any] = json.loads(line)
+        return told
+
+    def stop(self) -> None:
+        """End it, and with it a child that has not ended."""
+        with suppress(OSError):
+            self._close()
+        self._process.kill()
+        self._process.wait()
+
+    def how_it_ended(self) -> str:
+        """Say it in words, when it has."""
+        try:
+            code = self._process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            return "closed its pipe"
+        return f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+
+    def _close(self) -> None:
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                stream.close()
+
+
+class _Forked:
+    """A child of the warm process, which alone can wait for it and tells how it ended."""
+
+    def __init__(self, warm: _Warm, pid: int) -> None:
+        self._warm = warm
+        self._code: int | None = None
+        self.pid = pid
+        self.problem: str | None = None
+
+    def poll(self) -> int | None:
+        """Return its exit status; None while it runs."""
+        self.wait(0)
+        return self._code
+
+    def wait(self, seconds: float | None) -> bool:
+        """Wait for the answer that tells of its end."""
+        if self._code is None:
+            told = self._warm.answer(seconds)
+            if told:
+                self._code = int(told["returncode"])
+            elif told is not None:
+                self._lost()
+        return self._code is not None
+
+    def _lost(self) -> None:
+        """Its parent is gone: the kernel kills it, and nobody can tell its exit status."""
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self._code = -signal.SIGKILL
+        self.problem = f"the warm process that it was forked from {self._warm.how_it_ended()}"

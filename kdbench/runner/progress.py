@@ -1,0 +1,264 @@
+"""What the user sees while a run goes on: a live view, or plain lines without a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Protocol
+
+from kdbench.common.text import encodable, printable
+from kdbench.common.units import format_value
+from kdbench.runner.estimate import Estimate
+from kdbench.spec.cell import CellRun
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Event = Mapping[str, Any]
+
+_TOLD_PHASES = ("precompute", "warmup", "measure", "account")
+# Without a terminal a training of hours says so often how far it is: a log is to show that it goes
+# on, and not to be filled.
+_EPOCH_EVERY_SECONDS = 300.0
+
+
+class Progress(Protocol):
+    """Is told what happens in a run."""
+
+    def begin(
+        self, *, total: int, folder: Path, environment: Mapping[str, Any], device: str
+    ) -> None:
+        """Hear that a run begins, with so many cells to do."""
+
+    def fit_started(self, teacher: str) -> None:
+        """Hear that a teacher is being fitted, or looked up in the cache."""
+
+    def fit_finished(self, teacher: str, result: Event | None, problem: str | None) -> None:
+        """Hear that it was, and how well."""
+
+    def cell_started(self, run: CellRun) -> None:
+        """Hear that a cell's process is being started."""
+
+    def tick(self, events: Iterable[Event], sample: Mapping[str, Any] | None) -> None:
+        """Take the new events and the newest sample of memory, a few times a second."""
+
+    def cell_finished(self, cell: Mapping[str, Any]) -> None:
+        """Hear that a cell's rows are on disk."""
+
+    def note(self, text: str) -> None:
+        """Hear something else that the user should know."""
+
+    def finish(self) -> None:
+        """Hear that the run has ended, however it did."""
+
+
+class Silent:
+    """Shows nothing."""
+
+    def begin(self, **_told: object) -> None:
+        """Show nothing."""
+
+    def fit_started(self, teacher: str) -> None:
+        """Show nothing."""
+
+    def fit_finished(self, teacher: str, result: Event | None, problem: str | None) -> None:
+        """Show nothing."""
+
+    def cell_started(self, run: CellRun) -> None:
+        """Show nothing."""
+
+    def tick(self, events: Iterable[Event], sample: Mapping[str, Any] | None) -> None:
+        """Show nothing."""
+
+    def cell_finished(self, cell: Mapping[str, Any]) -> None:
+        """Show nothing."""
+
+    def note(self, text: str) -> None:
+        """Show nothing."""
+
+    def finish(self) -> None:
+        """Show nothing."""
+
+
+class Shown:
+    """Prints a line per cell; on a terminal, the running cell's state below them.
+
+    Args:
+        console: where to print.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live: Any = None
+        self._total = self._started = 0
+        self._walls: list[float] = []
+        self._noted: set[str] = set()
+        self._title = ""
+        self._since = monotonic()
+        self._estimate = Estimate()
+        #: when the training was last heard of in plain lines; None: not yet
+        self._trained_at: float | None = None
+        self._sample: Mapping[str, Any] | None = None
+
+    def begin(
+        self, *, total: int, folder: Path, environment: Mapping[str, Any], device: str
+    ) -> None:
+        """Print where it runs."""
+        from rich.live import Live  # noqa: PLC0415
+
+        self._total = total
+        where = environment["gpu_name"] if device != "cpu" else environment["cpu_model"]
+        self.note(
+            f"{device} ({where or 'name unknown'}), torch {environment['torch_version']}; "
+            f"results in {folder}"
+        )
+        if self._console.is_terminal:
+            self._live = Live(
+                get_renderable=self._state,
+                console=self._console,
+                refresh_per_second=2,
+                transient=True,
+            )
+            self._live.start()
+
+    def fit_started(self, teacher: str) -> None:
+        """Show the fitting as the running job."""
+        self._begin_job(f"fitting the teacher {teacher}")
+
+    def fit_finished(self, teacher: str, result: Event | None, problem: str | None) -> None:
+        """Say how good the teacher is, or that it was cached."""
+        if problem is not None:
+            self.note(problem)
+        elif result is None or result.get("cached"):
+            self.note(f"teacher {teacher}: from the cache")
+        else:
+            self.note(
+                f"teacher {teacher}: fitted in {result['seconds']:.0f} s, test accuracy "
+                f"{result['accuracy']:.3f}"
+            )
+
+    def cell_started(self, run: CellRun) -> None:
+        """Show the cell as the running job."""
+        self._started += 1
+        seed = f" seed {run.seed}" if run.seed else ""
+        repeat = f" repeat {run.repeat}" if run.repeat else ""
+        self._begin_job(f"[{self._started}/{self._total}] {run.cell.label}{seed}{repeat}")
+
+    def tick(self, events: Iterable[Event], sample: Mapping[str, Any] | None) -> None:
+        """Take in what happened; without a terminal, say which phase begins."""
+        state = self._estimate
+        for event in events:
+            state.follow(event)
+            if state.is_replayed(event):
+                continue
+            if event.get("event") == "note":
+                if event["text"] not in self._noted:  # of the data, every cell would
+                    self.note(f"  {event['text']}")
+                self._noted.add(event["text"])
+            elif event.get("event") == "resumed":
+                self.note(f"  goes on after {event['steps']} steps, in epoch {state.epoch_of}")
+            elif self._live is None and event.get("event") == "phase_start":
+                self._phase_started(event["phase"])
+        if self._live is None:
+            self._epoch_now_and_then()
+        self._sample = sample or self._sample
+
+    def cell_finished(self, cell: Mapping[str, Any]) -> None:
+        """Print the cell's line."""
+        self._walls.append(float(cell["wall_seconds"]))
+        parts = [cell["status"]]
+        if cell.get("step_seconds_median") is not None:
+            parts.append(
+                f"{format_value(cell['step_seconds_median'], 'seconds')} per step "
+                f"({cell['steps_measured']} timed)"
+            )
+        if cell.get("allocated_peak_bytes") is not None:
+            parts.append(f"peak allocated {format_value(cell['allocated_peak_bytes'], 'bytes')}")
+        if cell.get("accuracy") is not None:
+            parts.append(f"accuracy {cell['accuracy']:.3f}")
+        if cell.get("contended"):
+            parts.append(f"contended: {cell['contention']}")
+        if cell.get("unstable"):
+            parts.append("unstable")
+        if cell.get("suspended_steps"):
+            parts.append(f"suspended in mid-step ({cell['suspended_steps']} not counted)")
+        if cell.get("error"):
+            parts.append(str(cell["error"]))
+        self.note(f"{self._title}: {', '.join(parts)} [{cell['wall_seconds']:.0f} s]")
+        self._title = ""
+
+    def note(self, text: str) -> None:
+        """Print one line above the live view, if it can be: no run ends for want of it.
+
+        Some lines are printed while results are written, and those would be blamed.
+        """
+        with suppress(OSError):
+            line = encodable(printable(text), self._console.encoding)
+            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def finish(self) -> None:
+        """End the live view."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def _begin_job(self, title: str) -> None:
+        self._title, self._since = title, monotonic()
+        self._estimate, self._sample, self._trained_at = Estimate(), None, None
+        if self._live is None:
+            self.note(title)
+
+    def _phase_started(self, phase: str) -> None:
+        """Say which phase begins; of a training's epochs, each of which is one, the first."""
+        first = phase == "train" and self._trained_at is None
+        if first:
+            self._trained_at = monotonic()
+        if first or phase in _TOLD_PHASES:
+            self.note(f"  {phase} ...{self._left()}")
+
+    def _epoch_now_and_then(self) -> None:
+        """Say which epoch a training is in, where that was long ago."""
+        now, epoch = monotonic(), self._estimate.epoch_of
+        if self._trained_at is None or now - self._trained_at < _EPOCH_EVERY_SECONDS:
+            return
+        if epoch is not None and self._estimate.phase in ("train", "evaluate"):
+            self._trained_at = now
+            self.note(f"  train: epoch {epoch.replace('/', ' of ')}{self._left()}")
+
+    def _state(self) -> Any:  # noqa: ANN401 - rich's renderable is a union of many
+        from rich.spinner import Spinner  # noqa: PLC0415
+        from rich.text import Text  # noqa: PLC0415
+
+        state, parts = self._estimate, [self._estimate.phase]
+        if state.epoch_of is not None:
+            parts.append(f"epoch {state.epoch_of}")
+        if state.step is not None:
+            parts.append(f"step {state.step}" + (f"/{state.steps}" if state.steps else ""))
+        sample = self._sample or {}
+        for column, name in (
+            ("host_bytes", "host"),
+            ("process_bytes", "process"),
+            ("device_bytes", "device"),
+        ):
+            if sample.get(column) is not None:
+                parts.append(f"{name} {format_value(sample[column], 'bytes')}")
+        line = (
+            f"{self._title}: {', '.join(parts)}{self._left()} [{monotonic() - self._since:.0f} s]"
+        )
+        frames = "line" if self._console.options.ascii_only else "dots"
+        return Spinner(frames, text=Text(encodable(printable(line), self._console.encoding)))
+
+    def _left(self) -> str:
+        """Say how long this cell and, by the finished ones, the whole run still take."""
+        cell = self._estimate.seconds_left()
+        waiting = self._total - self._started
+        told = []
+        if cell is not None and cell >= 1:
+            told.append(f"cell {format_value(cell, 'seconds')} left")
+        if self._walls and waiting:
+            mean = sum(self._walls) / len(self._walls)
+            own = cell if cell is not None else max(0.0, mean - (monotonic() - self._since))
+            told.append(f"run about {format_value(own + waiting * mean, 'seconds')} left")
+        return f"; {', '.join(told)}" if told else ""

@@ -1,0 +1,212 @@
+"""A local checkpoint's weights, by the headers of their files: what is there, and of what shape.
+
+A safetensors file begins with the length of its header (8 bytes, little-endian) and the header:
+JSON of each tensor's type, shape and place. A gigabyte of weights is told in a few kilobytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, TypeAdapter
+
+from kdbench.common.errors import InputError, brief, quoted
+from kdbench.spec.pretrained.config import OWN_CLASSES, Config
+from kdbench.spec.pretrained.files import CONFIG, Checkpoint, check_fetched, read_json
+
+_WHOLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_LAYERS = "encoder.layer."
+_ADAPTER = "adapter_config.json"
+_MOST_HEADER = 100_000_000  # as safetensors itself has it
+
+Shape = tuple[int, ...]
+Shapes = Mapping[str, Shape]
+
+_Length = Annotated[int, Field(ge=0, le=2**53)]
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    dtype: str
+    shape: tuple[_Length, ...]
+    data_offsets: tuple[_Length, _Length]
+
+
+_HEADER = TypeAdapter(dict[str, _Tensor])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Held:
+    """What a checkpoint's weights make up.
+
+    Attributes:
+        pooler: a pooler is among them.
+    """
+
+    pooler: bool
+
+
+def check_weights(checkpoint: Checkpoint, config: Config, *, classifier: bool) -> Held | None:
+    """Refuse a local folder without the weights that its configuration asks for.
+
+    Args:
+        checkpoint: a local folder.
+        config: its configuration.
+        classifier: a head is needed.
+
+    Returns:
+        What they make up; None where they have names that only transformers knows.
+
+    Raises:
+        InputError: no weights, an adapter's, pickled, partial, damaged or unfetched ones.
+    """
+    shapes: dict[str, Shape] = {}
+    for name in _files(checkpoint):
+        shapes |= _read_header(checkpoint, name)
+    plain = {name.removeprefix("vit."): (name, shape) for name, shape in shapes.items()}
+    if not any(name.startswith(_LAYERS) for name in plain):
+        _check_unwrapped(checkpoint, shapes)
+        return None
+    pooler = _pooler(config)
+    held = not classifier and all(name in plain for name in pooler)
+    wanted = _wanted(config) | (pooler if held else {})
+    head = _head(config) if classifier else {}
+    if classifier and not any(name in plain for name in head):
+        raise checkpoint.error(
+            "expected a classifier, found a checkpoint without a head", hint=OWN_CLASSES
+        )
+    _check_whole(checkpoint, wanted | head, plain)
+    return Held(pooler=held)
+
+
+def _check_unwrapped(checkpoint: Checkpoint, shapes: Shapes) -> None:
+    """Refuse the weights of a model that something is wrapped around: each name has its prefix."""
+    wrapped = next((name for name in shapes if _LAYERS in name), None)
+    if wrapped is not None:
+        raise checkpoint.error(
+            f"expected weights named {_LAYERS}0. and so on, found {brief(wrapped)}",
+            hint="save the model itself, not what is wrapped around it: `.module` of "
+            "DistributedDataParallel, `._orig_mod` of torch.compile",
+        )
+
+
+def _files(checkpoint: Checkpoint) -> list[str]:
+    """List the files that the weights are in."""
+    if checkpoint.has(_ADAPTER):
+        raise checkpoint.error(
+            "expected whole weights, found an adapter to others",
+            hint="merge it into its base model, and save that with save_pretrained",
+        )
+    if (checkpoint.folder / _WHOLE).is_file():
+        return [_WHOLE]
+    if not checkpoint.has(_INDEX):
+        raise checkpoint.error(
+            f"expected {_WHOLE}, found none",
+            hint="pickled weights are not read, for they can run code: load them where you trust "
+            "them, and save_pretrained writes the other",
+        )
+    index = read_json(checkpoint, _INDEX)
+    names = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(names, dict):
+        raise checkpoint.error(f"expected a weight_map in {_INDEX}, found none")
+    for name in names.values():
+        if not isinstance(name, str) or Path(name).name != name:
+            problem = f"expected names of files beside it in {_INDEX}, found {brief(name)}"
+            raise checkpoint.error(problem)
+    return sorted(set(names.values()))
+
+
+def _read_header(checkpoint: Checkpoint, name: str) -> dict[str, Shape]:
+    path = checkpoint.folder / name
+    if path.exists() and not path.is_file():  # a pipe may never end
+        raise _unreadable(checkpoint, name, "no regular file")
+    try:
+        with path.open("rb") as file:
+            size, first = path.stat().st_size, file.read(64)
+            check_fetched(checkpoint, name, first)
+            length = int.from_bytes(first[:8], "little")
+            whole = 2 <= length <= min(size - 8, _MOST_HEADER)
+            file.seek(8)
+            header = json.loads(file.read(length)) if whole else None
+        if isinstance(header, dict):
+            header.pop("__metadata__", None)
+        tensors = _HEADER.validate_python(header)
+    except OSError as error:
+        told = f"{type(error).__name__}, {(error.strerror or str(error)).lower()}"
+        raise _unreadable(checkpoint, name, told) from None
+    except (ValueError, RecursionError):  # pydantic's error is a ValueError, too
+        raise _unreadable(checkpoint, name, f"no safetensors file, of {size:,} bytes") from None
+    needed = 8 + length + max((held.data_offsets[1] for held in tensors.values()), default=0)
+    if needed != size:
+        raise _unreadable(checkpoint, name, f"expected {needed:,} bytes, found {size:,}")
+    return {name: held.shape for name, held in tensors.items()}
+
+
+def _unreadable(checkpoint: Checkpoint, name: str, told: str) -> InputError:
+    return checkpoint.error(f"cannot read the weights: {name}: {told}", hint=checkpoint.whole_again)
+
+
+def _wanted(config: Config) -> dict[str, Shape]:
+    """Name the weights of a ViT, as its checkpoints do, with their shapes."""
+    width, inner = config.hidden_size, config.intermediate_size
+    patches = (config.image_size // config.patch_size) ** 2
+    wanted: dict[str, Shape] = {
+        "embeddings.cls_token": (1, 1, width),
+        "embeddings.position_embeddings": (1, patches + 1, width),
+        "embeddings.patch_embeddings.projection.weight": (
+            *(width, config.num_channels),
+            *(config.patch_size, config.patch_size),
+        ),
+        "embeddings.patch_embeddings.projection.bias": (width,),
+        **_weight_and_bias("layernorm", (width,)),
+    }
+    for number in range(config.num_hidden_layers):
+        layer = f"encoder.layer.{number}"
+        for part in ("query", "key", "value"):
+            projection = _weight_and_bias(f"{layer}.attention.attention.{part}", (width, width))
+            if not config.qkv_bias:
+                projection.popitem()
+            wanted |= projection
+        wanted |= _weight_and_bias(f"{layer}.attention.output.dense", (width, width))
+        wanted |= _weight_and_bias(f"{layer}.intermediate.dense", (inner, width))
+        wanted |= _weight_and_bias(f"{layer}.output.dense", (width, inner))
+        wanted |= _weight_and_bias(f"{layer}.layernorm_before", (width,))
+        wanted |= _weight_and_bias(f"{layer}.layernorm_after", (width,))
+    return wanted
+
+
+def _weight_and_bias(name: str, shape: Shape) -> dict[str, Shape]:
+    return {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
+
+
+def _pooler(config: Config) -> dict[str, Shape]:
+    return _weight_and_bias("pooler.dense", (config.pooler_width, config.hidden_size))
+
+
+def _head(config: Config) -> dict[str, Shape]:
+    return _weight_and_bias("classifier", (config.classes, config.hidden_size))
+
+
+def _check_whole(
+    checkpoint: Checkpoint, wanted: Shapes, held: Mapping[str, tuple[str, Shape]]
+) -> None:
+    for name, shape in sorted(wanted.items()):
+        own, found = held.get(name, (name, shape))
+        if found != shape:
+            raise checkpoint.error(
+                f"{CONFIG} means {own!r} to be {shape}, its weights are {found}",
+                hint=checkpoint.whole_again,
+            )
+    lacking = sorted(name for name in wanted if name not in held)
+    if lacking:
+        inside = any(own.startswith("vit.") for own, _ in held.values())
+        shown = [f"vit.{n}" if inside and not n.startswith("classifier.") else n for n in lacking]
+        raise checkpoint.error(
+            f"the checkpoint is partial: it lacks {len(lacking)} of {len(wanted)} weights, such "
+            f"as {quoted(shown[:1])}",
+            hint=checkpoint.whole_again,
+        )

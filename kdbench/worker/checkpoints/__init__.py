@@ -1,0 +1,1 @@
+"""Checkpoints of a training, and the files that keep them."""

@@ -1,0 +1,218 @@
+"""The image and label columns of a table, checked."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kdbench.common.errors import InputError, brief, did_you_mean, quoted
+from kdbench.spec.settings import Data
+from kdbench.worker.data.tables import open_tables
+
+# What other programs keep a picture's parts as.
+_KINDS = {
+    "bytes": ("binary", "large_binary", "binary_view"),
+    "path": ("string", "large_string", "string_view"),
+}
+
+
+class TableSource:
+    """A split of a table with an image column, which is decoded by us and not by the library."""
+
+    picture_key = "data.image_column"
+    #: every row is one
+    passed_over = None
+
+    def __init__(
+        self,
+        table: Any,  # noqa: ANN401 - datasets has no type stubs
+        column: str,
+        name: str,
+        *,
+        labels: Tensor,
+        class_names: tuple[str, ...] | None,
+        folder: Path | None,
+    ) -> None:
+        self._table, self._column, self._name = table, column, name
+        self._folder = folder
+        self.labels, self.class_names = labels, class_names
+
+    def encoded(self, row: int) -> bytes | Path:
+        """Return a picture's bytes, or the file in the data set's folder that its row names."""
+        held = self._table[row][self._column]
+        if held is not None and held["bytes"] is not None:
+            encoded: bytes = held["bytes"]
+            return encoded
+        path = None if held is None else held["path"]
+        told = "none"
+        if path is not None:
+            file = _file_in(self._folder, path)
+            if file is not None:
+                return file
+            told = f"the path {brief(path)}, which is no file here"
+        raise InputError(
+            f"expected a picture, found {told}",
+            where=self.where(row),
+            key=self.picture_key,
+        )
+
+    def where(self, row: int) -> str:
+        """Name a picture in an error."""
+        return f"{self._name}, row {row}"
+
+
+def _file_in(folder: Path | None, path: str) -> Path | None:
+    """Find a file in a folder; a row is not to lead to whatever else this machine has."""
+    if folder is None or "\0" in path or not os.path.isfile(folder / path):  # noqa: PTH113
+        return None
+    file = (folder / path).resolve()
+    return file if file.is_relative_to(folder.resolve()) else None
+
+
+def open_columns(data: Data, root: Path) -> tuple[TableSource, TableSource]:
+    """Open both splits of a table, and check their columns and labels.
+
+    Raises:
+        InputError: a split or column is missing, or holds something else than the settings say.
+    """
+    tables = open_tables(data, root)
+    splits = (data.train_split, data.test_split)
+    names = [f"{data.path} ({split})" for split in splits]
+    for table, name in zip(tables, names, strict=True):
+        _check_columns(table, data, name)
+        _check_whole(table, data, name)
+    _check_class_names(*tables, data)
+    train, test = (
+        TableSource(
+            _encoded_column(table, data.image_column, name),
+            data.image_column,
+            name,
+            labels=_labels(table, data, name),
+            class_names=_class_names(table, data),
+            folder=root if root.is_dir() else root.parent if root.exists() else None,
+        )
+        for table, name in zip(tables, names, strict=True)
+    )
+    return train, test
+
+
+def _check_columns(table: Any, data: Data, where: str) -> None:  # noqa: ANN401 - no type stubs
+    for key, column in (("image_column", data.image_column), ("label_column", data.label_column)):
+        if column not in table.column_names:
+            raise InputError(
+                f"no column {column!r}",
+                where=where,
+                key=f"data.{key}",
+                hint=did_you_mean(column, table.column_names)
+                or f"the columns are {quoted(table.column_names)}",
+            )
+
+
+def _check_whole(table: Any, data: Data, where: str) -> None:  # noqa: ANN401
+    """Check that what the columns' offsets point to is theirs: Arrow files are read as they are."""
+    try:
+        table.select_columns([data.image_column, data.label_column]).data.validate(full=True)
+    except Exception as error:  # whatever Arrow calls it
+        told = (str(error).splitlines() or [""])[0]
+        raise InputError(
+            f"damaged: {type(error).__name__}: {told}", where=where, key="data.path"
+        ) from error
+
+
+def _check_class_names(train: Any, test: Any, data: Data) -> None:  # noqa: ANN401
+    """Two splits that were saved apart may number their classes differently."""
+    first, second = (_class_names(table, data) for table in (train, test))
+    for number, (here, there) in enumerate(zip(first or (), second or (), strict=False)):
+        if here != there:
+            raise InputError(
+                f"expected the same classes in both splits, found that class {number} is {here!r} "
+                f"in {data.train_split} and {there!r} in {data.test_split}",
+                where=data.path,
+                key="data.label_column",
+                hint="cast both columns to one ClassLabel",
+            )
+
+
+def _class_names(table: Any, data: Data) -> tuple[str, ...] | None:  # noqa: ANN401
+    names = getattr(table.features[data.label_column], "names", None)
+    return None if names is None else tuple(names)
+
+
+def _encoded_column(table: Any, column: str, where: str) -> Any:  # noqa: ANN401
+    """Keep the image column alone, undecoded: rows of {"bytes", "path"}."""
+    import datasets  # noqa: PLC0415 - slow to import, and rarely needed
+
+    feature = table.features[column]
+    if not isinstance(feature, datasets.Image) and not _may_hold_pictures(feature):
+        raise InputError(
+            f"expected a column of images, found {feature}",
+            where=where,
+            key="data.image_column",
+            hint="cast it to datasets.Image() and save it again",
+        )
+    return _as_images(table.select_columns([column]), column)
+
+
+def _may_hold_pictures(feature: Any) -> bool:  # noqa: ANN401
+    """Whether other programs store pictures so: as bytes, with or without a path beside them."""
+    if isinstance(feature, dict):
+        kinds = {name: getattr(value, "dtype", None) for name, value in feature.items()}
+        # where every row has none of the two, as a path beside bytes, its type is null
+        return set(kinds) <= {"bytes", "path"} and all(
+            kind == "null" or kind in _KINDS[name] for name, kind in kinds.items()
+        )
+    return getattr(feature, "dtype", None) in _KINDS["bytes"]
+
+
+def _as_images(table: Any, column: str) -> Any:  # noqa: ANN401
+    """Turn rows of bytes, or of {bytes, path} with one of the two left out or null, into both."""
+    import datasets  # noqa: PLC0415
+
+    feature = table.features[column]
+    if isinstance(feature, dict):
+        kinds = {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}
+        table = table.cast_column(column, {name: kinds[name] for name in feature})
+    return table.cast_column(column, datasets.Image(decode=False))
+
+
+def _labels(table: Any, data: Data, where: str) -> Tensor:  # noqa: ANN401
+    feature, column = table.features[data.label_column], data.label_column
+    names = _class_names(table, data)
+    if names is not None and len(names) != data.classes:
+        raise InputError(
+            f"expected {data.classes} classes, found {len(names)} names of classes",
+            where=where,
+            key="data.classes",
+        )
+    kind = str(getattr(feature, "dtype", feature))
+    if not kind.startswith(("int", "uint")):
+        raise InputError(
+            f"expected integers, found {kind}",
+            where=where,
+            key="data.label_column",
+            hint="class_encode_column() of the datasets library numbers the classes",
+        )
+    if not len(table):
+        return torch.empty(0, dtype=torch.int64)
+    held = table.select_columns([column]).with_format("arrow")[:].column(0)
+    if held.null_count:
+        row = int(np.flatnonzero(held.is_null().to_numpy())[0])
+        raise InputError(
+            f"expected a label, found none in row {row}", where=where, key="data.label_column"
+        )
+    numbers = held.to_numpy()
+    wrong = np.flatnonzero((numbers < 0) | (numbers >= data.classes))
+    if len(wrong):
+        row = int(wrong[0])
+        raise InputError(
+            f"expected labels from 0 to {data.classes - 1}, found {numbers[row]} in row {row}",
+            where=where,
+            key="data.classes",
+            hint="-1 marks pictures without a label" if numbers[row] == -1 else None,
+        )
+    return torch.from_numpy(numbers.astype(np.int64))

@@ -1,0 +1,149 @@
+"""What a device reaches at best: the yardstick that a step's work is held against."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from time import monotonic
+
+import torch
+from torch import Tensor
+
+from kdbench.spec.settings import Precision
+from kdbench.worker.events import Events
+from kdbench.worker.probes.clock import step_clock
+from kdbench.worker.training.precision import set_precision
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+# Sides of square products, each a larger share of a device's rate until memory or time end it.
+_SIDES = (256, 512, 1024, 2048, 4096, 8192, 16384)
+# Small beside any cell, and enough to find the side that suits a device.
+_SECONDS = 0.3
+_FEWEST = 3
+# A rate is what is reached at best, so it is steady once the best few tries, which others at work
+# or a changing clock can only make slower, agree; and it is sought no longer than this.
+_AGREE = 0.03
+_AT_LEAST_SECONDS, _AT_MOST_SECONDS = 0.2, 2.0
+# Far more than a processor's caches hold, so that a copy goes through memory...
+_HOST_COPY_BYTES = 128 * 2**20
+_DEVICE_COPY_BYTES = 2**30
+# ...and no more than this part of what a card has free.
+_FREE_PART = 8
+
+
+def measure_rates(precision: Precision, device: torch.device, events: Events) -> None:
+    """Tell the device's rates as an event of their own; what fails is a note and nothing else."""
+    try:
+        matmul, copy = matmul_rate(precision, device), copy_rate(device)
+    except (RuntimeError, MemoryError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        events.note(f"the device's rates could not be measured: {first}")
+        return
+    events.emit(
+        "rates",
+        matmul_flops_per_second=matmul.best,
+        copy_bytes_per_second=copy.best,
+        rates_steady=matmul.steady and copy.steady,
+    )
+
+
+@dataclass(frozen=True)
+class Rate:
+    """What was reached at best, per second, and whether the best tries agreed about it."""
+
+    best: float
+    steady: bool
+
+
+def matmul_rate(precision: Precision, device: torch.device) -> Rate:
+    """Floating-point operations per second of the best square matrix product.
+
+    A product of two n x n matrices is 2 n^3 operations. The process's float32 mode is set to the
+    precision's, and its number of threads is used as it is.
+
+    Raises:
+        RuntimeError: there is no memory for it.
+    """
+    set_precision(precision, device)
+    dtype = _DTYPES.get(precision, torch.float32)
+    best, chosen, started = 0.0, None, monotonic()
+    for side in _SIDES:
+        a, b, out = (_fitting(device, (side, side), dtype) for _ in range(3))
+        if a is None or b is None or out is None:
+            break
+
+        def product(a: Tensor = a, b: Tensor = b, out: Tensor = out) -> None:
+            torch.mm(a, b, out=out)
+
+        seconds = min(_tries(product, device))
+        if 2 * side**3 / seconds > best:
+            best, chosen = 2 * side**3 / seconds, (side, product)
+        # the next is eight times as long
+        if monotonic() - started + _FEWEST * 8 * seconds > _SECONDS:
+            break
+    if chosen is None:
+        raise RuntimeError("no memory is left to multiply in")
+    side, work = chosen
+    return _steady_rate(work, device, 2.0 * side**3, 2 * side**3 / best)
+
+
+def copy_rate(device: torch.device) -> Rate:
+    """Bytes per second, read and written, of the best large copy within the device's memory.
+
+    Raises:
+        RuntimeError: there is no memory for it.
+    """
+    size = _HOST_COPY_BYTES if device.type == "cpu" else _DEVICE_COPY_BYTES
+    source = target = None
+    while source is None or target is None:
+        source, target = (_fitting(device, (size,), torch.uint8) for _ in range(2))
+        size //= 2
+        if size < 2**20:
+            raise RuntimeError("no memory is left to copy in")
+
+    def copy(source: Tensor = source, target: Tensor = target) -> None:
+        target.copy_(source)
+
+    return _steady_rate(copy, device, 2.0 * source.nbytes)
+
+
+def _steady_rate(
+    work: Callable[[], None], device: torch.device, amount: float, *known: float
+) -> Rate:
+    """Repeat some work of an amount until its best tries agree, or there is no more time.
+
+    Args:
+        work: what is timed.
+        device: where it runs.
+        amount: of operations or bytes in it.
+        known: seconds that it took before.
+    """
+    started, tries = monotonic(), list(known)
+    while True:
+        tries = sorted([*tries, *_tries(work, device)])
+        spent = monotonic() - started
+        steady = tries[_FEWEST - 1] <= tries[0] * (1 + _AGREE)
+        if (steady and spent >= _AT_LEAST_SECONDS) or spent >= _AT_MOST_SECONDS:
+            return Rate(amount / tries[0], steady)
+
+
+def _tries(work: Callable[[], None], device: torch.device) -> Iterator[float]:
+    """Time some work again and again, after a first time that warms it up."""
+    clock, started = step_clock(device), monotonic()
+    work()
+    count = 0
+    while count < _FEWEST or monotonic() - started < _SECONDS / 4:
+        clock.start()
+        work()
+        row = clock.stop()
+        yield row["device_seconds"] or row["seconds"]
+        count += 1
+
+
+def _fitting(device: torch.device, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor | None:
+    """Make a tensor of ones, unless a card has too little memory left to be sure of it."""
+    if device.type == "cuda":
+        wanted = torch.Size(shape).numel() * dtype.itemsize
+        if wanted > torch.cuda.mem_get_info(device)[0] // _FREE_PART:
+            return None
+    return torch.ones(shape, dtype=dtype, device=device)

@@ -1,0 +1,1 @@
+"""The training loop, its methods, and what is computed before the first step."""

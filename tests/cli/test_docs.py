@@ -1,0 +1,89 @@
+"""The documentation says what the code does."""
+
+import importlib.util
+import re
+import tomllib
+
+from kdbench.cli import app, main
+from kdbench.cli.examples import EXAMPLES
+from kdbench.spec.profiles import known_profiles
+from tests.support import REPOSITORY
+
+
+def test_the_page_of_columns_is_up_to_date():
+    spec = importlib.util.spec_from_file_location("columns", REPOSITORY / "docs/columns.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.page() == (REPOSITORY / "docs/columns.md").read_text()
+
+
+def test_ci_runs_the_readmes_test_command():
+    ci = (REPOSITORY / ".ci/run").read_text()
+    (command,) = re.findall(
+        r"^ +(python3 -m venv .*nox -s tests)$",
+        (REPOSITORY / "README.md").read_text(),
+        re.MULTILINE,
+    )
+    for part in command.split("&&"):
+        words = part.replace("-q ", "").split()
+        assert words[-1] in ci
+        assert words[0].split("/")[-1].replace("pip", "python -m pip").split()[0] in ci
+
+
+def test_the_readmes_commands_exist(capsys):
+    readme = (REPOSITORY / "README.md").read_text()
+    commands = {info.name or info.callback.__name__ for info in app.registered_commands}
+    used = {word for word in re.findall(r"kdbench ([a-z]+)\b", readme) if word in commands}
+    assert used == commands
+    for command in used:
+        assert main([command, "--help"]) == 0
+        told = capsys.readouterr().out
+        for option in set(re.findall(rf"kdbench {command} [^\n`]*?(--[a-z]+)", readme)):
+            assert option in told, (command, option)
+
+
+def test_each_command_has_a_short_option_and_examples_in_its_help(capsys):
+    commands = [info.callback.__name__ for info in app.registered_commands]
+    assert set(EXAMPLES) == set(commands)
+    assert main(["-h"]) == 0
+    assert "Usage: kdbench" in capsys.readouterr().out
+    for command in commands:
+        assert main([command, "-h"]) == 0
+        told = capsys.readouterr().out
+        assert main([command, "--help"]) == 0
+        assert capsys.readouterr().out == told
+        for example in EXAMPLES[command]:
+            assert f"  {example}\n" in told, "as it is to be typed, on a line of its own"
+            assert example.startswith(f"kdbench {command}")
+            options = told.partition("Examples:")[0]
+            assert all(option in options for option in re.findall(r"--[a-z]+", example))
+
+
+def test_the_profiles_are_named_where_one_is_asked_for(capsys):
+    assert len(known_profiles()) > 3
+    for command in ("predict", "check"):
+        main([command, "-h"])
+        told = " ".join(capsys.readouterr().out.split())
+        assert f"The device: {', '.join(known_profiles())}, or a profile of your own." in told
+
+
+def test_the_version_is_one():
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    namespace = {}
+    text = (REPOSITORY / "kdbench/__init__.py").read_text()
+    exec(re.search(r"^__version__ = .*$", text, re.MULTILINE)[0], namespace)
+    assert project["version"] == namespace["__version__"]
+
+
+def test_constraints_pin_what_the_project_needs():
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+    pinned = {
+        line.split("==")[0].lower().replace("_", "-")
+        for line in (REPOSITORY / "constraints.txt").read_text().splitlines()
+        if "==" in line
+    }
+    groups = project["dependency-groups"].values()
+    needed = [*project["project"]["dependencies"], *(item for group in groups for item in group)]
+    names = {re.split(r"[<>=\[ ]", item)[0].lower() for item in needed}
+    assert names <= pinned
+    assert "torch==2.13.0" in (REPOSITORY / "constraints.txt").read_text()
