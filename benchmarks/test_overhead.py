@@ -25,7 +25,7 @@ from kdbench import load_matrix
 from kdbench.common.stats import median, median_interval
 from kdbench.runner.device import ResolvedDevice
 from kdbench.runner.matrix_runner import run_matrix
-from kdbench.runner.progress import Silent
+from kdbench.runner.progress import Progress
 from kdbench.runner.telemetry.sampler_process import SamplerProcess
 from kdbench.worker.data.dataset import load_data
 from kdbench.worker.events import Events
@@ -269,7 +269,7 @@ DWARF = {
 }
 
 
-class InTurn(Silent):
+class InTurn(Progress):
     """After each cell of a run, the same steps by hand; both as seen from here.
 
     `cells` are seconds from the end of what came before a cell to when its rows are on disk;

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from kdbench.matrix.file import Matrix, load_matrix
 from kdbench.runner.device import resolve_device
-from kdbench.runner.matrix_runner import Tally, run_matrix
-from kdbench.runner.progress import Progress, Silent
+from kdbench.runner.matrix_runner import RunSummary, run_matrix
+from kdbench.runner.progress import Progress
 
 if TYPE_CHECKING:
     from kdbench.analysis.results import Results
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 class Run:
     """A finished run: its folder, and how its cells ended."""
 
-    tally: Tally
+    summary: RunSummary
 
     @property
     def folder(self) -> Path:
         """Where the results are."""
-        return self.tally.folder
+        return self.summary.folder
 
     @property
     def failed(self) -> list[tuple[str, str]]:
         """Label and status of the cells that did not end well."""
-        return self.tally.failed
+        return self.summary.failed
 
     @property
     def results(self) -> Results:
@@ -64,7 +64,7 @@ def run(
     """
     loaded = matrix if isinstance(matrix, Matrix) else load_matrix(matrix)
     resolved = resolve_device(device)
-    shown = progress or Silent()
+    shown = progress or Progress()
     return Run(
         run_matrix(loaded, out=Path(out), device=resolved, progress=shown, retry=retry, fresh=fresh)
     )

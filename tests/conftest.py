@@ -19,7 +19,7 @@ from kdbench.cli import main
 from kdbench.gate import gate
 from kdbench.runner.process import launcher
 from kdbench.runner.process.forked import WarmProcesses
-from kdbench.runner.process.stopping import Stopping
+from kdbench.runner.process.stop_request import StopRequest
 from tests.support.gated import Predictor
 
 # A matrix whose cells take a second each, nearly all of it importing torch.
@@ -131,7 +131,7 @@ def forked_workers(_warm_workers, monkeypatch):
     def spawn(run):
         if os.environ.get("PYTHONPATH") not in paths:
             return fresh(run)
-        return warm.starter(run, log, Stopping())
+        return warm.starter(run, log, StopRequest())
 
     monkeypatch.setattr(launcher, "spawn", spawn)
     return lambda: paths.add(os.environ["PYTHONPATH"])

@@ -44,29 +44,28 @@ def doctor(
 ) -> None:
     """Say what this machine offers and what will be missing; of results, what they lack."""
     from kdbench.common.errors import InputError
-    from kdbench.runner.doctor import examine, examine_folder, render
-    from kdbench.runner.repair import advice, examine_results, lines
-    from kdbench.runner.repair import repair as put_in_order
+    from kdbench.runner.doctor import examine_machine, examine_results_folder, render
+    from kdbench.runner.repair import describe, examine_results, remedies, repair_store
 
     if repair and results is None:
         raise InputError("it needs the results folder", where="--repair")
     if results is None or not _has_results(results):
         if repair:
             examine_results(results or Path())  # says what is wrong with it
-        console().print(render(examine(results)))
+        console().print(render(examine_machine(results)))
         return
     if not repair:
-        console().print(render(examine_folder(results)))
+        console().print(render(examine_results_folder(results)))
     found = examine_results(results)
     for health in found:
         if repair:
-            put_in_order(health, lambda told: typer.echo(printable(told)))
+            repair_store(health, lambda told: typer.echo(printable(told)))
     if repair:
         found = examine_results(results)
     for health in found:
-        for told in lines(health):
+        for told in describe(health):
             typer.echo(printable(told))
-    for told in dict.fromkeys(line for health in found for line in advice(health, results)):
+    for told in dict.fromkeys(line for health in found for line in remedies(health, results)):
         typer.echo(printable(told), err=True)
     if not all(health.good for health in found):
         raise typer.Exit(1)
@@ -182,7 +181,7 @@ def run(
     """
     from kdbench import api
     from kdbench.matrix.file import load_matrix
-    from kdbench.runner.progress import Shown
+    from kdbench.runner.progress import ConsoleProgress
 
     loaded = load_matrix(
         matrix_file(file, matrix), preset=preset, assignments=set or (), only=only or ()
@@ -193,10 +192,10 @@ def run(
         device=device,
         retry=[s for s in retry.split(",") if s],
         fresh=fresh,
-        progress=Shown(steady_console()),
+        progress=ConsoleProgress(steady_console()),
     )
     _tell(done, fresh=fresh)
-    raise typer.Exit(done.tally.exit_code)
+    raise typer.Exit(done.summary.exit_code)
 
 
 def _tell(done: Run, *, fresh: bool) -> None:
@@ -209,13 +208,13 @@ def _tell(done: Run, *, fresh: bool) -> None:
         statuses = ",".join(sorted({status for _, status in done.failed}))
         again = f"see: kdbench show {done.folder}; --retry {statuses} runs these again"
         typer.echo(printable(again), err=True)
-    if done.tally.given_up:
+    if done.summary.given_up:
         given_up = (
-            f"{done.tally.given_up}; the cells that are left were not run. When it is back, {same} "
-            "goes on from here"
+            f"{done.summary.given_up}; the cells that are left were not run. When it is back, "
+            f"{same} goes on from here"
         )
         typer.echo(printable(given_up), err=True)
-    if done.tally.interrupted:
+    if done.summary.interrupted:
         typer.echo(f"interrupted; {same} goes on from here", err=True)
-    elif not done.failed and not done.tally.given_up:
+    elif not done.failed and not done.summary.given_up:
         typer.echo(printable(f"done; see: kdbench show {done.folder}; kdbench plot {done.folder}"))

@@ -14,12 +14,12 @@ from kdbench.common.environment import cache_folder
 from kdbench.common.errors import WorkerError
 from kdbench.runner.checkpoints import keeps_checkpoints
 from kdbench.runner.device import ResolvedDevice
-from kdbench.runner.outcome import End, ending
+from kdbench.runner.outcome import Outcome, judge_outcome
 from kdbench.runner.process.forked import WarmProcesses
-from kdbench.runner.process.launcher import Outcome, launch
-from kdbench.runner.process.stopping import Stopping
+from kdbench.runner.process.launcher import ProcessResult, launch
+from kdbench.runner.process.stop_request import StopRequest
 from kdbench.runner.progress import Progress
-from kdbench.runner.rates import KnownRates, told_rates
+from kdbench.runner.rates import BestRates, reported_rates
 from kdbench.runner.recovery import SAMPLES, Record
 from kdbench.runner.rows import Rows, by_kind, failed_rows, summarise
 from kdbench.runner.spool import last_line, read_lines
@@ -35,14 +35,14 @@ _CARDS_FAULT = ("failed", "killed", "timeout")
 
 
 @dataclass(kw_only=True)
-class Measuring:
+class CellRunner:
     """Measures runs one after another, and keeps between them what they share.
 
     Attributes:
         store: where spools and logs are.
         device: where they run.
         progress: is told what happens.
-        stopping: says when to stop.
+        stop: says when to stop.
         environment: the machine.
         machine: the parts of it that a result depends on.
         latest: when the last run that is there was started; None: none is.
@@ -52,15 +52,15 @@ class Measuring:
     store: Store
     device: ResolvedDevice
     progress: Progress
-    stopping: Stopping
+    stop: StopRequest
     environment: Mapping[str, Any]
     machine: Mapping[str, str | None]
     latest: datetime | None = None
     lost_card: str | None = None
     #: what the device reaches at best, measured by this run's first cell of each precision
-    _rates: KnownRates = field(default_factory=KnownRates)
+    _rates: BestRates = field(default_factory=BestRates)
     #: by teacher: how its fitting ended, where it did not end well
-    _unfitted: dict[str, End | None] = field(default_factory=dict)
+    _unfitted: dict[str, Outcome | None] = field(default_factory=dict)
     _warm: WarmProcesses = field(default_factory=WarmProcesses)
     _cache: Path = field(default_factory=cache_folder)
     _told_to_wait: bool = False
@@ -69,7 +69,7 @@ class Measuring:
         """End the processes that outlive a run."""
         self._warm.close()
 
-    def rows(self, key: str, run: CellRun, problem: End | None) -> Rows:
+    def rows(self, key: str, run: CellRun, problem: Outcome | None) -> Rows:
         """Measure a cell, unless it has a problem already.
 
         Raises:
@@ -79,18 +79,18 @@ class Measuring:
         self._look_after_the_card(rows["cells"][0])
         return rows
 
-    def _rows(self, key: str, run: CellRun, problem: End | None) -> Rows:
+    def _rows(self, key: str, run: CellRun, problem: Outcome | None) -> Rows:
         started_at = self._now()
         if problem is None:
             try:
                 outcome, samples = self._measure(key, run, started_at)
             except WorkerError as error:
-                problem = End("failed", str(error))
+                problem = Outcome("failed", str(error))
         if problem is not None:
-            stopped = self.stopping.now
+            stopped = self.stop.now
             return failed_rows(
                 run,
-                End("interrupted", stopped) if stopped else problem,
+                Outcome("interrupted", stopped) if stopped else problem,
                 environment=self.environment,
                 started_at=started_at,
             )
@@ -104,7 +104,7 @@ class Measuring:
             rates=self._rates.of(run.cell.training.precision),
         )
 
-    def ensure_teacher(self, run: CellRun) -> End | None:
+    def ensure_teacher(self, run: CellRun) -> Outcome | None:
         """Fit the run's teacher before its first cell; return how that ended, if not well.
 
         It is a process of its own, so that no cell's memory or time has the fitting in it.
@@ -135,7 +135,7 @@ class Measuring:
         self.latest = now
         return now
 
-    def _fit(self, run: CellRun, key: str) -> tuple[End, dict[str, Any] | None]:
+    def _fit(self, run: CellRun, key: str) -> tuple[Outcome, dict[str, Any] | None]:
         """Return how it ended, and what is told of the teacher."""
         spool, log = self.store.spool(key), self.store.log(key)
         try:
@@ -150,17 +150,17 @@ class Measuring:
                     machine=self.machine,
                     on_start=lambda _pid: None,
                     on_tick=lambda events: self._tick(events, None),
-                    stopping=self.stopping,
+                    stop=self.stop,
                 )
         except WorkerError as error:
-            return End("failed", str(error)), None
+            return Outcome("failed", str(error)), None
         self.store.drop_spool(key)
         events = by_kind(outcome.events)
-        return ending(outcome, events, log), next(iter(events.get("teacher", [])), None)
+        return judge_outcome(outcome, events, log), next(iter(events.get("teacher", [])), None)
 
     def _measure(
         self, key: str, run: CellRun, started_at: datetime
-    ) -> tuple[Outcome, list[dict[str, Any]]]:
+    ) -> tuple[ProcessResult, list[dict[str, Any]]]:
         spool, log = self.store.spool(key), self.store.log(key)
         checkpoints = self.store.checkpoints(key) if keeps_checkpoints(run) else None
         with self.store.told(f"what was measured is kept in {spool}"), _process_started():
@@ -171,9 +171,9 @@ class Measuring:
 
     def _launched(
         self, run: CellRun, spool: Path, log: Path, checkpoints: Path | None
-    ) -> tuple[Outcome, list[dict[str, Any]]]:
+    ) -> tuple[ProcessResult, list[dict[str, Any]]]:
         # warm before the sampler starts: what that takes is no part of the cell
-        start = self._warm.starter(run, log, self.stopping) if run.launch == "fork" else None
+        start = self._warm.starter(run, log, self.stop) if run.launch == "fork" else None
         path, gpu = spool / SAMPLES, self.device.gpu
         precision = run.cell.training.precision
         wanted = self._rates.wanted(precision)
@@ -188,7 +188,7 @@ class Measuring:
                 machine=self.machine,
                 on_start=sampler.watch,
                 on_tick=lambda events: self._tick(events, last_line(path)),
-                stopping=self.stopping,
+                stop=self.stop,
                 checkpoints=checkpoints,
                 start=start,
                 rates=wanted,
@@ -203,12 +203,12 @@ class Measuring:
         events = by_kind(outcome.events)
         # a cell that ended before it came to measure them leaves it to the next
         if wanted and any(phase["phase"] == "rates" for phase in events.get("phase_start", [])):
-            self._rates.add(precision, told_rates(events, samples, run.device))
+            self._rates.add(precision, reported_rates(events, samples, run.device))
         return outcome, samples
 
     def _tick(self, events: Iterable[dict[str, Any]], sample: dict[str, Any] | None) -> None:
         self.progress.tick(events, sample)
-        if self.stopping.after_cell() and not self.stopping.now and not self._told_to_wait:
+        if self.stop.after_cell() and not self.stop.now and not self._told_to_wait:
             self._told_to_wait = True
             self.progress.note("this cell is finished first; Ctrl-C again stops it now")
 

@@ -56,7 +56,7 @@ class Report:
     findings: tuple[Finding, ...]
 
 
-def examine(
+def examine_machine(
     results: Path | None = None,
     *,
     probe: Callable[[], Probe] = probe_torch,
@@ -87,7 +87,7 @@ def examine(
     return Report(tuple(findings))
 
 
-def examine_folder(results: Path) -> Report:
+def examine_results_folder(results: Path) -> Report:
     """Say whether results can be written to, and nothing of the machine."""
     return Report((_folder("results", results),))
 

@@ -13,15 +13,15 @@ from kdbench.common.errors import InputError, did_you_mean, quoted
 from kdbench.common.fingerprint import worker_digest
 from kdbench.common.runtime_settings import PRECISION
 from kdbench.matrix.file import Matrix
-from kdbench.runner.cell_runner import Measuring
+from kdbench.runner.cell_runner import CellRunner
 from kdbench.runner.checkpoints import needs_no_more, starts_anew
 from kdbench.runner.device import ResolvedDevice
-from kdbench.runner.outcome import End
+from kdbench.runner.outcome import Outcome
 from kdbench.runner.process.launcher import worker_environment
-from kdbench.runner.process.stopping import Stopping
+from kdbench.runner.process.stop_request import StopRequest
 from kdbench.runner.progress import Progress
 from kdbench.runner.recovery import recover
-from kdbench.runner.resume_plan import Standing, stand
+from kdbench.runner.resume_plan import ResumePlan, plan_resume
 from kdbench.runner.telemetry.host import busy_note
 from kdbench.spec.cell import CellRun, tell_left_out
 from kdbench.store import Store
@@ -32,7 +32,7 @@ _AGAIN = {False: "the same command", True: "the same command without --fresh"}
 
 
 @dataclass
-class Tally:
+class RunSummary:
     """How a matrix's runs stand after `run_matrix`."""
 
     folder: Path
@@ -60,7 +60,7 @@ def run_matrix(
     progress: Progress,
     retry: Sequence[str] = (),
     fresh: bool = False,
-) -> Tally:
+) -> RunSummary:
     """Run what is missing of a matrix; each result is on disk before the next cell starts.
 
     Args:
@@ -114,7 +114,7 @@ class _Runner:
         self._store = Store(out / matrix.name)
         self._device = device
         self._progress = progress
-        self._stopping = Stopping()
+        self._stopping = StopRequest()
         told = worker_environment(os.environ, network=False)
         self._environment = collect_environment(_card(device), told)
         worker = worker_digest()
@@ -126,80 +126,86 @@ class _Runner:
             for run in matrix.runs(device.device)
         ]
 
-    def run(self, *, retry: set[str], fresh: bool) -> Tally:
+    def run(self, *, retry: set[str], fresh: bool) -> RunSummary:
         self._store.prepare()
         with self._store.writing(), self._stopping:
             recover(self._store, self._progress.note)
             self._store.tidy()
-            standing = stand(
+            plan = plan_resume(
                 self._store, self._runs, machine=self._machine, retry=retry, fresh=fresh
             )
-            return self._run_missing(standing, fresh=fresh)
+            return self._run_missing(plan, fresh=fresh)
 
-    def _run_missing(self, standing: Standing, *, fresh: bool) -> Tally:
-        tally = Tally(folder=self._store.root, skipped=len(standing.skipped))
-        tally.failed += [found for found in standing.skipped if found[1] != "ok"]
+    def _run_missing(self, plan: ResumePlan, *, fresh: bool) -> RunSummary:
+        summary = RunSummary(folder=self._store.root, skipped=len(plan.skipped))
+        summary.failed += [found for found in plan.skipped if found[1] != "ok"]
         self._progress.begin(
-            total=len(standing.todo),
+            total=len(plan.todo),
             folder=self._store.root,
             environment=self._environment,
             device=self._device.device,
         )
-        left_out = tell_left_out(run.cell for _, run in standing.todo)
-        for note in (self._device.note, _kept_back(), busy_note(), left_out, *standing.notes):
+        left_out = tell_left_out(run.cell for _, run in plan.todo)
+        for note in (self._device.note, _kept_back(), busy_note(), left_out, *plan.notes):
             if note:
                 self._progress.note(note)
-        measuring = Measuring(
+        cell_runner = CellRunner(
             store=self._store,
             device=self._device,
             progress=self._progress,
-            stopping=self._stopping,
+            stop=self._stopping,
             environment=self._environment,
             machine=self._machine,
-            latest=standing.latest,
+            latest=plan.latest,
         )
         try:
-            self._run_all(standing, measuring, tally, fresh=fresh)
+            self._run_all(plan, cell_runner, summary, fresh=fresh)
         finally:
-            measuring.close()
+            cell_runner.close()
             self._progress.finish()
-        return tally
+        return summary
 
     def _run_all(
-        self, standing: Standing, measuring: Measuring, tally: Tally, *, fresh: bool
+        self, plan: ResumePlan, cell_runner: CellRunner, summary: RunSummary, *, fresh: bool
     ) -> None:
-        known = dict(standing.known)
+        known = dict(plan.known)
         if fresh:
             # At once, and rows with their weights: what begins now is gone on with, however it is
             # stopped, by the same command without --fresh, and never taken for the old one.
-            for key, _ in standing.todo:
+            for key, _ in plan.todo:
                 self._store.supersede_training(key)
                 known.pop(key, None)
-        for number, (key, run) in enumerate(standing.todo, start=1):
-            problem = measuring.ensure_teacher(run)
+        for number, (key, run) in enumerate(plan.todo, start=1):
+            problem = cell_runner.ensure_teacher(run)
             if self._stopping.after_cell():
-                tally.interrupted = True
+                summary.interrupted = True
                 return
             if starts_anew(run, known.get(key)):
                 self._store.supersede_training(key)
-            status = self._run_one(measuring, key, run, problem, again=_AGAIN[fresh])
-            tally.done += 1
+            status = self._run_one(cell_runner, key, run, problem, again=_AGAIN[fresh])
+            summary.done += 1
             if status not in ("ok", "interrupted"):
-                tally.failed.append((run.cell.label, status))
+                summary.failed.append((run.cell.label, status))
             if self._stopping.after_cell():
                 # when the last cell is whole, nothing was left out
-                tally.interrupted = status == "interrupted" or number < len(standing.todo)
+                summary.interrupted = status == "interrupted" or number < len(plan.todo)
                 return
-            if measuring.lost_card is not None:
-                tally.given_up = measuring.lost_card
+            if cell_runner.lost_card is not None:
+                summary.given_up = cell_runner.lost_card
                 return
 
     def _run_one(
-        self, measuring: Measuring, key: str, run: CellRun, problem: End | None, *, again: str
+        self,
+        cell_runner: CellRunner,
+        key: str,
+        run: CellRun,
+        problem: Outcome | None,
+        *,
+        again: str,
     ) -> str:
         """Run and commit one cell; returns its status."""
         self._progress.cell_started(run)
-        rows = measuring.rows(key, run, problem)
+        rows = cell_runner.rows(key, run, problem)
         self._store.commit(key, rows, again=again)
         cell = rows["cells"][0]
         if needs_no_more(run, cell["status"]):

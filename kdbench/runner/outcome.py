@@ -11,8 +11,8 @@ from typing import Any
 from kdbench.common.memory_limits import own_rooms, rooms
 from kdbench.common.out_of_memory import REMEDY, Shortage, is_ambiguous, recognise
 from kdbench.common.units import format_value
-from kdbench.runner.process.launcher import Outcome
-from kdbench.runner.process.oom_killer import Kills
+from kdbench.runner.process.launcher import ProcessResult
+from kdbench.runner.process.oom_killer import OomKills
 
 # A failing program's last words are its last lines; C++ puts a page of stack frames behind them.
 _LAST_LINES, _LAST_BYTES = 4, 16_384
@@ -20,7 +20,7 @@ _FATAL = "terminate called"
 
 
 @dataclass(frozen=True)
-class End:
+class Outcome:
     """A run's status, and what went wrong in one line."""
 
     status: str
@@ -38,7 +38,9 @@ class End:
         }
 
 
-def ending(outcome: Outcome, events: Mapping[str, Sequence[Mapping[str, Any]]], log: Path) -> End:
+def judge_outcome(
+    outcome: ProcessResult, events: Mapping[str, Sequence[Mapping[str, Any]]], log: Path
+) -> Outcome:
     """Say how a run ended.
 
     Args:
@@ -53,31 +55,33 @@ def ending(outcome: Outcome, events: Mapping[str, Sequence[Mapping[str, Any]]], 
     if told and not (ours and told[-1]["status"] == "failed"):
         return _as_told(told[-1], killed)
     if outcome.stopped is not None:
-        return End("interrupted", outcome.stopped)
+        return Outcome("interrupted", outcome.stopped)
     if outcome.timed_out is not None:
         problem = f"; {outcome.problem}" if outcome.problem else ""
-        return End("timeout", f"{outcome.timed_out}; what it measured until then is kept{problem}")
+        return Outcome(
+            "timeout", f"{outcome.timed_out}; what it measured until then is kept{problem}"
+        )
     if killed and outcome.returncode == -signal.SIGKILL:
         return _by_the_kernel("the worker", killed, REMEDY)
     if outcome.problem is not None or outcome.returncode is None:
-        return End("failed", outcome.problem)
+        return Outcome("failed", outcome.problem)
     return _without_a_word(outcome.returncode, outcome.kills, log)
 
 
-def _as_told(told: Mapping[str, Any], killed: Kills | None) -> End:
+def _as_told(told: Mapping[str, Any], killed: OomKills | None) -> Outcome:
     """Take a worker's own word, but for what only the kernel knows."""
     if told["status"] == "oom":
         source, *sizes = (
             told.get(f"oom_{name}") for name in ("source", "asked_bytes", "free_bytes")
         )
-        return End("oom", told.get("error"), Shortage(source or "host", *sizes))
+        return Outcome("oom", told.get("error"), Shortage(source or "host", *sizes))
     if told.get("child_died") and killed:
         remedy = f"fewer data.workers need less; {REMEDY}"
         return _by_the_kernel("a process that prepares images", killed, remedy)
-    return End(str(told["status"]), told.get("error"))
+    return Outcome(str(told["status"]), told.get("error"))
 
 
-def _by_the_kernel(whom: str, killed: Kills, remedy: str) -> End:
+def _by_the_kernel(whom: str, killed: OomKills, remedy: str) -> Outcome:
     """Say that the killer did it: by whose count, and what the least limit is.
 
     What was asked for and free is not told: memory is promised, and used up page by page later.
@@ -88,10 +92,10 @@ def _by_the_kernel(whom: str, killed: Kills, remedy: str) -> End:
         f"{killed.count} meanwhile); the least limit is {format_value(least.limit_bytes, 'bytes')} "
         f"({least.limit}); {remedy}"
     )
-    return End("oom", error, Shortage("kernel"))
+    return Outcome("oom", error, Shortage("kernel"))
 
 
-def _without_a_word(code: int, kills: Kills | None, log: Path) -> End:
+def _without_a_word(code: int, kills: OomKills | None, log: Path) -> Outcome:
     """Judge a process that told no end, by its exit status and the last of what it printed."""
     words = _last_words(log)
     last = words.rpartition("\n")[2][:500] or "it said nothing"
@@ -100,10 +104,12 @@ def _without_a_word(code: int, kills: Kills | None, log: Path) -> End:
     found = _shortage_in(words) if code > 0 or code == -signal.SIGABRT else None
     if found is not None:
         line = next((line for line in words.splitlines() if _shortage_in(line)), last)
-        return End("oom", found.sentence(f"the worker's last words: {line.strip()[:300]}"), found)
+        return Outcome(
+            "oom", found.sentence(f"the worker's last words: {line.strip()[:300]}"), found
+        )
     if code < 0:
-        return End("killed", _killed(-code, kills))
-    return End("failed", f"the worker ended with exit code {code}: {last}")
+        return Outcome("killed", _killed(-code, kills))
+    return Outcome("failed", f"the worker ended with exit code {code}: {last}")
 
 
 def _shortage_in(words: str) -> Shortage | None:
@@ -117,7 +123,7 @@ def _shortage_in(words: str) -> Shortage | None:
     return replace(found, limit_bytes=least.limit_bytes, limit=least.limit)
 
 
-def _killed(number: int, kills: Kills | None) -> str:
+def _killed(number: int, kills: OomKills | None) -> str:
     """Say which signal it was, and what is known of who sent it."""
     hint = ""
     if number == signal.SIGKILL:

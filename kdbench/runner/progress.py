@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from kdbench.common.text import encodable, printable
 from kdbench.common.units import format_value
@@ -24,19 +24,19 @@ _TOLD_PHASES = ("precompute", "warmup", "measure", "account")
 _EPOCH_EVERY_SECONDS = 300.0
 
 
-class Progress(Protocol):
-    """Is told what happens in a run."""
+class Progress:
+    """Hears what happens in a run; shows nothing of it."""
 
     def begin(
         self, *, total: int, folder: Path, environment: Mapping[str, Any], device: str
     ) -> None:
-        """Hear that a run begins, with so many cells to do."""
+        """Hear that a run begins, with `total` cells to do."""
 
     def fit_started(self, teacher: str) -> None:
         """Hear that a teacher is being fitted, or looked up in the cache."""
 
     def fit_finished(self, teacher: str, result: Event | None, problem: str | None) -> None:
-        """Hear that it was, and how well."""
+        """Hear that a teacher was fitted, and how well."""
 
     def cell_started(self, run: CellRun) -> None:
         """Hear that a cell's process is being started."""
@@ -54,35 +54,7 @@ class Progress(Protocol):
         """Hear that the run has ended, however it did."""
 
 
-class Silent:
-    """Shows nothing."""
-
-    def begin(self, **_told: object) -> None:
-        """Show nothing."""
-
-    def fit_started(self, teacher: str) -> None:
-        """Show nothing."""
-
-    def fit_finished(self, teacher: str, result: Event | None, problem: str | None) -> None:
-        """Show nothing."""
-
-    def cell_started(self, run: CellRun) -> None:
-        """Show nothing."""
-
-    def tick(self, events: Iterable[Event], sample: Mapping[str, Any] | None) -> None:
-        """Show nothing."""
-
-    def cell_finished(self, cell: Mapping[str, Any]) -> None:
-        """Show nothing."""
-
-    def note(self, text: str) -> None:
-        """Show nothing."""
-
-    def finish(self) -> None:
-        """Show nothing."""
-
-
-class Shown:
+class ConsoleProgress(Progress):
     """Prints a line per cell; on a terminal, the running cell's state below them.
 
     Args:

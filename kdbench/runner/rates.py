@@ -14,7 +14,7 @@ _MOST_TRIES = 3
 _NAMES = ("matmul_flops_per_second", "copy_bytes_per_second")
 
 
-class KnownRates:
+class BestRates:
     """The rates by precision. A rate is only ever measured too low, so the best one is kept."""
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class KnownRates:
         return self._found.get(precision, {})
 
 
-def told_rates(
+def reported_rates(
     events: Mapping[str, Sequence[Mapping[str, Any]]], samples: Sequence[Sample], device: str
 ) -> Rates:
     """Return the rates that a worker told, and whether others were at work meanwhile.

@@ -13,8 +13,8 @@ from pydantic import ValidationError
 
 from kdbench.common.errors import KdbenchError
 from kdbench.runner.checkpoints import needs_no_more
-from kdbench.runner.process.launcher import Outcome
-from kdbench.runner.rates import told_rates
+from kdbench.runner.process.launcher import ProcessResult
+from kdbench.runner.rates import reported_rates
 from kdbench.runner.rows import Rows, by_kind, summarise
 from kdbench.runner.spool import read_lines
 from kdbench.spec.cell import CellRun
@@ -120,7 +120,7 @@ def _set_aside(store: Store, folder: Path, error: Exception, tell: Callable[[str
 
 def _rows(record: Record, folder: Path, log: Path) -> Rows:
     samples, events = _lines(folder / SAMPLES), _lines(folder / EVENTS)
-    outcome = Outcome(
+    outcome = ProcessResult(
         returncode=None,
         wall_seconds=_wall_seconds(samples),
         events=tuple(events),
@@ -134,7 +134,7 @@ def _rows(record: Record, folder: Path, log: Path) -> Rows:
         started_at=record.started_at,
         log=log,
         # measured by a run's first cell of a precision; of another, they went with the run
-        rates=told_rates(by_kind(events), samples, record.run.device),
+        rates=reported_rates(by_kind(events), samples, record.run.device),
     )
 
 

@@ -24,7 +24,7 @@ def examine_results(path: Path) -> list[Health]:
     return [inspect(root) for root in find_stores(path)]
 
 
-def repair(health: Health, tell: Callable[[str], None]) -> None:
+def repair_store(health: Health, tell: Callable[[str], None]) -> None:
     """Put a store in order: nothing is deleted that was measured.
 
     Files that are none of its parts are moved to `.set-aside`, also what a newer kdbench wrote;
@@ -47,7 +47,7 @@ def repair(health: Health, tell: Callable[[str], None]) -> None:
         store.tidy()
 
 
-def advice(health: Health, path: Path) -> Iterator[str]:
+def remedies(health: Health, path: Path) -> Iterator[str]:
     """Say what to do about a store, a line for each kind of thing."""
     if any(damage.newer for damage in health.damage):
         yield "update kdbench to read what a newer one wrote"
@@ -62,7 +62,7 @@ def advice(health: Health, path: Path) -> Iterator[str]:
         )
 
 
-def lines(health: Health) -> Iterator[str]:
+def describe(health: Health) -> Iterator[str]:
     """Say how a store is, a line for each thing."""
     older = ", ".join(f"{count} of schema {v}" for v, count in sorted(health.older.items()))
     going_on = "; a run is going on" if health.writing else ""

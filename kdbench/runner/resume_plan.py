@@ -32,7 +32,7 @@ _LATER = ("threads", "runtime_settings", "environment")
 
 
 @dataclass(frozen=True)
-class Standing:
+class ResumePlan:
     """How a matrix's runs stand.
 
     Attributes:
@@ -50,14 +50,14 @@ class Standing:
     latest: datetime | None
 
 
-def stand(
+def plan_resume(
     store: Store,
     runs: Sequence[tuple[str, CellRun]],
     *,
     machine: Mapping[str, str | None],
     retry: Collection[str],
     fresh: bool,
-) -> Standing:
+) -> ResumePlan:
     """Look up which runs are there.
 
     A part of these runs that cannot be read is set aside, and its run is done again; others are
@@ -100,7 +100,7 @@ def stand(
     notes += _skipped(Counter(status for _, status in skipped))
     notes += _made_before(todo, rows, machine)
     latest = max((row["started_at"] for row in rows if row["started_at"]), default=None)
-    return Standing(tuple(todo), known, tuple(skipped), tuple(notes), latest)
+    return ResumePlan(tuple(todo), known, tuple(skipped), tuple(notes), latest)
 
 
 def _skipped(statuses: Counter[str]) -> list[str]:

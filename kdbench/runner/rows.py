@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from kdbench.common.stats import has_shifted, median, median_interval
-from kdbench.runner.outcome import End, ending
-from kdbench.runner.process.launcher import Outcome
+from kdbench.runner.outcome import Outcome, judge_outcome
+from kdbench.runner.process.launcher import ProcessResult
 from kdbench.runner.telemetry.columns import (
     condition_columns,
     energy_columns,
@@ -29,7 +29,7 @@ _TIMED = ("measure", "train")
 
 def summarise(
     run: CellRun,
-    outcome: Outcome,
+    outcome: ProcessResult,
     *,
     samples: Sequence[Sample],
     environment: Mapping[str, Any],
@@ -49,7 +49,7 @@ def summarise(
         rates: what the device reaches at best in the run's precision; empty where not known.
     """
     events = by_kind(outcome.events)
-    end = ending(outcome, events, log)
+    end = judge_outcome(outcome, events, log)
     # told by every process since there is the word; what has none is of an earlier one
     steps = [step | {"suspended": bool(step.get("suspended"))} for step in events.get("step", [])]
     timed = [step for step in steps if step["phase"] in _TIMED]
@@ -130,7 +130,7 @@ def summarise(
 
 def failed_rows(
     run: CellRun,
-    end: End,
+    end: Outcome,
     *,
     environment: Mapping[str, Any],
     started_at: datetime,

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from kdbench import api, load_matrix
-from kdbench.runner.progress import Shown
+from kdbench.runner.progress import ConsoleProgress
 from kdbench.store import read_table
 from tests.conftest import ALONE
 
@@ -49,8 +49,8 @@ def test_a_run_of_a_script_goes_on_as_well(tiny, tmp_path):
     """Its console is its own."""
     loaded = load_matrix(tiny, assignments=ALONE[1:])
     with suppress(OSError), FULL.open("w") as file:  # closing it fails once more
-        done = api.run(loaded, device="cpu", progress=Shown(Console(file=file)))
-    assert (done.tally.exit_code, done.tally.done) == (0, 1)
+        done = api.run(loaded, device="cpu", progress=ConsoleProgress(Console(file=file)))
+    assert (done.summary.exit_code, done.summary.done) == (0, 1)
     assert read_table(tmp_path / "results/tiny", "cells")["status"].tolist() == ["ok"]
 
 

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from kdbench.common.text import encodable
 from kdbench.runner.process.launcher import worker_environment
-from kdbench.runner.progress import Shown
+from kdbench.runner.progress import ConsoleProgress
 from tests.conftest import TINY
 from tests.support.analysis_fixtures import cell_row, commit
 
@@ -160,7 +160,7 @@ def test_files_are_in_utf8_whatever_the_terminal_takes(said, encoding):
 def test_a_run_of_a_script_has_a_console_of_any_encoding():
     """Its console is its own, and no run ends for want of a line."""
     file = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
-    Shown(Console(file=file, width=80)).note("é → 3 µs")
+    ConsoleProgress(Console(file=file, width=80)).note("é → 3 µs")
     file.seek(0)
     assert file.read() == "\\xe9 -> 3 us\n"
 

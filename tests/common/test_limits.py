@@ -9,7 +9,7 @@ import pytest
 
 from kdbench.common import memory_limits
 from kdbench.common.memory_limits import memory_limit_bytes, own_rooms, rooms, tightest
-from kdbench.runner.process.oom_killer import Killer, Kills
+from kdbench.runner.process.oom_killer import OomKillCounter, OomKills
 
 MIB, GIB = 2**20, 2**30
 V1 = "9:name=systemd:/x\n4:memory:/job/mine\n0::/\n"
@@ -165,17 +165,17 @@ def control(count):
 )
 def test_what_the_kernels_killer_has_ended(tree, cgroup, before, after, expected):
     root = tree({"proc/self/cgroup": cgroup} | before)
-    killer = Killer(root)
+    killer = OomKillCounter(root)
     if after is not None:
         tree({list(before)[-1]: after})
-    assert killer.kills() == (Kills(*expected) if expected else None)
+    assert killer.kills() == (OomKills(*expected) if expected else None)
 
 
 def test_the_nearest_counter_is_the_one_that_counts(tree):
     """Others are ended in groups beside this one: those above count them too."""
     above = "sys/fs/cgroup/job/memory.events"
     root = tree({"proc/self/cgroup": V2, OWN + "memory.events": events(0), above: events(0)})
-    killer = Killer(root)
+    killer = OomKillCounter(root)
     tree({above: events(5)})
     assert killer.kills().count == 0
     (root / OWN / "memory.events").unlink()

@@ -21,7 +21,7 @@ from kdbench.common.errors import InputError, WorkerError
 from kdbench.runner import device as probing
 from kdbench.runner import doctor
 from kdbench.runner.device import ResolvedDevice, probe_torch, resolve_device
-from kdbench.runner.doctor import examine, render
+from kdbench.runner.doctor import examine_machine, render
 from kdbench.runner.process.launcher import worker_environment
 from kdbench.store.schema import TABLES
 from tests.support.fake_nvml.fixtures import GIB, MIG_UUID, OTHER_UUID, UUID, card, fake_nvml  # noqa: F401
@@ -56,7 +56,7 @@ def found(report):
 
 
 def look(torch=ONE_CARD, results=None, root=Path("/")):
-    report = examine(results, probe=lambda: torch, reaches=lambda _: None, root=root)
+    report = examine_machine(results, probe=lambda: torch, reaches=lambda _: None, root=root)
     return found(report)
 
 
@@ -228,7 +228,7 @@ def test_a_torch_that_does_not_load_is_a_finding(fake_nvml):
         raise WorkerError("torch does not work here: no libcudart")
 
     fake_nvml(card())
-    finding = found(examine(probe=broken, reaches=lambda _: None))["torch"]
+    finding = found(examine_machine(probe=broken, reaches=lambda _: None))["torch"]
     assert not finding.good
     assert "no libcudart" in finding.found
 
@@ -258,7 +258,7 @@ def test_cards_of_other_jobs_are_nothing_to_mend(fake_nvml):
         findings["card"].found
     )
     fake_nvml(card(**closed))
-    report = examine(probe=lambda: ONE_CARD, reaches=lambda _: None)
+    report = examine_machine(probe=lambda: ONE_CARD, reaches=lambda _: None)
     first, last = (f for f in report.findings if f.name == "card")
     assert not first.good
     assert "--gres=gpu:1" in first.remedy
@@ -398,7 +398,7 @@ def hub():
 
 
 def ask_hub():
-    return found(examine(probe=lambda: ONE_CARD))["hub"]
+    return found(examine_machine(probe=lambda: ONE_CARD))["hub"]
 
 
 def test_a_hub_that_answers_is_told(fake_nvml, hub, monkeypatch):
@@ -421,7 +421,7 @@ def test_a_hub_that_cannot_be_used_is_a_finding(fake_nvml, hub, monkeypatch):
 def test_offline_the_hub_is_not_asked(fake_nvml, monkeypatch):
     fake_nvml(**NO_DRIVER)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    report = examine(probe=lambda: ONE_CARD, reaches=lambda _: pytest.fail("asked"))
+    report = examine_machine(probe=lambda: ONE_CARD, reaches=lambda _: pytest.fail("asked"))
     assert "HF_HUB_OFFLINE" in found(report)["hub"].found
 
 
@@ -459,7 +459,7 @@ def test_a_disk_that_is_full_lets_files_be_made_and_not_written(fake_nvml, tmp_p
 
 def test_the_report_reads_at_80_columns(fake_nvml):
     fake_nvml(card(processes={"7": 0}))
-    report = examine(probe=lambda: ONE_CARD, reaches=lambda _: "no route [to host]")
+    report = examine_machine(probe=lambda: ONE_CARD, reaches=lambda _: "no route [to host]")
     text = io.StringIO()
     Console(width=80, file=text).print(render(report))
     lines = text.getvalue().splitlines()

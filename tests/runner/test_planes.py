@@ -17,7 +17,7 @@ from kdbench import load_matrix
 from kdbench.runner import cell_runner
 from kdbench.runner.device import ResolvedDevice
 from kdbench.runner.matrix_runner import run_matrix
-from kdbench.runner.progress import Silent
+from kdbench.runner.progress import Progress
 from kdbench.runner.telemetry.nvml import Gpu
 from kdbench.spec import method as registry
 from tests.conftest import TINY
@@ -200,13 +200,13 @@ def stored(tmp_path, site, monkeypatch, fake_nvml_environment, forked_workers):
         monkeypatch.setenv(driver.SCRIPT, child[driver.SCRIPT])
         forked_workers()
         progress = _Noted(half)
-        tally = run_matrix(
+        summary = run_matrix(
             _matrix(tmp_path, method),
             out=tmp_path / "results",
             device=ResolvedDevice("cpu", _listed(script)),
             progress=progress,
         )
-        assert tally.failed == []
+        assert summary.failed == []
         tables = {
             name: pd.read_parquet(tmp_path / "results/tiny" / name)
             for name in ("cells", "samples", "steps")
@@ -220,7 +220,7 @@ def stored(tmp_path, site, monkeypatch, fake_nvml_environment, forked_workers):
     registry._plugged.cache_clear()
 
 
-class _Noted(Silent):
+class _Noted(Progress):
     """Keeps the notes, and leaves a file when half of the steps are timed."""
 
     def __init__(self, half):
@@ -257,9 +257,9 @@ def test_a_run_whose_card_goes_away_is_given_up_and_gone_on_with(
             matrix, out=tmp_path / "results", device=device, progress=_Noted(tmp_path / "half")
         )
 
-    tally = run()
-    assert (tally.done, tally.failed, tally.exit_code) == (1, [], 1)
-    assert tally.given_up == f"the card is gone: {UUID}"
+    summary = run()
+    assert (summary.done, summary.failed, summary.exit_code) == (1, [], 1)
+    assert summary.given_up == f"the card is gone: {UUID}"
     (cell,) = pd.read_parquet(tmp_path / "results/tiny/cells").to_dict("records")
     assert cell["status"] == "interrupted"
     assert cell["error"].startswith(f"the card is gone: {UUID}; it ended as timeout: not done af")

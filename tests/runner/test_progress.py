@@ -10,7 +10,7 @@ from rich.console import Console
 from kdbench.common.units import format_value
 from kdbench.runner import estimate, progress
 from kdbench.runner.estimate import Estimate
-from kdbench.runner.progress import Shown, Silent
+from kdbench.runner.progress import ConsoleProgress, Progress
 from tests.support.models import tiny_run
 
 pytestmark = pytest.mark.usefixtures("forked_workers")
@@ -187,7 +187,7 @@ def shown(clock):
             legacy_windows=False,
             _environ={},
         )
-        made = Shown(console)
+        made = ConsoleProgress(console)
         made.text = console.file.getvalue
         made.begin(
             total=total,
@@ -432,7 +432,7 @@ def test_the_live_view_gives_the_terminal_back(shown, run):
 
 
 def test_silence_is_silent(capfd, run):
-    silent = Silent()
+    silent = Progress()
     silent.begin(total=1, folder=Path(), environment=ENVIRONMENT, device="cpu")
     silent.fit_started("dwarf")
     silent.fit_finished("dwarf", None, "problem")

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
-from kdbench.runner.rates import KnownRates, told_rates
+from kdbench.runner.rates import BestRates, reported_rates
 from kdbench.worker.events import Events
 from kdbench.worker.probes import rates
 from tests.support.models import CPU
@@ -91,7 +91,7 @@ SURE = {"rates_steady": True, "rates_contended": False}
 
 
 def test_the_best_rates_are_kept_and_measured_again_until_they_are_sure():
-    known = KnownRates()
+    known = BestRates()
     assert known.wanted("fp32")
     known.add("fp32", {**RATES, "rates_steady": True, "rates_contended": True})
     assert known.wanted("fp32")
@@ -107,7 +107,7 @@ def test_the_best_rates_are_kept_and_measured_again_until_they_are_sure():
 
 
 def test_a_machine_that_never_rests_does_not_measure_them_for_ever():
-    known = KnownRates()
+    known = BestRates()
     for _ in range(3):
         assert known.wanted("fp32")
         known.add("fp32", {**RATES, "rates_steady": False, "rates_contended": True})
@@ -131,9 +131,9 @@ def test_others_at_work_while_they_are_measured_mark_them(elsewhere, contended):
         }
         for second in range(10)
     ]
-    told = told_rates(events, samples, "cpu")
+    told = reported_rates(events, samples, "cpu")
     assert told == {**RATES, "rates_steady": True, "rates_contended": contended}
-    assert told_rates({"started": [{"threads": 2}]}, samples, "cpu") == {}
+    assert reported_rates({"started": [{"threads": 2}]}, samples, "cpu") == {}
 
 
 def test_every_cell_of_a_run_has_the_best_rates_that_were_known(kdbench, tiny, tmp_path):

@@ -20,9 +20,9 @@ from kdbench.common.errors import InputError, WorkerError
 from kdbench.runner import cell_runner
 from kdbench.runner.device import ResolvedDevice
 from kdbench.runner.matrix_runner import run_matrix
-from kdbench.runner.progress import Silent
+from kdbench.runner.progress import Progress
 from kdbench.runner.recovery import Record, recover
-from kdbench.runner.resume_plan import stand
+from kdbench.runner.resume_plan import plan_resume
 from kdbench.store import Store, arrow_schema, read_table
 from kdbench.store.inspection import inspect
 from kdbench.store.schema import TABLES
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.usefixtures("forked_workers")
 LABEL = "embed-kd/small/8px/dwarf"
 
 
-class Notes(Silent):
+class Notes(Progress):
     def __init__(self):
         self.told = []
 
@@ -54,8 +54,8 @@ def matrix(tmp_path):
 
 def run_in(folder, matrix, **options):
     notes, device = Notes(), ResolvedDevice("cpu")
-    tally = run_matrix(matrix, out=folder / "results", device=device, progress=notes, **options)
-    return tally, notes.told
+    summary = run_matrix(matrix, out=folder / "results", device=device, progress=notes, **options)
+    return summary, notes.told
 
 
 @pytest.fixture
@@ -142,8 +142,8 @@ def test_what_a_worker_had_finished_is_kept(where, times, kept, run, tmp_path, m
     monkeypatch.undo()
     root = tmp_path / "results/tiny"
     assert len(events(root)) == 1
-    tally, notes = run()
-    assert (tally.done, tally.skipped, tally.exit_code) == (0, 1, 0), "it was whole"
+    summary, notes = run()
+    assert (summary.done, summary.skipped, summary.exit_code) == (0, 1, 0), "it was whole"
     told = [f"{LABEL} had finished when kdbench ended without it; kept as {kept}"] if kept else []
     assert [note for note in notes if "ended without it" in note] == told
     assert list(statuses(root).values()) == ["ok"]
@@ -173,8 +173,8 @@ def test_a_retry_that_is_killed_leaves_the_old_row_or_the_new(
         run(retry=["failed"])
     monkeypatch.undo()
     assert list(statuses(root).values()) == left
-    tally, _ = run()
-    assert (tally.done, tally.skipped) == (0, 1)
+    summary, _ = run()
+    assert (summary.done, summary.skipped) == (0, 1)
     assert list(statuses(root).values()) == ["ok"]
     aside = list((root / ".superseded/cells").iterdir())
     assert [pd.read_parquet(part)["status"][0] for part in aside] == ["failed"]
@@ -190,7 +190,7 @@ def test_a_fresh_run_that_is_killed_goes_on_without_fresh(tmp_path, monkeypatch)
 
     def call(**options):
         place = {"out": tmp_path / "results", "device": ResolvedDevice("cpu")}
-        return run_matrix(matrix, progress=Silent(), **place, **options)
+        return run_matrix(matrix, progress=Progress(), **place, **options)
 
     root = call().folder
     first = read_table(root, "cells")["started_at"].max()
@@ -198,8 +198,8 @@ def test_a_fresh_run_that_is_killed_goes_on_without_fresh(tmp_path, monkeypatch)
     with pytest.raises(PowerCut):
         call(fresh=True)
     monkeypatch.undo()
-    tally = call()
-    assert (tally.done, tally.skipped) == (0, 2), "one was committed, one recovered"
+    summary = call()
+    assert (summary.done, summary.skipped) == (0, 2), "one was committed, one recovered"
     assert (read_table(root, "cells")["started_at"] > first).all()
     for table in TABLES:
         assert len(list((root / ".superseded" / table).iterdir())) == 2
@@ -215,8 +215,8 @@ def test_a_disk_that_is_full_goes_on_without_fresh(run, tmp_path, monkeypatch):
         with pytest.raises(InputError, match=told):
             run(fresh=True)
     assert statuses(tmp_path / "results/tiny") == {}
-    tally, _ = run()
-    assert (tally.done, tally.skipped) == (0, 1)
+    summary, _ = run()
+    assert (summary.done, summary.skipped) == (0, 1)
     assert list(statuses(tmp_path / "results/tiny").values()) == ["ok"]
 
 
@@ -354,8 +354,8 @@ def test_a_damaged_row_is_set_aside_and_its_run_done_again(damage, run, done):
     else:  # of a column that no run looks at before it starts
         content[600 if damage == "one bit of the rows" else -5000] ^= 1
     part.write_bytes(content)
-    tally, notes = run()
-    assert (tally.done, tally.exit_code) == (1, 0)
+    summary, notes = run()
+    assert (summary.done, summary.exit_code) == (1, 0)
     (note,) = [note for note in notes if "damaged" in note]
     assert f"{part}: damaged: " in note
     assert "it is run again, and the file is kept in " in note
@@ -375,8 +375,8 @@ def test_a_run_of_which_a_table_is_gone_is_done_again(run, done, kdbench, tmp_pa
     assert told in said.out
     assert "as it was called for these results, measures again what they lack" in said.err
     assert "--repair" not in said.err, "there is nothing more to move"
-    tally, notes = run()
-    assert (tally.done, tally.exit_code) == (1, 0)
+    summary, notes = run()
+    assert (summary.done, summary.exit_code) == (1, 0)
     assert "1 cell lacks a table's part, and will be measured again" in notes
     assert not any("measured before" in note for note in notes)
     assert inspect(root).good
@@ -388,11 +388,11 @@ def test_a_run_whose_other_table_is_damaged_is_done_again(damage, done, matrix):
     (part,) = [p for p in (done / "memory").glob("*.parquet") if p.stem != "empty"]
     runs = [(part.stem, planned) for planned in matrix.runs("cpu")]
     known = {"machine": {}, "retry": (), "fresh": False}
-    assert stand(Store(done), runs, **known).todo == ()
+    assert plan_resume(Store(done), runs, **known).todo == ()
     part.write_bytes(part.read_bytes()[:-9] if damage is None else damage)
-    standing = stand(Store(done), runs, **known)
-    assert list(standing.todo) == runs
-    assert standing.notes == ("1 cell lacks a table's part, and will be measured again",)
+    plan = plan_resume(Store(done), runs, **known)
+    assert list(plan.todo) == runs
+    assert plan.notes == ("1 cell lacks a table's part, and will be measured again",)
     assert inspect(done).runs == 0
 
 
@@ -412,13 +412,13 @@ def test_why_a_cell_that_seems_to_be_there_is_measured_again(changes, why, done,
     machine = {name: row[name] for name in ("torch_version", "cpu_model")}
     machine |= {"gpu_name": None, "driver_version": None}
     runs = [(part.stem, planned) for planned in matrix.runs("cpu")]
-    assert stand(Store(root), runs, machine=machine, retry=(), fresh=False).todo == ()
+    assert plan_resume(Store(root), runs, machine=machine, retry=(), fresh=False).todo == ()
     for table in TABLES:
         restamp(root / table / part.name, changes)
-    standing = stand(Store(root), runs, machine=machine, retry=(), fresh=False)
-    assert list(standing.todo) == runs
+    plan = plan_resume(Store(root), runs, machine=machine, retry=(), fresh=False)
+    assert list(plan.todo) == runs
     told = f"1 cell was measured before, otherwise ({why}); those rows stay"
-    assert standing.notes == (told,)
+    assert plan.notes == (told,)
 
 
 def restamp(part, changes):

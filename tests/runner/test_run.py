@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 from kdbench import api
-from kdbench.runner.matrix_runner import Tally
+from kdbench.runner.matrix_runner import RunSummary
 from kdbench.store import Store
 from kdbench.store.schema import MEMORY_CATEGORIES, TABLES
 from tests.conftest import ALONE, TINY
@@ -476,10 +476,10 @@ STOPPED = {
 @pytest.mark.parametrize("fresh", [False, True])
 def test_a_stopped_run_says_what_goes_on_with_it(how, fresh, kdbench, tiny, tmp_path, monkeypatch):
     """The same command with --fresh would start over."""
-    tally = Tally(folder=tmp_path, **STOPPED[how])
-    monkeypatch.setattr(api, "run", lambda *_given, **_named: api.Run(tally))
+    summary = RunSummary(folder=tmp_path, **STOPPED[how])
+    monkeypatch.setattr(api, "run", lambda *_given, **_named: api.Run(summary))
     said = kdbench("run", "--matrix", tiny, *(["--fresh"] if fresh else []))
-    assert said.code == tally.exit_code != 0
+    assert said.code == summary.exit_code != 0
     command = "the same command without --fresh" if fresh else "the same command"
     assert f" {command} goes on from here\n" in said.err
 

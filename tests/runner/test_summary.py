@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kdbench.runner.outcome import End
-from kdbench.runner.process.launcher import Outcome
+from kdbench.runner.outcome import Outcome
+from kdbench.runner.process.launcher import ProcessResult
 from kdbench.runner.rows import failed_rows, summarise
 from kdbench.store import Store, read_table
 from kdbench.store.schema import PLAN_COLUMNS, SCHEMA_VERSION, TABLES
@@ -56,7 +56,7 @@ def summed(run, tmp_path):
             path.write_bytes(log.encode() if isinstance(log, str) else log)
         return summarise(
             of_run,
-            Outcome(
+            ProcessResult(
                 returncode=returncode,
                 timed_out=timed_out,
                 stopped=stopped,
@@ -308,7 +308,7 @@ def test_a_run_without_a_word_has_nulls_and_no_zeros(summed):
 
 def test_a_run_that_never_started(run, tmp_path):
     rows = failed_rows(
-        run, End("failed", "no teacher"), environment=ENVIRONMENT, started_at=STARTED
+        run, Outcome("failed", "no teacher"), environment=ENVIRONMENT, started_at=STARTED
     )
     cell = cell_of(rows)
     assert list(cell) == [column.name for column in TABLES["cells"]]

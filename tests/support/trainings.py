@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from kdbench import load_matrix
-from kdbench.runner.process.launcher import Outcome
+from kdbench.runner.process.launcher import ProcessResult
 from kdbench.runner.rows import summarise
 from kdbench.runner.spool import read_lines
 from kdbench.store import Store
@@ -69,7 +69,7 @@ def attempt(run, root, *, stop_after=None):
     told = tuple(read_lines(path))
     rows = summarise(
         run,
-        Outcome(returncode=0, wall_seconds=1.0, events=told),
+        ProcessResult(returncode=0, wall_seconds=1.0, events=told),
         samples=(),
         environment=ENVIRONMENT,
         started_at=datetime(2026, 1, 2, tzinfo=UTC),

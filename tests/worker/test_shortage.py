@@ -10,10 +10,10 @@ import torch
 from kdbench.common.errors import InputError, WorkerError
 from kdbench.common.memory_limits import Room
 from kdbench.common.out_of_memory import recognise
-from kdbench.runner import outcome as ending_module
-from kdbench.runner.outcome import ending
-from kdbench.runner.process.launcher import Outcome
-from kdbench.runner.process.oom_killer import Kills
+from kdbench.runner import outcome
+from kdbench.runner.outcome import judge_outcome
+from kdbench.runner.process.launcher import ProcessResult
+from kdbench.runner.process.oom_killer import OomKills
 from kdbench.worker import job as job_module
 from kdbench.worker import out_of_memory as shortage_module
 from kdbench.worker.checkpoints.files import UnusableError, read_checkpoint
@@ -260,7 +260,7 @@ def test_the_end_cannot_even_be_told(tmp_path, capfd):
 
 def ended(log, *events, **outcome):
     whole = {"returncode": 1, "wall_seconds": 1.0, "events": ()} | outcome
-    return ending(Outcome(**whole), {"end": [event for event in events if event]}, log)
+    return judge_outcome(ProcessResult(**whole), {"end": [event for event in events if event]}, log)
 
 
 ABORTED = (
@@ -292,7 +292,7 @@ ABORTED = (
     ],
 )
 def test_last_words(tmp_path, monkeypatch, words, returncode, status, asked):
-    monkeypatch.setattr(ending_module, "own_rooms", list)
+    monkeypatch.setattr(outcome, "own_rooms", list)
     log = tmp_path / "log"
     log.write_text(words)
     end = ended(log, returncode=returncode)
@@ -308,13 +308,13 @@ def test_last_words(tmp_path, monkeypatch, words, returncode, status, asked):
 def test_a_library_that_has_no_room_under_a_limit(tmp_path, monkeypatch):
     log = tmp_path / "log"
     log.write_text("ImportError: libx.so: failed to map segment from shared object\n")
-    monkeypatch.setattr(ending_module, "own_rooms", list)
+    monkeypatch.setattr(outcome, "own_rooms", list)
     assert ended(log).status == "failed", "a mount that forbids it says the same"
-    monkeypatch.setattr(ending_module, "own_rooms", lambda: [Room(0, GIB, "RLIMIT_AS")])
+    monkeypatch.setattr(outcome, "own_rooms", lambda: [Room(0, GIB, "RLIMIT_AS")])
     assert "1.07 GB (RLIMIT_AS)" in ended(log).error
 
 
-ONE, NONE = Kills(1, "control group /x"), Kills(0, "control group /x")
+ONE, NONE = OomKills(1, "control group /x"), OomKills(0, "control group /x")
 FAILED = {"status": "failed", "error": "WorkerError: a process that decodes images died"}
 DIED = FAILED | {"child_died": True}
 

@@ -17,7 +17,7 @@ from typing import Any
 from kdbench.common.errors import WorkerError
 from kdbench.runner.process.child import Child, Start, open_log
 from kdbench.runner.process.launcher import environment_of
-from kdbench.runner.process.stopping import Stopping
+from kdbench.runner.process.stop_request import StopRequest
 from kdbench.spec.cell import CellRun
 
 # Importing torch from a cold disk takes some; more, and something is wrong.
@@ -38,13 +38,13 @@ class WarmProcesses:
     def __init__(self) -> None:
         self._warm: dict[tuple[Any, ...], _Warm] = {}
 
-    def starter(self, run: CellRun, log: Path, stopping: Stopping) -> Start:
+    def starter(self, run: CellRun, log: Path, stop: StopRequest) -> Start:
         """Have a warm process for a run, and return what forks it.
 
         Args:
             run: of a cell.
             log: where the warm process's own output goes until it forks.
-            stopping: says when it is not waited for any more.
+            stop: says when it is not waited for any more.
 
         Raises:
             WorkerError: it did not start.
@@ -54,7 +54,7 @@ class WarmProcesses:
         warm = self._warm.get(kind)
         if warm is None or not warm.alive():
             warm = self._warm[kind] = _Warm(environment, log, teacher=teacher)
-            warm.await_ready(log, stopping)
+            warm.await_ready(log, stop)
         return warm.fork
 
     def close(self) -> None:
@@ -83,19 +83,19 @@ class _Warm:
         """Whether it has not ended."""
         return self._process.poll() is None
 
-    def await_ready(self, log: Path, stopping: Stopping) -> None:
+    def await_ready(self, log: Path, stop: StopRequest) -> None:
         """Wait until it is warm.
 
         Raises:
             WorkerError: it ended, or is not ready in time.
         """
         deadline, told = time.monotonic() + _READY_SECONDS, None
-        while told is None and time.monotonic() < deadline and not stopping.now:
+        while told is None and time.monotonic() < deadline and not stop.now:
             told = self.answer(_TICK_SECONDS)
         if not told:
             self.stop()
             lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-            last = stopping.now or (lines[-1] if lines else "it said nothing")
+            last = stop.now or (lines[-1] if lines else "it said nothing")
             raise WorkerError(f"the warm process to fork from did not start: {last}")
 
     def fork(self, job: Path, log: Path) -> Child:

@@ -17,9 +17,9 @@ from kdbench.common.environment import has_home, user_cache
 from kdbench.common.lifetime import ENDING
 from kdbench.common.runtime_settings import FAMILIES, is_kept_back
 from kdbench.runner.process.child import Child, Spawned, Start
-from kdbench.runner.process.oom_killer import Killer, Kills
-from kdbench.runner.process.stopping import Stopping
-from kdbench.runner.process.timeouts import Limits
+from kdbench.runner.process.oom_killer import OomKillCounter, OomKills
+from kdbench.runner.process.stop_request import StopRequest
+from kdbench.runner.process.timeouts import TimeLimits
 from kdbench.runner.spool import EventTail
 from kdbench.spec.cell import CellRun
 
@@ -79,7 +79,7 @@ Task = Literal["cell", "fit"]
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ProcessResult:
     """How a job's process ended."""
 
     #: a signal's number below 0; None: it has not ended, although it was killed
@@ -93,7 +93,7 @@ class Outcome:
     #: why `returncode` says nothing of the job; None: it does
     problem: str | None = None
     #: what the kernel's killer ended while it ran; None: the kernel does not tell
-    kills: Kills | None = None
+    kills: OomKills | None = None
 
 
 def launch(
@@ -106,11 +106,11 @@ def launch(
     machine: Mapping[str, str | None],
     on_start: Callable[[int], None],
     on_tick: Callable[[Iterable[dict[str, Any]]], None],
-    stopping: Stopping,
+    stop: StopRequest,
     checkpoints: Path | None = None,
     start: Start | None = None,
     rates: bool = False,
-) -> Outcome:
+) -> ProcessResult:
     """Run one job in a process of its own and wait for it.
 
     Args:
@@ -122,7 +122,7 @@ def launch(
         machine: the parts of the environment that a result depends on.
         on_start: told the process's id.
         on_tick: told the new events, a few times a second.
-        stopping: says when the job is to be stopped.
+        stop: says when the job is to be stopped.
         checkpoints: folder of the run's checkpoints; None: it neither reads nor writes any.
         start: starts the process; None: a fresh one.
         rates: have it measure what the device reaches at best as well.
@@ -142,8 +142,8 @@ def launch(
     }
     (spool / "job.json").write_text(json.dumps(job), encoding="utf-8")
     tail, events = EventTail(spool / "events.jsonl"), []
-    killer, started = Killer(), time.monotonic()
-    limits, timed_out = Limits(run.budget, started), None
+    killer, started = OomKillCounter(), time.monotonic()
+    limits, timed_out = TimeLimits(run.budget, started), None
     child = (start or spawn(run))(spool / "job.json", log)
     try:
         on_start(child.pid)
@@ -153,17 +153,17 @@ def launch(
             limits.follow(new, now)
             on_tick(new)
             timed_out = limits.exceeded(now)
-            if timed_out or stopping.now:
+            if timed_out or stop.now:
                 break
     finally:
-        ended = _end(child, hasty=stopping.now is not None)
+        ended = _end(child, hasty=stop.now is not None)
     new = tail.read()
     on_tick(new)
     returncode = child.poll()
-    return Outcome(
+    return ProcessResult(
         returncode=returncode,
         timed_out=timed_out,
-        stopped=_stopped(stopping, returncode),
+        stopped=_stopped(stop, returncode),
         wall_seconds=time.monotonic() - started,
         events=(*events, *new),
         problem=child.problem if ended else _KEPT,
@@ -174,11 +174,11 @@ def launch(
 _KEPT = "its process does not end although it was killed: something in the kernel keeps it"
 
 
-def _stopped(stopping: Stopping, returncode: int | None) -> str | None:
+def _stopped(stop: StopRequest, returncode: int | None) -> str | None:
     """Say who wanted the job to end; one that was told so itself waits for word of the runner."""
-    if returncode in _TOLD_TO_END and stopping.now is None:
+    if returncode in _TOLD_TO_END and stop.now is None:
         time.sleep(_BOTH_TOLD_SECONDS)
-    return stopping.now
+    return stop.now
 
 
 def spawn(run: CellRun) -> Start:

@@ -14,7 +14,7 @@ _COUNT = re.compile(r"^oom_kill (\d+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
-class Kills:
+class OomKills:
     """How many processes the kernel's killer has ended meanwhile."""
 
     count: int
@@ -35,7 +35,7 @@ class _Counter:
         return int(found[1]) if found else None
 
 
-class Killer:
+class OomKillCounter:
     """Counts from now on what the kernel's killer ends among this process's like.
 
     A worker is in its runner's control group. That group's counter is of the processes in it (of
@@ -50,12 +50,12 @@ class Killer:
         self._counter = _counter(ROOT if root is None else root)
         self._before = self._counter.read() if self._counter else None
 
-    def kills(self) -> Kills | None:
+    def kills(self) -> OomKills | None:
         """Return what was ended since; None where the kernel does not tell."""
         now = self._counter.read() if self._counter else None
         if self._counter is None or self._before is None or now is None:
             return None
-        return Kills(max(0, now - self._before), self._counter.where)
+        return OomKills(max(0, now - self._before), self._counter.where)
 
 
 def _counter(root: Path) -> _Counter | None:

@@ -11,7 +11,7 @@ from kdbench.spec.budget import Budget
 _STEPPED = ("warmup", "measure", "train")
 
 
-class Limits:
+class TimeLimits:
     """Follows a job by its events, and says when it has taken too long.
 
     Times are seconds of one clock that the caller reads, and that does not go on while the machine

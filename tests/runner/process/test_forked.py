@@ -24,7 +24,7 @@ from kdbench.common.errors import InputError, WorkerError
 from kdbench.runner.process import launcher
 from kdbench.runner.process.forked import WarmProcesses
 from kdbench.runner.process.launcher import environment_of, launch
-from kdbench.runner.process.stopping import Stopping
+from kdbench.runner.process.stop_request import StopRequest
 from tests.support import REPOSITORY
 from tests.support.analysis_fixtures import cell_row, commit
 from tests.support.consistency import check_results
@@ -100,12 +100,12 @@ def started(processes, tmp_path):
     spool = tmp_path / "spool"
     spool.mkdir()
 
-    def call(*, seen=lambda event, stopping: None, run=None, on_start=lambda pid: None):
-        stopping = Stopping()
+    def call(*, seen=lambda event, stop: None, run=None, on_start=lambda pid: None):
+        stop = StopRequest()
 
         def tick(events):
             for event in events:
-                seen(event, stopping)
+                seen(event, stop)
 
         (spool / "events.jsonl").unlink(missing_ok=True)
         run = run or tiny_run(tmp_path, "student-only", *DIGITS)
@@ -118,8 +118,8 @@ def started(processes, tmp_path):
             machine={},
             on_start=on_start,
             on_tick=tick,
-            stopping=stopping,
-            start=processes.starter(run, tmp_path / "worker.log", stopping),
+            stop=stop,
+            start=processes.starter(run, tmp_path / "worker.log", stop),
         )
 
     return call
@@ -128,9 +128,9 @@ def started(processes, tmp_path):
 def stop_at(name):
     """Want it to stop as soon as the worker tells of an event."""
 
-    def seen(event, stopping):
+    def seen(event, stop):
         if event["event"] == name:
-            stopping.order("stopped by a test")
+            stop.order("stopped by a test")
 
     return seen
 
@@ -320,7 +320,7 @@ from pathlib import Path
 from kdbench.spec.cell import CellRun
 from kdbench.runner.process.forked import WarmProcesses
 from kdbench.runner.process.launcher import launch
-from kdbench.runner.process.stopping import Stopping
+from kdbench.runner.process.stop_request import StopRequest
 
 folder = Path(sys.argv[1])
 run = CellRun.model_validate_json((folder / "run.json").read_text())
@@ -332,8 +332,8 @@ def tick(events):
 
 launch(
     "cell", run, spool=folder, log=folder / "log", cache=folder, machine={},
-    on_start=lambda pid: None, on_tick=tick, stopping=Stopping(),
-    start=WarmProcesses().starter(run, folder / "log", Stopping()),
+    on_start=lambda pid: None, on_tick=tick, stop=StopRequest(),
+    start=WarmProcesses().starter(run, folder / "log", StopRequest()),
 )
 """
 
@@ -393,11 +393,11 @@ def test_a_thread_in_it_is_refused(tmp_path, monkeypatch):
     warming(tmp_path, monkeypatch, f"{start}.start()")
     kept, run = WarmProcesses(), tiny_run(tmp_path, "student-only", *DIGITS)
     with pytest.raises(WorkerError, match="started threads, which do not survive a fork"):
-        kept.starter(run, tmp_path / "log", Stopping())
+        kept.starter(run, tmp_path / "log", StopRequest())
 
 
 def test_a_stop_while_it_warms_up_leaves_nothing(tmp_path, monkeypatch):
-    pid, stopping = tmp_path / "pid", Stopping()
+    pid, stop = tmp_path / "pid", StopRequest()
     warming(
         tmp_path,
         monkeypatch,
@@ -408,14 +408,14 @@ def test_a_stop_while_it_warms_up_leaves_nothing(tmp_path, monkeypatch):
         if not pid.exists() or not pid.read_text():
             signal.setitimer(signal.ITIMER_REAL, 0.05)
             return
-        stopping.order("stopped by a test")
+        stop.order("stopped by a test")
 
     before = signal.signal(signal.SIGALRM, interrupt)
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.05)
         run = tiny_run(tmp_path, "student-only", *DIGITS)
         with pytest.raises(WorkerError, match="stopped by a test"):
-            WarmProcesses().starter(run, tmp_path / "log", stopping)
+            WarmProcesses().starter(run, tmp_path / "log", stop)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)

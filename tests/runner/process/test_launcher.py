@@ -22,8 +22,8 @@ from kdbench.runner.device import ResolvedDevice
 from kdbench.runner.matrix_runner import run_matrix
 from kdbench.runner.process import launcher
 from kdbench.runner.process.launcher import launch, uses_hub, worker_environment
-from kdbench.runner.process.stopping import Stopping
-from kdbench.runner.progress import Silent
+from kdbench.runner.process.stop_request import StopRequest
+from kdbench.runner.progress import Progress
 from kdbench.runner.spool import EventTail, last_line, read_lines
 from kdbench.spec.settings import Data, Teacher
 from tests.support import REPOSITORY
@@ -80,12 +80,12 @@ def spool(tmp_path):
 def started(spool, tmp_path):
     """Launch a job; `seen` is called with each event, and may want it to stop."""
 
-    def call(*, seen=lambda event, stopping: None, run=None, on_start=lambda pid: None):
-        stopping = Stopping()
+    def call(*, seen=lambda event, stop: None, run=None, on_start=lambda pid: None):
+        stop = StopRequest()
 
         def tick(events):
             for event in events:
-                seen(event, stopping)
+                seen(event, stop)
 
         return launch(
             "cell",
@@ -96,7 +96,7 @@ def started(spool, tmp_path):
             machine={},
             on_start=on_start,
             on_tick=tick,
-            stopping=stopping,
+            stop=stop,
         )
 
     return call
@@ -105,9 +105,9 @@ def started(spool, tmp_path):
 def stop_at(name):
     """Want it to stop as soon as the worker tells of an event."""
 
-    def seen(event, stopping):
+    def seen(event, stop):
         if event["event"] == name:
-            stopping.order("stopped by a test")
+            stop.order("stopped by a test")
 
     return seen
 
@@ -378,7 +378,7 @@ def test_an_error_in_the_display_leaves_no_orphan(behave, started):
     behave("emit('ready'); time.sleep(1000)")
     pids = []
 
-    def broken(event, stopping):
+    def broken(event, stop):
         raise BrokenPipeError("nobody reads any more")
 
     with pytest.raises(BrokenPipeError):
@@ -405,7 +405,7 @@ import json, sys
 from pathlib import Path
 from kdbench.spec.cell import CellRun
 from kdbench.runner.process.launcher import launch
-from kdbench.runner.process.stopping import Stopping
+from kdbench.runner.process.stop_request import StopRequest
 
 folder = Path(sys.argv[1])
 
@@ -416,7 +416,7 @@ def tick(events):
 launch(
     "cell", CellRun.model_validate_json((folder / "run.json").read_text()),
     spool=folder, log=folder / "log", cache=folder, machine={},
-    on_start=lambda pid: None, on_tick=tick, stopping=Stopping(),
+    on_start=lambda pid: None, on_tick=tick, stop=StopRequest(),
 )
 """
 
@@ -475,7 +475,7 @@ def test_an_interrupt_when_the_worker_has_ended(behave, started, monkeypatch):
     assert (outcome.returncode, len(outcome.events)) == (0, 1)
 
 
-class StopAtEnd(Silent):
+class StopAtEnd(Progress):
     """The user presses Ctrl-C when a cell has just told that it is done."""
 
     def __init__(self, times):
@@ -496,10 +496,15 @@ def test_an_interrupt_at_the_end_of_a_cell_stops_the_run(
     monkeypatch.setattr(launcher, "_TICK_SECONDS", tick)
     behave("emit('end', status='ok'); time.sleep(0.2); os._exit(0)")
     matrix, device = tiny_matrix(tmp_path), ResolvedDevice("cpu", None)
-    tally = run_matrix(matrix, out=tmp_path / "out", device=device, progress=StopAtEnd(times))
-    assert (tally.done, tally.interrupted, tally.exit_code, tally.failed) == (1, True, 130, [])
-    assert list(statuses(tally.folder).values()) == ["ok"]
-    again = run_matrix(matrix, out=tmp_path / "out", device=device, progress=Silent())
+    summary = run_matrix(matrix, out=tmp_path / "out", device=device, progress=StopAtEnd(times))
+    assert (summary.done, summary.interrupted, summary.exit_code, summary.failed) == (
+        1,
+        True,
+        130,
+        [],
+    )
+    assert list(statuses(summary.folder).values()) == ["ok"]
+    again = run_matrix(matrix, out=tmp_path / "out", device=device, progress=Progress())
     assert (again.done, again.skipped, again.exit_code) == (2, 1, 0)
 
 

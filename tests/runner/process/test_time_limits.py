@@ -12,14 +12,14 @@ import pytest
 from kdbench.common.errors import InputError
 from kdbench.common.lifetime import ENDING
 from kdbench.matrix.file import load_matrix
-from kdbench.runner.process.stopping import Stopping
-from kdbench.runner.process.timeouts import Limits
+from kdbench.runner.process.stop_request import StopRequest
+from kdbench.runner.process.timeouts import TimeLimits
 from kdbench.spec.budget import Budget, PhaseTimeouts
 from kdbench.store import read_table
 
 
 def limits(**phases):
-    return Limits(Budget(timeout_seconds=1000, phase_timeouts=PhaseTimeouts(**phases)), 100.0)
+    return TimeLimits(Budget(timeout_seconds=1000, phase_timeouts=PhaseTimeouts(**phases)), 100.0)
 
 
 def begins(phase):
@@ -53,7 +53,7 @@ def test_each_phase_has_its_own_limit():
 
 
 def test_the_whole_jobs_limit_names_the_phase_it_was_in():
-    found = Limits(Budget(timeout_seconds=5), 100.0)
+    found = TimeLimits(Budget(timeout_seconds=5), 100.0)
 
     def told():
         return found.exceeded(105)
@@ -106,30 +106,30 @@ def test_limits_change_no_key_and_a_wrong_one_is_named(tiny):
 
 
 def test_ctrl_c_is_a_wish_first_and_an_order_then():
-    with Stopping() as stopping:
-        assert (stopping.after_cell(), stopping.now) == (False, None)
+    with StopRequest() as stop:
+        assert (stop.after_cell(), stop.now) == (False, None)
         os.kill(os.getpid(), signal.SIGINT)
-        assert (stopping.after_cell(), stopping.now) == (True, None)
+        assert (stop.after_cell(), stop.now) == (True, None)
         os.kill(os.getpid(), signal.SIGINT)
-        assert (stopping.after_cell(), stopping.now) == (True, "stopped by the user")
+        assert (stop.after_cell(), stop.now) == (True, "stopped by the user")
 
 
 @pytest.mark.parametrize("name", ENDING[1:])
 def test_a_scheduler_gives_orders(name):
     number = getattr(signal, name)
-    with handled(number, signal.SIG_DFL), Stopping() as stopping:
+    with handled(number, signal.SIG_DFL), StopRequest() as stop:
         os.kill(os.getpid(), number)
-        assert (stopping.after_cell(), stopping.now) == (True, f"stopped by {name}")
+        assert (stop.after_cell(), stop.now) == (True, f"stopped by {name}")
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
-        assert stopping.now == f"stopped by {name}", "the first that did"
+        assert stop.now == f"stopped by {name}", "the first that did"
 
 
 def test_what_was_ignored_stays_so():
     with handled(signal.SIGHUP, signal.SIG_IGN):
-        with Stopping() as stopping:
+        with StopRequest() as stop:
             os.kill(os.getpid(), signal.SIGHUP)
-        assert not stopping.after_cell()
+        assert not stop.after_cell()
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
 
 
@@ -137,9 +137,9 @@ def test_what_was_ignored_stays_so():
 def test_a_meaning_that_the_callers_program_gives_a_signal_stays(name):
     number, heard = signal.Signals[name], []
     with handled(number, lambda *_: heard.append(name)):
-        with Stopping() as stopping:
+        with StopRequest() as stop:
             os.kill(os.getpid(), number)
-        assert (stopping.now, heard) == (None, [name])
+        assert (stop.now, heard) == (None, [name])
 
 
 @contextmanager
@@ -156,10 +156,10 @@ def test_outside_of_the_main_thread_it_hears_nothing_and_takes_nothing_over():
     before, seen = signal.getsignal(signal.SIGINT), []
 
     def other():
-        with Stopping() as stopping:
+        with StopRequest() as stop:
             seen.append(signal.getsignal(signal.SIGINT))
-            stopping.ask()
-            seen.append(stopping.after_cell())
+            stop.ask()
+            seen.append(stop.after_cell())
 
     thread = threading.Thread(target=other)
     thread.start()

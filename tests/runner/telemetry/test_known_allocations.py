@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from kdbench.runner.process.launcher import Outcome
+from kdbench.runner.process.launcher import ProcessResult
 from kdbench.runner.rows import summarise
 from kdbench.runner.spool import read_lines
 from kdbench.runner.telemetry.host import can_reset_peak
@@ -55,7 +55,7 @@ def summarised(seen, tmp_path, *, exact):
     unmarked = {} if exact else {"host_peak_bytes": None, "host_source": None}
     return summarise(
         tiny_run(tmp_path),
-        Outcome(0, 1.0, tuple(event | unmarked for event in events)),
+        ProcessResult(0, 1.0, tuple(event | unmarked for event in events)),
         samples=samples,
         environment=ENVIRONMENT,
         started_at=datetime(2026, 1, 2, tzinfo=UTC),

@@ -16,7 +16,7 @@ _ASKS = (signal.SIGINT,)
 _ALWAYS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-class Stopping:
+class StopRequest:
     """Hears signals while it is entered, and remembers what they ask for.
 
     Nothing is raised from within a handler: a run looks at `after_cell` and `now` where it can
