@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent
 ENVIRONMENT = ROOT / ".venv"
 PYTHON = ENVIRONMENT / "bin" / "python"
 PYPROJECT = nox.project.load_toml("pyproject.toml")
-CODE = ("kdbench", "tests", "benchmarks", "noxfile.py")
+CODE = ("kdbench", "tests", "benchmarks", "docs", "noxfile.py")
 # The package itself, beside the dependency groups of pyproject.toml.
 KDBENCH = "kdbench"
 
@@ -94,11 +94,12 @@ def draw_figure(session: nox.Session, name: str) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Check style, layers and types, then run the tests; arguments go to pytest alone."""
-    install(session, KDBENCH, "test", "lint", "types")
+    """Check style, layers, types and documentation, then test; arguments go to pytest alone."""
+    install(session, KDBENCH, "test", "lint", "types", "docs")
     if not session.posargs:
         check_style(session)
         run(session, "mypy")
+        build_site(session)
         check_memory(session)
     # Two at a time, since many wait for a worker. A file's tests together, in the files' order: by
     # their number, the long ones would come last, and alone.
@@ -131,6 +132,17 @@ def types(session: nox.Session) -> None:
     """Check types, strictly."""
     install(session, KDBENCH, "types")
     run(session, "mypy")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation into site/, offline; a warning is an error."""
+    install(session, KDBENCH, "docs")
+    build_site(session)
+
+
+def build_site(session: nox.Session) -> None:
+    run(session, "mkdocs", "build", "--strict", "--clean", "--quiet")
 
 
 @nox.session

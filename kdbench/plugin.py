@@ -1,6 +1,6 @@
 """What the author of a method may import; everything else is private, and may move.
 
-A package of yours declares a method, and gives the step that it takes (docs/methods.md):
+A package of yours declares a method and gives its step (docs/how-to/add-a-method.md):
 
     from kdbench.plugin import Method
     METHOD = Method(step="my_package.step:my_method", teacher="image-embeddings")

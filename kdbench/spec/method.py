@@ -4,7 +4,7 @@ Nothing here imports torch: a matrix file is resolved, shown and planned by what
 The step itself is found by its name, in the measured process alone.
 
 A package adds a method by an entry point of the group `kdbench.methods`, whose name is what matrix
-files call it and whose object is a `Method` (docs/methods.md has a worked example).
+files call it and whose object is a `Method` (docs/how-to/add-a-method.md has a worked example).
 """
 
 from __future__ import annotations

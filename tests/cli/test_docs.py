@@ -4,17 +4,50 @@ import importlib.util
 import re
 import tomllib
 
+import pytest
+
+from kdbench.analysis.figures import FIGURES
+from kdbench.analysis.metrics import METRICS
 from kdbench.cli import app, main
 from kdbench.cli.examples import EXAMPLES
+from kdbench.matrix.grid import AxisValues
+from kdbench.matrix.resolve import MatrixFile
+from kdbench.spec.budget import Budget
 from kdbench.spec.profiles import known_profiles
+from kdbench.spec.settings import Data, Fit, Student, Teacher, Training
+from kdbench.store.schema import TABLES
 from tests.support import REPOSITORY
 
 
-def test_the_page_of_columns_is_up_to_date():
-    spec = importlib.util.spec_from_file_location("columns", REPOSITORY / "docs/columns.py")
+@pytest.fixture(scope="module")
+def generated():
+    """The pages that the site gets from the code."""
+    spec = importlib.util.spec_from_file_location("generate", REPOSITORY / "docs/generate.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    assert module.page() == (REPOSITORY / "docs/columns.md").read_text()
+    return module.pages()
+
+
+def test_the_generated_pages_have_every_command_key_column_and_metric(generated):
+    commands, keys, columns, metrics = generated.values()
+    for command in app.registered_commands:
+        assert f"\n## kdbench {command.callback.__name__}\n" in commands
+    for model in (MatrixFile, AxisValues, Student, Teacher, Fit, Data, Training, Budget):
+        for name in model.model_fields:
+            assert f"\n| `{name}` |" in keys, (model.__name__, name)
+    for table in TABLES.values():
+        for column in table:
+            assert f"\n| `{column.name}` | {column.dtype} |" in columns
+    for name in (*METRICS, *FIGURES):
+        assert f"| `{name}" in metrics
+
+
+def test_the_generated_pages_say_what_is_allowed(generated):
+    keys = generated["reference/matrix-file.md"]
+    assert '| `precision` | `"fp32"`, `"tf32"`, `"bf16"`, `"fp16"` | `"fp32"` |' in keys
+    assert "| `repeats` | integer, from 1 up to 100,000 | `1` |" in keys
+    assert "| `interval_width` | number, above 0 up to 1 | `0.02` |" in keys
+    assert "| `crop` | 2 of: number, above 0 up to 1 | unset | random resized crop" in keys
 
 
 def test_ci_runs_the_readmes_test_command():

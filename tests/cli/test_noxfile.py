@@ -23,7 +23,7 @@ def clone(tmp_path):
     (folder / ".venv/bin").mkdir(parents=True)
     for name in ("noxfile.py", "pyproject.toml", "constraints.txt"):
         shutil.copy(REPOSITORY / name, folder)
-    for name in ("python", "kdbench", "ruff", "lint-imports", "mypy", "pytest"):
+    for name in ("python", "kdbench", "ruff", "lint-imports", "mypy", "mkdocs", "pytest"):
         program = folder / ".venv/bin" / name
         program.write_text(PROGRAM.format(log=log))
         program.chmod(0o755)

@@ -18,7 +18,7 @@ from tests.conftest import TINY
 from tests.support import REPOSITORY
 
 ACTION = yaml.safe_load((REPOSITORY / "action.yml").read_text())
-PAGE = (REPOSITORY / "docs/check.md").read_text()
+PAGE = (REPOSITORY / "docs/how-to/gate-in-ci.md").read_text()
 
 
 def script(name):

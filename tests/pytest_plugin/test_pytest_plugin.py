@@ -13,7 +13,7 @@ from tests.support import REPOSITORY
 
 pytest_plugins = ["pytester"]
 
-PAGE = (REPOSITORY / "docs/pytest.md").read_text()
+PAGE = (REPOSITORY / "docs/how-to/measure-your-own-step.md").read_text()
 (EXAMPLE,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 STEP = """
 import torch

@@ -3,7 +3,7 @@
 A suspension (to memory or to disk) is the growth of CLOCK_BOOTTIME over CLOCK_MONOTONIC: the one
 goes on in it, the other does not. A process that was stopped (SIGSTOP, Ctrl-Z in its own terminal)
 hears a SIGCONT before it does anything else. What leaves neither of these traces cannot be told:
-see docs/time.md.
+see docs/explanation/time.md.
 """
 
 from __future__ import annotations

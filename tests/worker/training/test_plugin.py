@@ -18,7 +18,7 @@ from tests.worker.training.test_train import digits_text
 
 # what it needs is there already
 OPTIONS = ("--quiet", "--no-deps", "--no-build-isolation", "--disable-pip-version-check")
-EXAMPLES = [REPOSITORY / "docs/similarity-kd", REPOSITORY / "docs/feature-kd"]
+EXAMPLES = [REPOSITORY / "docs/examples/similarity-kd", REPOSITORY / "docs/examples/feature-kd"]
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +178,7 @@ assert "similarity_kd" in sys.modules and "torch" not in sys.modules
 
 
 def test_the_documentation_shows_the_examples_as_they_are():
-    page = (REPOSITORY / "docs/methods.md").read_text()
+    page = (REPOSITORY / "docs/how-to/add-a-method.md").read_text()
     files = [path for example in EXAMPLES for path in example.rglob("*.*") if path.is_file()]
     lines = {line.strip() for file in files for line in file.read_text().splitlines()}
     shown = re.findall(r"^```(?:python|toml)\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
@@ -188,7 +188,7 @@ def test_the_documentation_shows_the_examples_as_they_are():
 
 
 def test_all_methods_are_in_the_documentation():
-    page = (REPOSITORY / "docs/methods.md").read_text()
+    page = (REPOSITORY / "docs/how-to/add-a-method.md").read_text()
     assert re.findall(r"^\| `([\w-]+)` \|", page, re.MULTILINE) == [
         "teacher-kd",
         "cached-kd",

@@ -1,0 +1,243 @@
+"""Reference pages made from the code, added to the site while MkDocs builds it.
+
+`mkdocs.yml` names this file as a hook. `pages()` needs no MkDocs; tests call it too.
+"""
+
+from __future__ import annotations
+
+import html
+import inspect
+import json
+import re
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import typer
+from pydantic import BaseModel
+
+from kdbench import __version__
+from kdbench.analysis.figures import FIGURES
+from kdbench.analysis.metrics import METRICS
+from kdbench.cli import app
+from kdbench.cli.examples import EXAMPLES
+from kdbench.matrix.grid import AxisValues
+from kdbench.matrix.resolve import MatrixFile
+from kdbench.spec import budget, settings
+from kdbench.store.schema import SCHEMA_VERSION, TABLES
+
+if TYPE_CHECKING:
+    from mkdocs.config.defaults import MkDocsConfig
+    from mkdocs.structure.files import Files
+
+# The tables of a matrix file, each with the model that checks it.
+MODELS: dict[str, tuple[type[BaseModel], str]] = {
+    "The top level": (MatrixFile, "The tables below have sections of their own."),
+    "`[axes]`": (
+        AxisValues,
+        "Each axis takes a list; one value may stand for a list of one. `method`, `student` and "
+        "`image_size` are required, `teacher` is where a method has one. The other axes replace "
+        "the key of the same name in `[training]`. `[[exclude]]` and `[[include]]` have the same "
+        "keys: an exclude entry drops every cell that has all its values, an include entry adds "
+        "cells.",
+    ),
+    "`[students.NAME]`": (settings.Student, "A CLIP-style vision transformer."),
+    "`[teachers.NAME]`": (settings.Teacher, "A Hugging Face ViT."),
+    "`[teachers.NAME.fit]`": (settings.Fit, 'For `weights = "fitted"`.'),
+    "`[data]`": (settings.Data, "The data set."),
+    "`[training]`": (settings.Training, "How the student is trained."),
+    "`[budget]`": (
+        budget.Budget,
+        "How much time to spend on a cell. The limits on warm-up, steps and precompute hold in "
+        "profile mode; those on checkpoints in train mode.",
+    ),
+    "`[budget.phase_timeouts]`": (
+        budget.PhaseTimeouts,
+        "The longest time that a phase may take, in seconds. Without a limit of its own, a phase "
+        "has that of the whole cell.",
+    ),
+}
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the generated pages (a hook of MkDocs)."""
+    from mkdocs.structure.files import File  # noqa: PLC0415 - pages() works without MkDocs
+
+    for uri, text in pages().items():
+        files.append(File.generated(config, uri, content=text))
+    return files
+
+
+def pages() -> dict[str, str]:
+    """Return the generated pages as markdown, by their path under docs/."""
+    return {
+        "reference/commands.md": commands_page(),
+        "reference/matrix-file.md": matrix_page(),
+        "reference/columns.md": columns_page(),
+        "reference/metrics.md": metrics_page(),
+    }
+
+
+def commands_page() -> str:
+    """Describe every command: usage, arguments, options, examples."""
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    parts = [f"# Commands\n\nGenerated from the help of kdbench {__version__}.\n"]
+    for name, command in commands.items():
+        context = command.context_class(command, info_name=f"kdbench {name}")
+        records = [param.get_help_record(context) for param in command.get_params(context)]
+        rows = [(code(names), text) for names, text in (r for r in records if r)]
+        usage = command.get_usage(context).removeprefix("Usage: ")
+        examples = "\n".join(EXAMPLES[name])
+        about = escaped(inspect.cleandoc(command.help))
+        parts.append(
+            f"\n## kdbench {name}\n\n```text\n{usage}\n```\n\n{about}\n\n"
+            f"{table(('argument or option', 'meaning'), rows)}\n"
+            f"Examples:\n\n```sh\n{examples}\n```\n"
+        )
+    return "".join(parts)
+
+
+def matrix_page() -> str:
+    """Describe every key of a matrix file: type, bounds, default, meaning."""
+    parts = [
+        f"# Matrix file\n\nGenerated from the models of kdbench {__version__} that check the file. "
+        "[Write a matrix file](../how-to/write-a-matrix.md) has an example. An unknown key, or a "
+        "value of another type, is an error.\n"
+    ]
+    for title, (model, about) in MODELS.items():
+        rows = [(code(name), *cells) for name, *cells in fields(model)]
+        parts.append(
+            f"\n## {title}\n\n{about}\n\n{table(('key', 'value', 'default', 'meaning'), rows)}"
+        )
+    parts.append(
+        "\n## `[presets.NAME]`\n\nThe same keys again. `--preset NAME` lays them over the file.\n"
+        "\n## `[tolerances]`\n\nHow far `kdbench check` lets a figure grow: see "
+        "[Gate and baseline file](gate.md#tolerances).\n"
+    )
+    return "".join(parts)
+
+
+def fields(model: type[BaseModel]) -> Iterator[tuple[str, str, str, str]]:
+    """Yield each field of a model: name, type, default and the comment above it."""
+    schema = model.model_json_schema()
+    comments = field_comments(model)
+    for name, found in schema["properties"].items():
+        required = name in schema.get("required", ())
+        default = "required" if required else default_text(found)
+        yield name, type_text(found), default, comments.get(name, "")
+
+
+def field_comments(model: type[BaseModel]) -> dict[str, str]:
+    """Collect the `#:` comments above a model's fields."""
+    comments: dict[str, str] = {}
+    gathered: list[str] = []
+    for line in inspect.getsource(model).splitlines():
+        if comment := re.match(r" {4}#: ?(.*)", line):
+            gathered.append(comment[1])
+        elif field := re.match(r" {4}(\w+): ", line):
+            comments[field[1]] = " ".join(gathered)
+            gathered = []
+    return comments
+
+
+def default_text(schema: dict[str, Any]) -> str:
+    """Write a default as a matrix file would."""
+    value = schema.get("default")
+    if value is None:
+        return "unset"
+    if isinstance(value, dict | list) or "$ref" in schema:
+        return "see below" if value and "$ref" in schema else "none" if not value else str(value)
+    return code(json.dumps(value))
+
+
+def type_text(schema: dict[str, Any]) -> str:
+    """Say in words what a JSON schema allows."""
+    if options := [option for option in schema.get("anyOf", ()) if option.get("type") != "null"]:
+        return " or ".join(type_text(option) for option in options)
+    if "enum" in schema or "const" in schema:
+        values = schema.get("enum", [schema.get("const")])
+        return ", ".join(code(json.dumps(value)) for value in values)
+    kind = "object" if "$ref" in schema else schema.get("type")
+    if kind == "array":
+        parts = schema.get("prefixItems")
+        count = f"{len(parts)} of" if parts else "list of"
+        return f"{count}: {type_text(parts[0] if parts else schema.get('items', {}))}"
+    names = {"boolean": "true or false", "object": "table", None: "any"}
+    return names.get(kind, str(kind)) + bounds_text(schema)
+
+
+def bounds_text(schema: dict[str, Any]) -> str:
+    """Say which numbers are allowed."""
+    least = schema.get("minimum", schema.get("exclusiveMinimum"))
+    most = schema.get("maximum", schema.get("exclusiveMaximum"))
+    words = []
+    if least is not None:
+        words.append(f"{'above' if 'exclusiveMinimum' in schema else 'from'} {least:,g}")
+    if most is not None:
+        words.append(f"{'below' if 'exclusiveMaximum' in schema else 'up to'} {most:,.15g}")
+    return f", {' '.join(words)}" if words else ""
+
+
+def columns_page() -> str:
+    """Describe every column of every table of the store."""
+    parts = [
+        f"""# Columns
+
+Generated from the schema of kdbench {__version__}; the layout has version {SCHEMA_VERSION}.
+
+`results/<matrix>/<table>/` are parquet data sets. Every part is named after its `run_key`, which
+joins the tables. Rows of the other tables count once `cells` has their `run_key`. Sizes are bytes,
+times seconds, energy joules. `*_ns` are nanoseconds of one monotonic clock that all processes of a
+run share. Missing is null, never 0.
+
+```python
+import duckdb
+import pandas
+
+pandas.read_parquet("results/fig4/cells")
+duckdb.sql("select label, parameter_bytes from 'results/fig4/cells/*.parquet'")
+```
+"""
+    ]
+    for name, columns in TABLES.items():
+        rows = [
+            (code(c.name), c.dtype, escaped(c.doc), escaped(c.null_when or "")) for c in columns
+        ]
+        parts.append(f"\n## {name}\n\n{table(('column', 'type', 'meaning', 'null when'), rows)}")
+    return "".join(parts)
+
+
+def metrics_page() -> str:
+    """Describe the metrics and figures that the command line takes by name."""
+    metrics = [(code(m.name), m.title, escaped(m.note), code(m.column)) for m in METRICS.values()]
+    figures = [(code(", ".join((f.name, *f.aliases))), f.summary) for f in FIGURES.values()]
+    return (
+        f"# Metrics and figures\n\nGenerated from kdbench {__version__}.\n\n"
+        "## Metrics\n\n`plot` and `compare` take these names as `--metric NAME`. The last column "
+        "is the metric's column in the table [`cells`](columns.md#cells).\n\n"
+        f"{table(('name', 'title', 'meaning', 'column'), metrics)}\n"
+        "## Figures\n\n`plot` takes these names as `--figure NAME`.\n\n"
+        f"{table(('name', 'what it shows'), figures)}"
+    )
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """Write a markdown table."""
+    titles = tuple(head)
+    lines = (titles, ("---",) * len(titles), *rows)
+    return "".join(f"| {' | '.join(_cell(text) for text in line)} |\n" for line in lines)
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "&#124;")
+
+
+def code(text: str) -> str:
+    """Set text as code; within backticks a `|` would end the cell of a table."""
+    return f"<code>{escaped(text)}</code>" if "|" in text else f"`{text}`"
+
+
+def escaped(text: str) -> str:
+    """Keep `<name>` and `_` from being taken for HTML and emphasis, but within backticks."""
+    parts = re.split(r"(`[^`]*`)", text)
+    parts[::2] = [re.sub(r"([*_])", r"\\\1", html.escape(part, quote=False)) for part in parts[::2]]
+    return "".join(parts)
