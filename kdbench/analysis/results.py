@@ -18,7 +18,7 @@ from kdbench.analysis.environments import (
 from kdbench.analysis.row_checks import sound
 from kdbench.analysis.utilisation import utilisations
 from kdbench.common.errors import InputError, quoted
-from kdbench.matrix.filter import Only
+from kdbench.matrix.filter import RowFilter
 from kdbench.store import find_stores, read_table
 from kdbench.store.parts import Damage
 from kdbench.store.reading import warn_left_out
@@ -223,5 +223,5 @@ def _with_utilisation(frames: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:
 
 
 def _filtered(cells: pd.DataFrame, condition: str, option: str) -> pd.DataFrame:
-    only = Only.parse(condition, [column.name for column in TABLES["cells"]], option)
+    only = RowFilter.parse(condition, [column.name for column in TABLES["cells"]], option)
     return cells[only.keep([row[only.column] for row in plain_rows(cells[[only.column]])])]

@@ -17,7 +17,7 @@ from kdbench.cli.measure import cells, doctor, predict, run
 from kdbench.cli.output import Output, standard_streams
 from kdbench.cli.results import compare, plot, show, tables
 from kdbench.common.errors import InputError, KdbenchError, LeftOutWarning, OutputError
-from kdbench.common.lifetime import ENDING, ignore
+from kdbench.common.lifetime import STOP_SIGNALS, ignore_signals
 from kdbench.common.text import printable
 
 #: the exit code of a run that was stopped by the user, or by a scheduler
@@ -129,5 +129,5 @@ def entry_point() -> None:
     code = main()
     if code == STOPPED:
         # One more signal is meant for the run that has just ended, and is to change no exit code.
-        ignore(ENDING)
+        ignore_signals(STOP_SIGNALS)
     sys.exit(code)

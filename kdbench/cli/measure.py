@@ -88,7 +88,7 @@ def cells(
     from collections import Counter
 
     from kdbench.matrix.file import load_matrix
-    from kdbench.spec.cell import tell_left_out
+    from kdbench.spec.cell import describe_dropped_images
 
     loaded = load_matrix(
         matrix_file(file, matrix), preset=preset, assignments=set or (), only=only or ()
@@ -100,7 +100,7 @@ def cells(
     for (cell_id, label), count in counts.items():
         typer.echo(f"{cell_id}  {label:{width}}  {count:4}")
     typer.echo(f"{len(counts)} cells, {len(runs)} runs, mode {loaded.mode}", err=True)
-    if left_out := tell_left_out(run.cell for run in runs):
+    if left_out := describe_dropped_images(run.cell for run in runs):
         typer.echo(printable(left_out), err=True)
 
 
@@ -130,13 +130,18 @@ def predict(
     from kdbench.common.units import format_value
     from kdbench.matrix.file import load_matrix
     from kdbench.runner.prediction import predict_matrix, store_predictions
-    from kdbench.spec.device_profile import DEFAULT, capacity_of, load_profile, unasked
+    from kdbench.spec.device_profile import (
+        DEFAULT,
+        load_profile,
+        missing_profile_error,
+        parse_capacity,
+    )
 
     check_format(format, ("table", "csv", "json"))
     if fits is not None and profile is None:
-        raise unasked(fits)
+        raise missing_profile_error(fits)
     device = load_profile(profile or DEFAULT)
-    capacity = None if fits is None else capacity_of(fits, device)
+    capacity = None if fits is None else parse_capacity(fits, device)
     loaded = load_matrix(
         matrix_file(file, matrix), preset=preset, assignments=set or (), only=only or ()
     )

@@ -11,9 +11,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 #: How a user, a scheduler, a service manager or a terminal that goes away asks a run to end.
-ENDING = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGXCPU")
+STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGXCPU")
 #: Those of them that only warn of an end to come, and mean nothing to a process by themselves.
-WARNINGS = ("SIGUSR1", "SIGUSR2")
+WARNING_SIGNALS = ("SIGUSR1", "SIGUSR2")
 
 _PR_SET_PDEATHSIG = 1
 # Thousandths of the memory there is, which the kernel's killer takes the process to use besides.
@@ -34,7 +34,7 @@ def die_with_parent(parent: int) -> None:
         raise SystemExit("the process that started this one is gone")
 
 
-def ignore(names: Iterable[str]) -> None:
+def ignore_signals(names: Iterable[str]) -> None:
     """Let signals pass: a scheduler sends them to all processes of a job, and the runner answers.
 
     Called by the child itself, early, and inherited by what it forks.
@@ -44,7 +44,7 @@ def ignore(names: Iterable[str]) -> None:
 
 
 @contextmanager
-def held_back(names: Iterable[str]) -> Iterator[None]:
+def signals_blocked(names: Iterable[str]) -> Iterator[None]:
     """Start children that a signal cannot end before they have called `ignore`.
 
     They inherit that the signals wait; those that waited here are delivered afterwards.
@@ -56,7 +56,7 @@ def held_back(names: Iterable[str]) -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, waiting)
 
 
-def die_first() -> None:
+def prefer_oom_kill() -> None:
     """Have the kernel's killer choose this process where memory runs out (Linux).
 
     It takes the largest, by default. The worker is what was asked for too much; the runner, which

@@ -25,19 +25,19 @@ _FILES = {
 
 
 @dataclass(frozen=True)
-class Room:
-    """What is free under a limit."""
+class MemoryLimit:
+    """A memory limit and how much is free under it."""
 
     free_bytes: int
     limit_bytes: int
-    #: whose limit, in words
-    limit: str
-    #: the least that was ever free under it, where that is told
-    least_bytes: int | None = None
+    #: whose limit it is, for messages
+    name: str
+    #: the least that was ever free under it, if the system reports it
+    least_free_bytes: int | None = None
 
 
 @dataclass(frozen=True)
-class MemoryGroup:
+class ControlGroup:
     """One level of the control groups that this process's memory is counted in."""
 
     folder: Path
@@ -52,7 +52,7 @@ class MemoryGroup:
         return None if limit is None or limit >= _UNLIMITED else limit
 
     @property
-    def room(self) -> Room | None:
+    def limit(self) -> MemoryLimit | None:
         """What is free in it; None: it sets no limit.
 
         File pages that nobody used lately are counted as used, and given up before anybody is
@@ -64,10 +64,10 @@ class MemoryGroup:
             return None
         found = re.search(rf"^{idle} (\d+)$", _text(self.folder / "memory.stat"), re.MULTILINE)
         used -= min(used, int(found[1])) if found else 0
-        return Room(max(0, limit - used), limit, f"control group {self.name}")
+        return MemoryLimit(max(0, limit - used), limit, f"control group {self.name}")
 
 
-def memory_groups(root: Path = ROOT) -> list[MemoryGroup]:
+def control_groups(root: Path = ROOT) -> list[ControlGroup]:
     """Find the control groups that count this process's memory, from its own up.
 
     Any of them may set a limit, and inside a container only the upper ones may be visible.
@@ -75,7 +75,7 @@ def memory_groups(root: Path = ROOT) -> list[MemoryGroup]:
     Args:
         root: of the file system that /proc and /sys are read from.
     """
-    found: list[MemoryGroup] = []
+    found: list[ControlGroup] = []
     mount = root / "sys/fs/cgroup"
     for line in _text(root / "proc/self/cgroup").splitlines():
         number, controllers, path = [*line.split(":", 2), "", ""][:3]
@@ -89,23 +89,23 @@ def memory_groups(root: Path = ROOT) -> list[MemoryGroup]:
     return found
 
 
-def _levels(top: Path, path: str, version: Literal[1, 2]) -> Iterator[MemoryGroup]:
+def _levels(top: Path, path: str, version: Literal[1, 2]) -> Iterator[ControlGroup]:
     own = top / path.strip("/")
     for folder in (own, *own.parents):
         if folder != top and top not in folder.parents:
             return
         # one without the controller has none of its files, as has the root of version 2
         if any((folder / file).is_file() for file in (*_FILES[version][:2], "memory.events")):
-            yield MemoryGroup(folder, version, "/" + str(folder.relative_to(top)).lstrip("."))
+            yield ControlGroup(folder, version, "/" + str(folder.relative_to(top)).lstrip("."))
 
 
 def memory_limit_bytes(root: Path = ROOT) -> int | None:
     """Return the memory that control groups (a container's limit) allow, if they set a limit."""
-    limits = (group.limit_bytes for group in memory_groups(root))
+    limits = (group.limit_bytes for group in control_groups(root))
     return min((limit for limit in limits if limit is not None), default=None)
 
 
-def rooms(root: Path = ROOT, *, own: bool = True) -> list[Room]:
+def find_limits(root: Path = ROOT, *, own: bool = True) -> list[MemoryLimit]:
     """Return what is free under each limit that this process is under; swap is left out.
 
     Args:
@@ -113,23 +113,23 @@ def rooms(root: Path = ROOT, *, own: bool = True) -> list[Room]:
         own: those of this very process as well, not just those that it shares with others.
     """
     machine = psutil.virtual_memory()
-    found = [Room(machine.available, machine.total, "the machine's memory")]
-    found += [room for group in memory_groups(root) if (room := group.room) is not None]
+    found = [MemoryLimit(machine.available, machine.total, "the machine's memory")]
+    found += [group.limit for group in control_groups(root) if group.limit is not None]
     # Only where the administrator has it so does the system refuse what it has promised already.
     if _number(root / "proc/sys/vm/overcommit_memory") == 2:
         told = _sizes(root / "proc/meminfo")
         with suppress(KeyError):
             limit, promised = told["CommitLimit"], told["Committed_AS"]
-            found.append(Room(max(0, limit - promised), limit, "vm.overcommit_memory = 2"))
-    return [*found, *own_rooms(root)] if own else found
+            found.append(MemoryLimit(max(0, limit - promised), limit, "vm.overcommit_memory = 2"))
+    return [*found, *process_limits(root)] if own else found
 
 
-def tightest(root: Path = ROOT) -> Room:
+def tightest_limit(root: Path = ROOT) -> MemoryLimit:
     """Return the limit under which least is free."""
-    return min(rooms(root), key=lambda room: room.free_bytes)
+    return min(find_limits(root), key=lambda limit: limit.free_bytes)
 
 
-def own_rooms(root: Path = ROOT) -> list[Room]:
+def process_limits(root: Path = ROOT) -> list[MemoryLimit]:
     """Return what `ulimit` has set for this process; only Linux tells what counts against it."""
     if sys.platform != "linux":
         return []
@@ -141,7 +141,7 @@ def own_rooms(root: Path = ROOT) -> list[Room]:
         limit = resource.getrlimit(number)[0]
         if limit != resource.RLIM_INFINITY and now in used:
             least = max(0, limit - used[peak]) if peak in used else None
-            found.append(Room(max(0, limit - used[now]), limit, name, least))
+            found.append(MemoryLimit(max(0, limit - used[now]), limit, name, least))
     return found
 
 

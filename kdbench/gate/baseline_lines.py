@@ -13,7 +13,7 @@ from typing import Any
 from kdbench.common.errors import InputError, did_you_mean, quoted
 from kdbench.gate.baseline_damage import is_idle
 from kdbench.gate.snapshot import About, Entry, Snapshot
-from kdbench.spec.gated_metrics import GAUGE
+from kdbench.spec.gated_metrics import GATED_METRICS
 
 _WORD = re.compile(r'"(?:[^"\\]|\\.)*"|[^" ]+')
 _CONFLICT = re.compile(r"(<{7}|={7}|>{7})( |$)")
@@ -150,7 +150,7 @@ class LineReader:
     def _metric(self, cell: _Cell, name: str, rest: Sequence[_Word]) -> None:
         self._once(name, cell.metrics)
         values = tuple(self._number_in(word.text) for word in rest)
-        gauge = GAUGE.get(name)  # another version of kdbench may have other ones
+        gauge = GATED_METRICS.get(name)  # another version of kdbench may have other ones
         if gauge is not None and gauge.unit != "seconds" and len(values) != 1:
             raise self._wrong(f"expected one value of {name!r}, found {len(values)}")
         if gauge is not None and gauge.unit == "seconds" and not all(values):

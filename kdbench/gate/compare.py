@@ -11,10 +11,9 @@ from kdbench.gate.findings import Finding, Report
 from kdbench.gate.snapshot import Observed, Snapshot
 from kdbench.gate.verdict import ALARM
 from kdbench.spec.gated_metrics import (
-    GAUGE,
-    GAUGES,
+    GATED_METRICS,
     LOAD,
-    Gauge,
+    GatedMetric,
     Kind,
     Source,
     Tolerance,
@@ -90,7 +89,7 @@ def _compared(
     """Compare the figures of all pairs; what bars a whole kind is told once."""
     looked = [
         (gauge, kind, tolerances.of(gauge, kind))
-        for gauge in GAUGES
+        for gauge in GATED_METRICS.values()
         if (kind := gauge.kind(source)) is not None and not tolerances.of(gauge, kind).off
     ]
     there = {name for pair in pairs for side in pair.sides for name in side.metrics}
@@ -110,7 +109,7 @@ def _compared(
 
 
 def _known(
-    pair: Pair, looked: Sequence[tuple[Gauge, Kind, Tolerance]], alarm: float
+    pair: Pair, looked: Sequence[tuple[GatedMetric, Kind, Tolerance]], alarm: float
 ) -> Iterator[Finding]:
     for gauge, kind, tolerance in looked:
         # a measured step took its time, so that none that can be used is something to tell
@@ -121,6 +120,6 @@ def _known(
 
 
 def _unknown(pair: Pair) -> Iterator[Finding]:
-    for name in sorted(set(pair.before.metrics) - {LOAD, *GAUGE}):
+    for name in sorted(set(pair.before.metrics) - {LOAD, *GATED_METRICS}):
         message = "a figure that this kdbench does not know; --update drops it"
         yield Finding("not-comparable", pair.label, name, message=message)

@@ -9,7 +9,7 @@ from kdbench.gate.findings import Finding, Outcome
 from kdbench.gate.memory_growth import growth
 from kdbench.gate.snapshot import Entry
 from kdbench.gate.verdict import judge
-from kdbench.spec.gated_metrics import LOAD, Gauge, Kind, Tolerance
+from kdbench.spec.gated_metrics import LOAD, GatedMetric, Kind, Tolerance
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Pair:
 
 
 def find(
-    pair: Pair, gauge: Gauge, kind: Kind, *, tolerance: Tolerance, alarm: float
+    pair: Pair, gauge: GatedMetric, kind: Kind, *, tolerance: Tolerance, alarm: float
 ) -> Finding | None:
     """Compare a figure that one side has, or both; a time also where none has it.
 
@@ -52,7 +52,10 @@ def find(
 
 
 def _incomplete(
-    pair: Pair, gauge: Gauge, before: tuple[float, ...] | None, after: tuple[float, ...] | None
+    pair: Pair,
+    gauge: GatedMetric,
+    before: tuple[float, ...] | None,
+    after: tuple[float, ...] | None,
 ) -> Finding:
     outcome: Outcome = "not-comparable"
     if before is None and after is None:
@@ -99,7 +102,7 @@ def _time(
 
 
 def _size(
-    pair: Pair, gauge: Gauge, kind: Kind, values: tuple[float, float], tolerance: Tolerance
+    pair: Pair, gauge: GatedMetric, kind: Kind, values: tuple[float, float], tolerance: Tolerance
 ) -> Finding:
     before, after = values
     parts = growth(pair.before, pair.after, gauge.stage)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from kdbench.gate.memory_growth import Growth
-from kdbench.spec.gated_metrics import GAUGE
+from kdbench.spec.gated_metrics import GATED_METRICS
 
 #: advice: told, and decides nothing
 Outcome = Literal[
@@ -53,7 +53,7 @@ class Finding:
     @property
     def unit(self) -> Literal["bytes", "seconds", "count"] | None:
         """What the values are: bytes, seconds or count."""
-        gauge = GAUGE.get(self.metric or "")
+        gauge = GATED_METRICS.get(self.metric or "")
         return gauge.unit if gauge else None
 
     @property

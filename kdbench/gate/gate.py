@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from kdbench.common.errors import InputError
 from kdbench.matrix.file import Matrix
-from kdbench.matrix.filter import Only
+from kdbench.matrix.filter import RowFilter
 from kdbench.spec.gated_metrics import Tolerances
 from kdbench.store.schema import TABLES
 
@@ -63,12 +63,12 @@ class Gate:
         return self.matrix.tolerances if self.matrix else Tolerances()
 
     @property
-    def conditions(self) -> tuple[Only, ...]:
+    def conditions(self) -> tuple[RowFilter, ...]:
         """The filters, read."""
         if self.results is None:
             return self.matrix.only if self.matrix else ()
         columns = [column.name for column in TABLES["cells"]]
-        return tuple(Only.parse(text, columns) for text in self.only)
+        return tuple(RowFilter.parse(text, columns) for text in self.only)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from kdbench.gate.snapshot import (
     Snapshot,
     as_text,
 )
-from kdbench.spec.gated_metrics import GAUGES, LOAD, Source
+from kdbench.spec.gated_metrics import GATED_METRICS, LOAD, Source
 from kdbench.store.schema import SCHEMA_VERSION
 
 Row = Mapping[str, Any]
@@ -149,7 +149,7 @@ def _figures(rows: Sequence[Row], source: Source) -> Iterator[tuple[str, tuple[f
 
     Of what should be the same in each run, and of peaks that were sampled, the highest counts.
     """
-    for gauge in GAUGES:
+    for gauge in GATED_METRICS.values():
         kind = gauge.kind(source)
         # others' use of the processors makes a time too long, and tells nothing of the cell
         usable = [row for row in rows if kind != "time" or row["contended"] is not True]
@@ -204,7 +204,7 @@ def _doubts(group: CellGroup, rows: Sequence[Row]) -> Iterator[str]:
     unstable = sum(row["unstable"] is True for row in rows)
     if unstable:
         yield f"{group.label}: steps changed their level in {unstable} of {len(rows)} processes"
-    for gauge in GAUGES:
+    for gauge in GATED_METRICS.values():
         values = {row[gauge.column] for row in rows if is_number(row.get(gauge.column))}
         if gauge.measured == "exact" and len(values) > 1:
             yield (

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from kdbench.matrix.filter import Only
+from kdbench.matrix.filter import RowFilter
 from kdbench.spec.gated_metrics import Source
 from kdbench.store.schema import PLAN_COLUMNS
 
@@ -83,7 +83,7 @@ class Snapshot:
     about: About
     entries: Mapping[str, Entry]
 
-    def matching(self, conditions: Iterable[Only], *, among: Iterable[str] = ()) -> Snapshot:
+    def matching(self, conditions: Iterable[RowFilter], *, among: Iterable[str] = ()) -> Snapshot:
         """Keep the cells that `--only` asks for, and those among some labels in any case.
 
         A condition on what no cell has, such as a seed, drops none.

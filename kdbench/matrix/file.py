@@ -22,7 +22,7 @@ from kdbench.common.document import (
 from kdbench.common.errors import InputError, brief
 from kdbench.common.text import is_name, near_name
 from kdbench.common.validation import validated
-from kdbench.matrix.filter import Only
+from kdbench.matrix.filter import RowFilter
 from kdbench.matrix.resolve import MatrixFile, resolve_cells
 from kdbench.matrix.sizes import check_runs
 from kdbench.spec.budget import Budget, check_steps
@@ -44,7 +44,7 @@ class Matrix:
     launch: Launch
     budget: Budget
     cells: tuple[Cell, ...]
-    only: tuple[Only, ...] = ()
+    only: tuple[RowFilter, ...] = ()
     tolerances: Tolerances = field(default_factory=Tolerances)
 
     def runs(self, device: str = "cpu") -> list[CellRun]:
@@ -100,7 +100,7 @@ def load_matrix(
     with _blamed_on(assignments, where):
         matrix = _matrix(chosen, where, f"preset {brief(preset)}" if preset else None)
     columns = [column.name for column in PLAN_COLUMNS]
-    matrix = replace(matrix, only=tuple(Only.parse(text, columns) for text in only))
+    matrix = replace(matrix, only=tuple(RowFilter.parse(text, columns) for text in only))
     matrix.runs()  # so that a wrong filter is told here
     return matrix
 

@@ -9,7 +9,7 @@ from kdbench.common.errors import InputError, brief, did_you_mean, quoted
 
 
 @dataclass(frozen=True)
-class Only:
+class RowFilter:
     """One filter; values compare as they are written: `true`, `null`, `32`."""
 
     column: str
@@ -18,7 +18,7 @@ class Only:
     option: str = "--only"
 
     @classmethod
-    def parse(cls, condition: str, known: Sequence[str], option: str = "--only") -> Only:
+    def parse(cls, condition: str, known: Sequence[str], option: str = "--only") -> RowFilter:
         """Read `COLUMN=V1,V2`.
 
         Raises:

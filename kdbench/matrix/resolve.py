@@ -29,7 +29,7 @@ from kdbench.matrix.sizes import check_embedded, check_size
 from kdbench.spec.budget import Budget
 from kdbench.spec.cell import Cell, Launch, Mode
 from kdbench.spec.method import Method, find_method, known_methods, near_methods
-from kdbench.spec.pretrained.local import read_local
+from kdbench.spec.pretrained.local import read_local_teacher
 from kdbench.spec.settings import Data, Frozen, Name, Seed, Student, Teacher, Training
 
 Entries = Annotated[tuple[dict[str, Any], ...], Field(strict=False, max_length=MAX_ENTRIES)]
@@ -253,7 +253,7 @@ def _check_checkpoint(cell: Cell, checked: set[tuple[str | None, bool]], where: 
     if cell.teacher is None or of in checked:
         return
     try:
-        read_local(cell)
+        read_local_teacher(cell)
     except InputError as error:
         raise error if error.where is not None else error.elsewhere(where) from None
     checked.add(of)

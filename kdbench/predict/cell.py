@@ -13,7 +13,7 @@ from kdbench.predict.trace import Stage, Trace
 from kdbench.spec.cell import CellRun
 from kdbench.spec.device_profile import Profile
 from kdbench.spec.method import BUILT_IN
-from kdbench.spec.pretrained.local import read_local
+from kdbench.spec.pretrained.local import read_local_teacher
 
 # The stages whose peak is told by category and module.
 _SPLIT: tuple[Stage, ...] = ("precompute", "first", "steady")
@@ -101,9 +101,13 @@ def caveats(run: CellRun, profile: Profile) -> Iterator[str]:
             yield "nor is that of fused attention's backward"
         if training.precision in ("bf16", "fp16"):
             yield "autocast's casts are those that torch documents, not observed ones"
-    if teacher is not None and teacher.weights == "pretrained" and read_local(run.cell) is None:
+    if (
+        teacher is not None
+        and teacher.weights == "pretrained"
+        and read_local_teacher(run.cell) is None
+    ):
         yield "the checkpoint is on the hub and was not read: its shape is the matrix file's"
-        if not teacher.preprocessing_is_whole:
+        if not teacher.has_full_preprocessing:
             yield "what it says of its pixels is taken to be what the matrix file says or CLIP's"
     if run.cell.method not in BUILT_IN:
         yield "its method is a plug-in's"
@@ -112,12 +116,12 @@ def caveats(run: CellRun, profile: Profile) -> Iterator[str]:
 def _preprocessing(run: CellRun) -> dict[str, str]:
     """Tell what the teacher's pixels go through, as far as it is known here."""
     teacher = run.cell.teacher
-    local = None if teacher is None else read_local(run.cell)
+    local = None if teacher is None else read_local_teacher(run.cell)
     if teacher is None or local is None:
         return {}
     return {
-        "teacher_preprocessing": local.pixels.how.described(teacher.image_size),
-        "teacher_preprocessing_source": local.pixels.source,
+        "teacher_preprocessing": local.preprocessing.summary(teacher.image_size),
+        "teacher_preprocessing_source": local.preprocessing.source,
     }
 
 

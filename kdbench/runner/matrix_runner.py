@@ -23,7 +23,7 @@ from kdbench.runner.progress import Progress
 from kdbench.runner.recovery import recover
 from kdbench.runner.resume_plan import ResumePlan, plan_resume
 from kdbench.runner.telemetry.host import busy_note
-from kdbench.spec.cell import CellRun, tell_left_out
+from kdbench.spec.cell import CellRun, describe_dropped_images
 from kdbench.store import Store
 from kdbench.store.schema import STATUSES
 
@@ -145,7 +145,7 @@ class _Runner:
             environment=self._environment,
             device=self._device.device,
         )
-        left_out = tell_left_out(run.cell for _, run in plan.todo)
+        left_out = describe_dropped_images(run.cell for _, run in plan.todo)
         for note in (self._device.note, _kept_back(), busy_note(), left_out, *plan.notes):
             if note:
                 self._progress.note(note)

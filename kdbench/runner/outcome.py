@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from kdbench.common.memory_limits import own_rooms, rooms
+from kdbench.common.memory_limits import find_limits, process_limits
 from kdbench.common.out_of_memory import REMEDY, Shortage, is_ambiguous, recognise
 from kdbench.common.units import format_value
 from kdbench.runner.process.launcher import ProcessResult
@@ -86,11 +86,11 @@ def _by_the_kernel(whom: str, killed: OomKills, remedy: str) -> Outcome:
 
     What was asked for and free is not told: memory is promised, and used up page by page later.
     """
-    least = min(rooms(own=False), key=lambda room: room.limit_bytes)
+    least = min(find_limits(own=False), key=lambda room: room.limit_bytes)
     error = (
         f"out of memory: the kernel's killer ended {whom} (oom_kill of {killed.where} rose by "
         f"{killed.count} meanwhile); the least limit is {format_value(least.limit_bytes, 'bytes')} "
-        f"({least.limit}); {remedy}"
+        f"({least.name}); {remedy}"
     )
     return Outcome("oom", error, Shortage("kernel"))
 
@@ -113,14 +113,14 @@ def _without_a_word(code: int, kills: OomKills | None, log: Path) -> Outcome:
 
 
 def _shortage_in(words: str) -> Shortage | None:
-    found, own = recognise(words), own_rooms()
+    found, own = recognise(words), process_limits()
     if found is None and is_ambiguous(words) and own:
         found = Shortage("host")  # the worker is under the same limits, and these are likely why
     if found is None or found.source == "cuda" or not own:
         return found
     # What was free in a process that is gone, nobody knows.
     least = min(own, key=lambda room: room.limit_bytes)
-    return replace(found, limit_bytes=least.limit_bytes, limit=least.limit)
+    return replace(found, limit_bytes=least.limit_bytes, limit=least.name)
 
 
 def _killed(number: int, kills: OomKills | None) -> str:

@@ -94,7 +94,7 @@ class Cell(Frozen):
         return max(1, self.data.train_images // self.training.batch_size)
 
     @property
-    def images_left_out(self) -> int:
+    def dropped_images(self) -> int:
         """Images of each epoch that are in no step; which ones is drawn anew every time."""
         return max(0, self.data.train_images - self.steps_per_epoch * self.training.batch_size)
 
@@ -171,14 +171,14 @@ class CellRun(Frozen):
         }
 
 
-def tell_left_out(cells: Iterable[Cell]) -> str | None:
+def describe_dropped_images(cells: Iterable[Cell]) -> str | None:
     """Say in a line how many images of an epoch are in no step; None where there is none."""
     told = {
         f"{cell.data.name}, {cell.data.train_images:,} images in batches of "
         f"{cell.training.batch_size:,}: {cell.steps_per_epoch:,} "
-        f"step{'s' * (cell.steps_per_epoch > 1)}, {cell.images_left_out:,} left out": None
+        f"step{'s' * (cell.steps_per_epoch > 1)}, {cell.dropped_images:,} left out": None
         for cell in cells
-        if cell.images_left_out
+        if cell.dropped_images
     }
     if not told:
         return None

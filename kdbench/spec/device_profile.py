@@ -96,7 +96,7 @@ def load_profile(wanted: str) -> Profile:
     return validated(Profile, {"name": wanted, **document}, where=f"profile {wanted}")
 
 
-def unasked(text: str) -> InputError:
+def missing_profile_error(text: str) -> InputError:
     """Make the error of an amount of memory of which it is not said what device has it.
 
     A CPU, which predictions are for otherwise, is hardly what is meant, and of two cards with as
@@ -117,7 +117,7 @@ def unasked(text: str) -> InputError:
     )
 
 
-def capacity_of(text: str, profile: Profile) -> int:
+def parse_capacity(text: str, profile: Profile) -> int:
     """Read an amount of memory, such as `24GiB`; `card` is all that the profile's device has.
 
     Raises:

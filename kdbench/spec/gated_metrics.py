@@ -20,7 +20,7 @@ _NOTICEABLE = 0.05
 
 
 @dataclass(frozen=True)
-class Gauge:
+class GatedMetric:
     """One figure that is compared; less of it is better.
 
     Attributes:
@@ -46,17 +46,17 @@ class Gauge:
 
 def _bytes(
     name: str, measured: Kind | None, predicted: Kind | None, stage: Stage | None = None
-) -> Gauge:
-    return Gauge(name, name, "bytes", measured, predicted, stage)
+) -> GatedMetric:
+    return GatedMetric(name, name, "bytes", measured, predicted, stage)
 
 
-def _count(name: str) -> Gauge:
-    return Gauge(name, name, "count", "exact", "exact")
+def _count(name: str) -> GatedMetric:
+    return GatedMetric(name, name, "count", "exact", "exact")
 
 
 # A card's polled memory is a lower bound, and what an allocator reserves or a process has resident
 # depends on what came before: of measured runs these are told and do not decide.
-GAUGES = (
+_METRICS = (
     _bytes("parameter_bytes", "exact", "exact", "steady"),
     _bytes("allocated_peak_bytes", "exact", "exact", "steady"),
     _bytes("reserved_peak_bytes", "advisory", "exact", "steady"),
@@ -67,14 +67,15 @@ GAUGES = (
     _count("flops_step"),
     _count("operations_step"),
     _count("bytes_moved_step"),
-    Gauge("step_seconds", "step_seconds_fastest", "seconds", "time", None),
+    GatedMetric("step_seconds", "step_seconds_fastest", "seconds", "time", None),
     _bytes("process_peak_bytes", "advisory", None),
     _bytes("device_peak_bytes", "advisory", None),
     _bytes("host_peak_bytes", "advisory", None),
 )
 # What is kept beside the times: how busy others kept the machine. It explains, and is not compared.
 LOAD = "cpu_elsewhere"
-GAUGE: Mapping[str, Gauge] = {gauge.name: gauge for gauge in GAUGES}
+#: by name
+GATED_METRICS: Mapping[str, GatedMetric] = {metric.name: metric for metric in _METRICS}
 
 
 @dataclass(frozen=True)
@@ -102,9 +103,9 @@ class Tolerances:
 
     given: tuple[tuple[str, Tolerance], ...] = ()
 
-    def of(self, gauge: Gauge, kind: Kind) -> Tolerance:
+    def of(self, metric: GatedMetric, kind: Kind) -> Tolerance:
         """Return a figure's tolerance: none at all for exact ones, 5 % for the others."""
-        return dict(self.given).get(gauge.name, Tolerance(0.0 if kind == "exact" else _NOTICEABLE))
+        return dict(self.given).get(metric.name, Tolerance(0.0 if kind == "exact" else _NOTICEABLE))
 
     @property
     def switched_off(self) -> tuple[str, ...]:
@@ -125,25 +126,25 @@ def parse_tolerances(table: Mapping[str, Any], *, where: object) -> Tolerances:
     given = []
     for name, value in table.items():
         key = f"tolerances.{name}"
-        if name not in GAUGE:
-            hint = did_you_mean(name, GAUGE) or f"they are {quoted(GAUGE)}"
+        if name not in GATED_METRICS:
+            hint = did_you_mean(name, GATED_METRICS) or f"they are {quoted(GATED_METRICS)}"
             raise InputError("no figure of this name", where=where, key=key, hint=hint)
         try:
-            given.append((name, _parsed(value, GAUGE[name])))
+            given.append((name, _parsed(value, GATED_METRICS[name])))
         except ValueError as error:
             raise InputError(str(error), where=where, key=key) from None
     return Tolerances(tuple(sorted(given)))
 
 
-def _parsed(value: object, gauge: Gauge) -> Tolerance:
+def _parsed(value: object, metric: GatedMetric) -> Tolerance:
     if value == "off":
         return Tolerance(off=True)
-    if isinstance(value, str) and gauge.unit == "bytes":
+    if isinstance(value, str) and metric.unit == "bytes":
         return Tolerance(size=parse_size(value))
-    sizes = ' or a size in quotes ("1 MiB"),' if gauge.unit == "bytes" else ""
+    sizes = ' or a size in quotes ("1 MiB"),' if metric.unit == "bytes" else ""
     expected = f'expected a fraction up to 1 (0.05: 5 %),{sizes} or "off"'
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
         raise ValueError(f"{expected}, found {brief(value)}")
-    if gauge.unit == "seconds" and value == 0:
+    if metric.unit == "seconds" and value == 0:
         raise ValueError("expected more than 0: no two times are the same, found 0")
     return Tolerance(fraction=float(value))

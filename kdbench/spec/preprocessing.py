@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from kdbench.spec.settings import NORMALISATIONS, Resampling, Teacher
 
@@ -19,14 +19,16 @@ class Preprocessing:
         resampling: Pillow's name of the filter; all but "nearest" are antialiased.
         resize: side that images are resized to, in pixels; the centre is then cut out, at the
             model's own size. None: resized to that size, and nothing is cut off.
+        source: who defines it: "checkpoint", "matrix", "default", or "matrix over ...".
     """
 
     mean: Channels
     std: Channels
     resampling: Resampling = "bilinear"
     resize: int | None = None
+    source: str = field(default="default", compare=False)
 
-    def described(self, size: int) -> str:
+    def summary(self, size: int) -> str:
         """Say it in words, for a model that takes images of `size` pixels a side."""
         resized = f"{size} {self.resampling}"
         if self.resize not in (None, size):
@@ -41,36 +43,18 @@ class Preprocessing:
 CLIP = Preprocessing(mean=NORMALISATIONS["clip"][0], std=NORMALISATIONS["clip"][1])
 
 
-@dataclass(frozen=True, kw_only=True)
-class Described:
-    """A preprocessing, and who says so: the matrix, the checkpoint, default, or one over another.
-
-    Attributes:
-        how: the preprocessing.
-        source: in words.
-    """
-
-    how: Preprocessing
-    source: str
-
-
-def settled(teacher: Teacher, checkpoints: Preprocessing | None) -> Described:
-    """Settle a teacher's preprocessing: the matrix file's keys win over its checkpoint's.
+def resolve_preprocessing(teacher: Teacher, checkpoint: Preprocessing | None) -> Preprocessing:
+    """Resolve a teacher's preprocessing: keys of the matrix file win over its checkpoint.
 
     Args:
-        teacher: what the matrix file says of it.
-        checkpoints: what its checkpoint says; None: it says nothing, or has none.
+        teacher: the teacher in the matrix file.
+        checkpoint: what the checkpoint's files say; None: they say nothing, or there are none.
     """
-    said = teacher.preprocessing_said()
-    otherwise = checkpoints or CLIP
-    how = Preprocessing(
-        mean=said["normalisation"].mean if "normalisation" in said else otherwise.mean,
-        std=said["normalisation"].std if "normalisation" in said else otherwise.std,
-        resampling=said.get("resampling", otherwise.resampling),
-        resize=said.get("resize", otherwise.resize),
-    )
-    below = "default" if checkpoints is None else "checkpoint"
-    if not said:
-        return Described(how=how, source=below)
-    whole = teacher.preprocessing_is_whole
-    return Described(how=how, source="matrix" if whole else f"matrix over {below}")
+    explicit = teacher.explicit_preprocessing()
+    base = CLIP if checkpoint is None else replace(checkpoint, source="checkpoint")
+    if not explicit:
+        return base
+    source = "matrix" if teacher.has_full_preprocessing else f"matrix over {base.source}"
+    if normalisation := explicit.pop("normalisation", None):
+        explicit |= {"mean": normalisation.mean, "std": normalisation.std}
+    return replace(base, source=source, **explicit)

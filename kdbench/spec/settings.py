@@ -143,22 +143,22 @@ class Teacher(Frozen):
         mean, std = NORMALISATIONS[said]
         return {"mean": mean, "std": std}
 
-    def preprocessing_said(self) -> dict[str, Any]:
+    def explicit_preprocessing(self) -> dict[str, Any]:
         """Return the keys of what its pixels go through that the matrix file sets."""
         found = {name: getattr(self, name) for name in _PREPROCESSING}
         return {name: value for name, value in found.items() if value is not None}
 
     @property
-    def preprocessing_is_whole(self) -> bool:
+    def has_full_preprocessing(self) -> bool:
         """Whether the matrix file says all of it, so that no checkpoint is asked."""
-        return len(self.preprocessing_said()) == len(_PREPROCESSING)
+        return len(self.explicit_preprocessing()) == len(_PREPROCESSING)
 
     def identity(self, *, without: set[str]) -> dict[str, Any]:
         """Return its settings as JSON values, less some, and less what is unset of its pixels'.
 
         What has been without these keys is the same as ever.
         """
-        said = self.preprocessing_said()
+        said = self.explicit_preprocessing()
         unset = {name for name in _PREPROCESSING if name not in said}
         return self.model_dump(exclude=without | unset)
 

@@ -5,7 +5,12 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from kdbench.common.lifetime import WARNINGS, die_first, die_with_parent, ignore
+from kdbench.common.lifetime import (
+    WARNING_SIGNALS,
+    die_with_parent,
+    ignore_signals,
+    prefer_oom_kill,
+)
 from kdbench.worker.exit import Ending
 from kdbench.worker.job import read_job, run_job
 from kdbench.worker.secrets import hide
@@ -13,12 +18,12 @@ from kdbench.worker.secrets import hide
 
 def main(argv: list[str]) -> int:
     """Run the job; its events go to `events.jsonl` in the same folder."""
-    ignore(WARNINGS)
+    ignore_signals(WARNING_SIGNALS)
     hide()
     ending, path = Ending(), Path(argv[0])
     job = read_job(path)
     die_with_parent(job["parent"])
-    die_first()
+    prefer_oom_kill()
     code = run_job(job, path.parent)
     ending.settle(code)
     return code

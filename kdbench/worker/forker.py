@@ -18,7 +18,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from kdbench.common.lifetime import WARNINGS, die_first, die_with_parent, ignore
+from kdbench.common.lifetime import (
+    WARNING_SIGNALS,
+    die_with_parent,
+    ignore_signals,
+    prefer_oom_kill,
+)
 from kdbench.worker.exit import Ending
 from kdbench.worker.job import read_job, run_job
 from kdbench.worker.secrets import hide
@@ -26,7 +31,7 @@ from kdbench.worker.secrets import hide
 
 def main(argv: list[str]) -> int:
     """Serve jobs until the input ends; in a child, run one and return its exit status."""
-    ignore(WARNINGS)
+    ignore_signals(WARNING_SIGNALS)
     hide()
     ending = Ending()
     die_with_parent(int(argv[0]))
@@ -101,7 +106,7 @@ def _child(job: Path, answers: Answers, parent: int) -> int:
     # In this order: once the runner knows the process, it can end it with its group.
     os.setsid()
     die_with_parent(parent)
-    die_first()
+    prefer_oom_kill()
     _to(os.devnull, 0, flags=os.O_RDONLY)
     answers.tell(pid=os.getpid())
     answers.close()

@@ -99,8 +99,8 @@ class _Loaded:
         self._events.emit(
             "result",
             teacher_revision=teacher.revision,
-            teacher_preprocessing=teacher.preprocessing.described(size),
-            teacher_preprocessing_source=teacher.preprocessing_source,
+            teacher_preprocessing=teacher.preprocessing.summary(size),
+            teacher_preprocessing_source=teacher.preprocessing.source,
         )
         return teacher
 

@@ -12,7 +12,7 @@ from math import prod
 import torch
 
 from kdbench.common.errors import KdbenchError
-from kdbench.common.memory_limits import own_rooms, tightest
+from kdbench.common.memory_limits import process_limits, tightest_limit
 from kdbench.common.out_of_memory import Shortage, is_ambiguous, recognise
 from kdbench.worker.data.decoder_processes import DecoderDiedError
 
@@ -62,12 +62,12 @@ def shortage_behind(error: BaseException, device: str) -> Shortage | None:
         return found
     if found.source == "cuda":
         return _with_card(found, device)
-    room, asked = tightest(), found.asked_bytes
+    room, asked = tightest_limit(), found.asked_bytes
     free: int | None = room.free_bytes
     if asked is not None and room.free_bytes >= asked:
         # What the step held was given back on the way here; the least there was is known of some.
-        free = room.least_bytes
-    return replace(found, free_bytes=free, limit_bytes=room.limit_bytes, limit=room.limit)
+        free = room.least_free_bytes
+    return replace(found, free_bytes=free, limit_bytes=room.limit_bytes, limit=room.name)
 
 
 def child_died(error: BaseException) -> bool:
@@ -102,7 +102,7 @@ def _of(error: BaseException) -> Shortage | None:
     if is_ambiguous(told) or getattr(error, "errno", None) == errno.EAGAIN:
         # Under a limit of its own that leaves no room for a stack, or a library, it is memory.
         needed = _LIBRARY_BYTES if isinstance(error, ImportError) else _STACK_BYTES
-        return Shortage("host") if any(r.free_bytes < needed for r in own_rooms()) else None
+        return Shortage("host") if any(r.free_bytes < needed for r in process_limits()) else None
     return recognise(told) if isinstance(error, Exception) else None
 
 

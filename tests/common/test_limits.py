@@ -8,7 +8,12 @@ import psutil
 import pytest
 
 from kdbench.common import memory_limits
-from kdbench.common.memory_limits import memory_limit_bytes, own_rooms, rooms, tightest
+from kdbench.common.memory_limits import (
+    find_limits,
+    memory_limit_bytes,
+    process_limits,
+    tightest_limit,
+)
 from kdbench.runner.process.oom_killer import OomKillCounter, OomKills
 
 MIB, GIB = 2**20, 2**30
@@ -87,22 +92,22 @@ def test_room_in_a_group(tree, monkeypatch, version):
             "sys/fs/cgroup/memory/job/mine/memory.stat": f"total_inactive_file {200 * MIB}",
         },
     }
-    found = tightest(tree(files[version]))
+    found = tightest_limit(tree(files[version]))
     assert (found.free_bytes, found.limit_bytes) == (524 * MIB, GIB)
-    assert found.limit == "control group /job/mine"
+    assert found.name == "control group /job/mine"
 
 
 def test_a_group_over_its_limit_has_no_room_rather_than_less(tree):
     files = {"proc/self/cgroup": V2, OWN + "memory.max": 10, OWN + "memory.current": 20}
-    assert tightest(tree(files)).free_bytes == 0
+    assert tightest_limit(tree(files)).free_bytes == 0
 
 
 def test_a_system_that_promises_no_more_than_it_has(tree):
     told = f"MemTotal: 9 kB\nCommitLimit:    {4 * MIB} kB\nCommitted_AS:   {3 * MIB} kB"
     root = tree({"proc/meminfo": told, "proc/sys/vm/overcommit_memory": "2"})
-    assert any(r.free_bytes == GIB and "overcommit" in r.limit for r in rooms(root))
+    assert any(r.free_bytes == GIB and "overcommit" in r.name for r in find_limits(root))
     (root / "proc/sys/vm/overcommit_memory").write_text("0\n")
-    assert not any("overcommit" in r.limit for r in rooms(root))
+    assert not any("overcommit" in r.name for r in find_limits(root))
 
 
 def test_the_limits_of_the_process_itself(tree, monkeypatch):
@@ -110,20 +115,20 @@ def test_the_limits_of_the_process_itself(tree, monkeypatch):
     allowed = {resource.RLIMIT_AS: 8 * GIB, resource.RLIMIT_DATA: resource.RLIM_INFINITY}
     monkeypatch.setattr(resource, "getrlimit", lambda number: (allowed[number], 0))
     told = f"VmPeak:\t{7 * MIB} kB\nVmSize:\t{2 * MIB} kB\nVmData:\t{MIB} kB"
-    (found,) = own_rooms(tree({"proc/self/status": told}))
-    assert (found.free_bytes, found.least_bytes) == (6 * GIB, GIB)
+    (found,) = process_limits(tree({"proc/self/status": told}))
+    assert (found.free_bytes, found.least_free_bytes) == (6 * GIB, GIB)
     allowed[resource.RLIMIT_DATA] = 3 * GIB
-    assert [room.free_bytes for room in own_rooms(tree({}))] == [6 * GIB, 2 * GIB]
+    assert [room.free_bytes for room in process_limits(tree({}))] == [6 * GIB, 2 * GIB]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what counts against it")
 def test_a_real_limit_of_address_space():
     code = (
         "import resource\nresource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))\n"
-        "from kdbench.common.memory_limits import tightest\n"
-        "before = tightest()\nheld = bytearray(1 << 30)\n"
-        "after = tightest()\ndel held\nprint(before.free_bytes - after.free_bytes)\n"
-        "print(after.limit)\nprint(tightest().least_bytes - after.free_bytes)"
+        "from kdbench.common.memory_limits import tightest_limit\n"
+        "before = tightest_limit()\nheld = bytearray(1 << 30)\n"
+        "after = tightest_limit()\ndel held\nprint(before.free_bytes - after.free_bytes)\n"
+        "print(after.name)\nprint(tightest_limit().least_free_bytes - after.free_bytes)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     taken, name, since = done.stdout.splitlines()

@@ -11,7 +11,7 @@ from kdbench.common.errors import InputError
 from kdbench.gate import baseline_damage
 from kdbench.gate.baseline import is_baseline, read_baseline, render, write_baseline
 from kdbench.gate.snapshot import About, Entry, Snapshot
-from kdbench.spec.gated_metrics import GAUGE
+from kdbench.spec.gated_metrics import GATED_METRICS
 
 ABOUT = About(
     matrix="fig4",
@@ -118,14 +118,14 @@ TIMES = st.floats(1e-9, 1e9)
 
 @st.composite
 def metrics(draw):
-    names = draw(st.lists(st.sampled_from(sorted(GAUGE)), unique=True))
+    names = draw(st.lists(st.sampled_from(sorted(GATED_METRICS)), unique=True))
     known = {
         name: tuple(draw(st.lists(TIMES, min_size=1, max_size=5)))
-        if GAUGE[name].unit == "seconds"
+        if GATED_METRICS[name].unit == "seconds"
         else (draw(SIZES),)
         for name in names
     }
-    other = draw(st.dictionaries(NAMES.filter(lambda n: n not in GAUGE), SIZES, max_size=2))
+    other = draw(st.dictionaries(NAMES.filter(lambda n: n not in GATED_METRICS), SIZES, max_size=2))
     return {**known, **{name: (size,) for name, size in other.items()}}
 
 

@@ -7,7 +7,7 @@ import pytest
 from kdbench.common.units import parse_size
 from kdbench.gate import gate
 from kdbench.matrix.file import load_matrix
-from kdbench.spec.gated_metrics import GAUGES, Tolerances
+from kdbench.spec.gated_metrics import GATED_METRICS, Tolerances
 from kdbench.store.schema import SCHEMA_VERSION
 from tests.cli.test_imports import HEAVY, imported_by
 from tests.conftest import TINY
@@ -216,7 +216,7 @@ def test_a_figure_of_a_later_kdbench_is_told(predicted):
 
 
 def test_a_gate_that_compares_nothing_never_passes(predicted):
-    off = [f'--set=tolerances.{g.name}="off"' for g in GAUGES]
+    off = [f'--set=tolerances.{name}="off"' for name in GATED_METRICS]
     done = predicted(*off)
     assert done.code == 3
     assert "no figure that could be compared" in done.out

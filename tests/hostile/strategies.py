@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from kdbench.matrix.grid import AXES
 from kdbench.matrix.resolve import MatrixFile
 from kdbench.spec.device_profile import Profile
-from kdbench.spec.gated_metrics import GAUGE
+from kdbench.spec.gated_metrics import GATED_METRICS
 from kdbench.store.schema import TABLES
 from tests.conftest import TINY
 
@@ -198,7 +198,7 @@ _EXTRA = [
     *(("axes", name) for name in AXES),
     *(("exclude", name) for name in AXES),
     *(("include", name) for name in AXES),
-    *(("tolerances", name) for name in GAUGE),
+    *(("tolerances", name) for name in GATED_METRICS),
     ("presets", "control"),
     ("presets", "control", "axes"),
     ("presets", "control", "training", "batch_size"),

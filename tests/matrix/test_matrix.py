@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from kdbench import load_matrix
 from kdbench.common.errors import InputError
 from kdbench.common.fingerprint import fingerprint_path
-from kdbench.spec.preprocessing import CLIP, settled
+from kdbench.spec.preprocessing import CLIP, resolve_preprocessing
 from tests.conftest import TINY
 from tests.support import REPOSITORY
 from tests.support.checkpoints import write_embedder
@@ -293,8 +293,10 @@ def test_the_papers_teachers_see_what_the_published_code_shows_them(name):
     matrix = load_matrix(REPOSITORY / "benchmarks" / f"{name}.toml", preset="paper")
     taught = [cell.teacher for cell in matrix.cells if cell.teacher is not None]
     assert {teacher.weights for teacher in taught} == {"pretrained"}
-    assert all(teacher.preprocessing_is_whole for teacher in taught)
-    assert {settled(teacher, None).how for teacher in taught} == {replace(CLIP, resize=224)}
+    assert all(teacher.has_full_preprocessing for teacher in taught)
+    assert {resolve_preprocessing(teacher, None) for teacher in taught} == {
+        replace(CLIP, resize=224)
+    }
 
 
 # (data's settings in place of the synthetic ones, what is told)

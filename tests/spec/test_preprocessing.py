@@ -19,7 +19,7 @@ from kdbench.common.errors import InputError
 from kdbench.predict.cell import predict
 from kdbench.spec.device_profile import load_profile
 from kdbench.spec.preprocessing import CLIP, Preprocessing
-from kdbench.spec.pretrained.local import read_local
+from kdbench.spec.pretrained.local import read_local_teacher
 from kdbench.worker.data.augment import Draw, draw_boxes, make_batch, prepare
 from kdbench.worker.data.dataset import load_data
 from kdbench.worker.data.images import Images
@@ -165,8 +165,8 @@ def test_a_runs_embeddings_are_those_of_the_teachers_own_processor(kdbench, tiny
 
 
 def said_by(tmp_path, *assignments):
-    pixels = read_local(tiny_run(tmp_path, "embed-kd", *assignments).cell).pixels
-    return pixels.how.described(16), pixels.source
+    pixels = read_local_teacher(tiny_run(tmp_path, "embed-kd", *assignments).cell).preprocessing
+    return pixels.summary(16), pixels.source
 
 
 def test_teachers_without_a_checkpoint_have_clips(tmp_path):
@@ -220,7 +220,7 @@ def described(tmp_path, *assignments, file="preprocessor_config.json", **keys):
     write_embedder(tmp_path / "vit")
     (tmp_path / "vit" / file).write_text(json.dumps(keys))
     cell = pretrained(tmp_path, tmp_path / "vit", *assignments)
-    return read_local(cell).pixels.how.described(16)
+    return read_local_teacher(cell).preprocessing.summary(16)
 
 
 WHOLE = (
@@ -338,7 +338,7 @@ def test_a_repository_on_the_hub_says_it_too(tmp_path, monkeypatch):
     cell = pretrained(tmp_path, "some/vit")
 
     def load(cell=cell):
-        return load_teacher(cell, device=CPU, cache=tmp_path).preprocessing_source
+        return load_teacher(cell, device=CPU, cache=tmp_path).preprocessing.source
 
     assert load() == "default"
     config = snapshot / "preprocessor_config.json"

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from kdbench.common.errors import InputError, WorkerError
-from kdbench.common.memory_limits import Room
+from kdbench.common.memory_limits import MemoryLimit
 from kdbench.common.out_of_memory import recognise
 from kdbench.runner import outcome
 from kdbench.runner.outcome import judge_outcome
@@ -185,8 +185,8 @@ def test_a_circle_of_causes_ends():
 
 def test_sizes_of_real_refusals(monkeypatch):
     """Torch's and numpy's own errors, asked for more than any machine has."""
-    room = Room(7 * GIB, 8 * GIB, "control group /x", None)
-    monkeypatch.setattr(shortage_module, "tightest", lambda: room)
+    room = MemoryLimit(7 * GIB, 8 * GIB, "control group /x", None)
+    monkeypatch.setattr(shortage_module, "tightest_limit", lambda: room)
     with pytest.raises(RuntimeError) as refused:
         torch.empty(2**50, dtype=torch.uint8)
     found = shortage_behind(refused.value, CPU)
@@ -200,7 +200,9 @@ def test_sizes_of_real_refusals(monkeypatch):
 @pytest.mark.parametrize(("least", "free"), [(GIB, GIB), (None, None)])
 def test_what_was_given_back_meanwhile_was_not_free(monkeypatch, least, free):
     """No more can have been free than was asked for and refused."""
-    monkeypatch.setattr(shortage_module, "tightest", lambda: Room(7 * GIB, 8 * GIB, "x", least))
+    monkeypatch.setattr(
+        shortage_module, "tightest_limit", lambda: MemoryLimit(7 * GIB, 8 * GIB, "x", least)
+    )
     error = RuntimeError(f"can't allocate memory: you tried to allocate {6 * GIB} bytes.")
     assert shortage_behind(error, CPU).free_bytes == free
 
@@ -208,11 +210,15 @@ def test_what_was_given_back_meanwhile_was_not_free(monkeypatch, least, free):
 @pytest.mark.parametrize("error", [RuntimeError("can't start new thread"), BlockingIOError(11, "")])
 @pytest.mark.parametrize(
     ("rooms", "memory"),
-    [([], False), ([Room(GIB, 2 * GIB, "RLIMIT_AS")], False), ([Room(MIB, GIB, "x")], True)],
+    [
+        ([], False),
+        ([MemoryLimit(GIB, 2 * GIB, "RLIMIT_AS")], False),
+        ([MemoryLimit(MIB, GIB, "x")], True),
+    ],
 )
 def test_a_thread_that_does_not_start(monkeypatch, error, rooms, memory):
     """There may be too many of them; it is memory where a limit leaves no room for its stack."""
-    monkeypatch.setattr(shortage_module, "own_rooms", lambda: rooms)
+    monkeypatch.setattr(shortage_module, "process_limits", lambda: rooms)
     assert is_shortage(error) == memory
 
 
@@ -292,7 +298,7 @@ ABORTED = (
     ],
 )
 def test_last_words(tmp_path, monkeypatch, words, returncode, status, asked):
-    monkeypatch.setattr(outcome, "own_rooms", list)
+    monkeypatch.setattr(outcome, "process_limits", list)
     log = tmp_path / "log"
     log.write_text(words)
     end = ended(log, returncode=returncode)
@@ -308,9 +314,9 @@ def test_last_words(tmp_path, monkeypatch, words, returncode, status, asked):
 def test_a_library_that_has_no_room_under_a_limit(tmp_path, monkeypatch):
     log = tmp_path / "log"
     log.write_text("ImportError: libx.so: failed to map segment from shared object\n")
-    monkeypatch.setattr(outcome, "own_rooms", list)
+    monkeypatch.setattr(outcome, "process_limits", list)
     assert ended(log).status == "failed", "a mount that forbids it says the same"
-    monkeypatch.setattr(outcome, "own_rooms", lambda: [Room(0, GIB, "RLIMIT_AS")])
+    monkeypatch.setattr(outcome, "process_limits", lambda: [MemoryLimit(0, GIB, "RLIMIT_AS")])
     assert "1.07 GB (RLIMIT_AS)" in ended(log).error
 
 

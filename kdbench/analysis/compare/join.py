@@ -23,7 +23,7 @@ from kdbench.analysis.estimates import Estimate
 from kdbench.analysis.metrics import METRICS, Metric
 from kdbench.analysis.uncertainty import MODES
 from kdbench.common.text import printable
-from kdbench.spec.gated_metrics import GAUGES
+from kdbench.spec.gated_metrics import GATED_METRICS
 
 #: What is compared unless the user names metrics.
 DEFAULT = (
@@ -40,7 +40,7 @@ DEFAULT = (
 # Told apart by the place, not a part of what is computed, or a remark.
 _NOT_CHANGES = ("cell_id", "source", "profile", "student_inferred")
 _NAMES = {name: name for name in SETTINGS if name not in _NOT_CHANGES}
-_GAUGES = {gauge.column: gauge for gauge in GAUGES}
+_GAUGES = {gauge.column: gauge for gauge in GATED_METRICS.values()}
 
 
 def compare(before: Side, after: Side, *, metrics: Sequence[Metric] | None = None) -> Comparison:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kdbench.common.environment import has_home, user_cache
-from kdbench.common.lifetime import ENDING
+from kdbench.common.lifetime import STOP_SIGNALS
 from kdbench.common.runtime_settings import FAMILIES, is_kept_back
 from kdbench.runner.process.child import Child, Spawned, Start
 from kdbench.runner.process.oom_killer import OomKillCounter, OomKills
@@ -73,7 +73,7 @@ _HASTY_SECONDS = 1.0
 _KILLED_SECONDS = 10.0
 # A scheduler signals all processes of a job at once, and the worker may be the first to end.
 _BOTH_TOLD_SECONDS = 0.2
-_TOLD_TO_END = tuple(-signal.Signals[name] for name in ENDING)
+_TOLD_TO_END = tuple(-signal.Signals[name] for name in STOP_SIGNALS)
 
 Task = Literal["cell", "fit"]
 

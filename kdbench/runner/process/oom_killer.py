@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from kdbench.common.memory_limits import memory_groups
+from kdbench.common.memory_limits import control_groups
 
 ROOT = Path("/")
 
@@ -64,7 +64,7 @@ def _counter(root: Path) -> _Counter | None:
             group.folder / ("memory.events" if group.version == 2 else "memory.oom_control"),
             f"control group {group.name}",
         )
-        for group in memory_groups(root)
+        for group in control_groups(root)
     ]
     counters.append(_Counter(root / "proc/vmstat", "the whole machine"))
     return next((counter for counter in counters if counter.read() is not None), None)

@@ -7,7 +7,7 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-from kdbench.common.lifetime import ENDING
+from kdbench.common.lifetime import STOP_SIGNALS
 
 # Said by a person at the keyboard: once is a wish, twice an order. The others are orders: said by
 # a scheduler, a service manager or a terminal that goes away, before a kill that follows soon.
@@ -53,7 +53,7 @@ class StopRequest:
     def __enter__(self) -> Self:
         """Hear signals from now on."""
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.Signals[name] for name in ENDING):
+            for number in (signal.Signals[name] for name in STOP_SIGNALS):
                 before = signal.getsignal(number)
                 always = number in _ALWAYS and before != signal.SIG_IGN
                 if always or before == signal.SIG_DFL:

@@ -21,7 +21,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from kdbench.common.lifetime import ENDING, die_with_parent, ignore
+from kdbench.common.lifetime import STOP_SIGNALS, die_with_parent, ignore_signals
 from kdbench.runner.telemetry.conditions import Conditions
 from kdbench.runner.telemetry.host import ResidentMemory
 from kdbench.runner.telemetry.neighbours import Neighbours
@@ -218,7 +218,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the sampler; see the module's docstring."""
     # These reach the whole group, by Ctrl-C and by a scheduler: when the sampling ends is for the
     # runner to say.
-    ignore(ENDING)
+    ignore_signals(STOP_SIGNALS)
     options = _parser().parse_args(arguments)
     die_with_parent(options.parent)
     with ExitStack() as stack:

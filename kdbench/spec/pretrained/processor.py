@@ -14,7 +14,7 @@ from math import isfinite
 from typing import Any, cast
 
 from kdbench.common.errors import InputError, brief, quoted
-from kdbench.spec.preprocessing import CLIP, Channels, Described, Preprocessing, settled
+from kdbench.spec.preprocessing import CLIP, Channels, Preprocessing, resolve_preprocessing
 from kdbench.spec.pretrained.files import Checkpoint, read_json
 from kdbench.spec.settings import NORMALISATIONS, Resampling, Teacher
 
@@ -57,9 +57,9 @@ _HARMLESS = ("do_convert_rgb", "do_reduce_labels")
 _UNCUT = 384
 
 
-def describe(
+def resolve_teacher_preprocessing(
     teacher: Teacher, table: str, checkpoint: Checkpoint | None, *, side: int
-) -> Described:
+) -> Preprocessing:
     """Settle what a teacher's pixels go through.
 
     Args:
@@ -78,9 +78,9 @@ def describe(
             hint="the centre, image_size wide, is cut out of what it is resized to",
         )
     said = None
-    if checkpoint is not None and not teacher.preprocessing_is_whole:
+    if checkpoint is not None and not teacher.has_full_preprocessing:
         said = _read(checkpoint, teacher, side)
-    return settled(teacher, said)
+    return resolve_preprocessing(teacher, said)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -39,18 +39,7 @@ class _Tensor:
 _HEADER = TypeAdapter(dict[str, _Tensor])
 
 
-@dataclass(frozen=True, kw_only=True)
-class Held:
-    """What a checkpoint's weights make up.
-
-    Attributes:
-        pooler: a pooler is among them.
-    """
-
-    pooler: bool
-
-
-def check_weights(checkpoint: Checkpoint, config: Config, *, classifier: bool) -> Held | None:
+def check_weights(checkpoint: Checkpoint, config: Config, *, classifier: bool) -> bool | None:
     """Refuse a local folder without the weights that its configuration asks for.
 
     Args:
@@ -59,7 +48,7 @@ def check_weights(checkpoint: Checkpoint, config: Config, *, classifier: bool) -
         classifier: a head is needed.
 
     Returns:
-        What they make up; None where they have names that only transformers knows.
+        Whether a pooler is among them; None if their names are known to transformers alone.
 
     Raises:
         InputError: no weights, an adapter's, pickled, partial, damaged or unfetched ones.
@@ -72,15 +61,15 @@ def check_weights(checkpoint: Checkpoint, config: Config, *, classifier: bool) -
         _check_unwrapped(checkpoint, shapes)
         return None
     pooler = _pooler(config)
-    held = not classifier and all(name in plain for name in pooler)
-    wanted = _wanted(config) | (pooler if held else {})
+    has_pooler = not classifier and all(name in plain for name in pooler)
+    wanted = _wanted(config) | (pooler if has_pooler else {})
     head = _head(config) if classifier else {}
     if classifier and not any(name in plain for name in head):
         raise checkpoint.error(
             "expected a classifier, found a checkpoint without a head", hint=OWN_CLASSES
         )
     _check_whole(checkpoint, wanted | head, plain)
-    return Held(pooler=held)
+    return has_pooler
 
 
 def _check_unwrapped(checkpoint: Checkpoint, shapes: Shapes) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kdbench.common.errors import InputError
-from kdbench.common.memory_limits import tightest
+from kdbench.common.memory_limits import tightest_limit
 from kdbench.spec.cell import Cell
 from kdbench.spec.settings import Data
 from kdbench.worker.data.damaged import Damaged
@@ -120,7 +120,7 @@ def free_bytes(device: torch.device) -> int:
     """Bytes of the device's memory that nobody uses; on the CPU, within every limit."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    return tightest().free_bytes
+    return tightest_limit().free_bytes
 
 
 def check_room(needed: int) -> None:

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kdbench.common.errors import WorkerError
-from kdbench.common.lifetime import ENDING, die_with_parent, held_back, ignore
+from kdbench.common.lifetime import STOP_SIGNALS, die_with_parent, ignore_signals, signals_blocked
 
 # Batches that each process keeps ready.
 _AHEAD = 2
@@ -113,7 +113,7 @@ class _Decoder:
     def __init__(self, context: Any, serve: Callable[[Connection], None]) -> None:  # noqa: ANN401
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=serve, args=(theirs,), daemon=True)
-        with held_back(ENDING):
+        with signals_blocked(STOP_SIGNALS):
             self._process.start()
         # No other process holds that end, the ones forked later neither: it closes with this one.
         theirs.close()
@@ -179,7 +179,7 @@ def _serve(
     pipe: Connection,
 ) -> None:
     """Decode every n-th batch from the first one on; the process's whole work."""
-    ignore(ENDING)  # the training ends it
+    ignore_signals(STOP_SIGNALS)  # the training ends it
     die_with_parent(parent)
     torch.set_num_threads(1)  # OpenMP's threads are not here after a fork
     slots, workers = _slots(memory, shape), shape[0] // _AHEAD

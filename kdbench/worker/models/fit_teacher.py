@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from transformers import ViTForImageClassification
 
 from kdbench.spec.cell import Cell
-from kdbench.spec.preprocessing import Preprocessing, settled
+from kdbench.spec.preprocessing import Preprocessing, resolve_preprocessing
 from kdbench.worker.checkpoints.durable import durably, make_folder
 from kdbench.worker.data.augment import epoch_draws, make_batch, prepare
 from kdbench.worker.data.dataset import DataSet, load_data
@@ -35,8 +35,9 @@ def ensure_fitted(cell: Cell, *, device: torch.device, cache: Path, events: Even
     set_precision("fp32", device)
     data = load_data(cell, device=device)
     model = _fit(cell, data, device, events)
-    size, how = cell.required_teacher.image_size, settled(cell.required_teacher, None).how
-    accuracy = _accuracy(model, data.test, size, how)
+    teacher = cell.required_teacher
+    how = resolve_preprocessing(teacher, None)
+    accuracy = _accuracy(model, data.test, teacher.image_size, how)
     _save(model, path)
     events.emit(
         "teacher", path=str(path), cached=False, accuracy=accuracy, seconds=monotonic() - started
@@ -45,7 +46,7 @@ def ensure_fitted(cell: Cell, *, device: torch.device, cache: Path, events: Even
 
 def _fit(cell: Cell, data: DataSet, device: torch.device, events: Events) -> Any:  # noqa: ANN401 - transformers has no type stubs
     teacher = cell.required_teacher
-    fit, how = teacher.fit, settled(teacher, None).how  # fitted on what it will be shown
+    fit, how = teacher.fit, resolve_preprocessing(teacher, None)  # fitted on what it will be shown
     torch.manual_seed(fit.seed)
     model = ViTForImageClassification(vit_config(teacher, cell.data.classes)).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), fit.learning_rate)

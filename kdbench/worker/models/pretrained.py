@@ -13,10 +13,10 @@ from transformers.utils import logging as transformers_logging
 
 from kdbench.common.errors import quoted
 from kdbench.spec.cell import Cell
-from kdbench.spec.preprocessing import Described
+from kdbench.spec.preprocessing import Preprocessing
 from kdbench.spec.pretrained.config import OWN_CLASSES, Config, check_class_count, read_config
 from kdbench.spec.pretrained.files import CONFIG, Checkpoint
-from kdbench.spec.pretrained.processor import describe
+from kdbench.spec.pretrained.processor import resolve_teacher_preprocessing
 from kdbench.spec.pretrained.weights import check_weights
 from kdbench.worker.models.hub import fetch_processor, find_checkpoint
 
@@ -27,7 +27,7 @@ _UNNAMED = re.compile(r"LABEL_\d+")
 
 def read_pretrained(
     cell: Cell, *, class_names: Sequence[str] | None = None
-) -> tuple[Any, str | None, Described]:
+) -> tuple[Any, str | None, Preprocessing]:
     """Read a cell's teacher from a hub's repository or a local folder, in float32 on the host.
 
     Args:
@@ -48,14 +48,16 @@ def read_pretrained(
     config = read_config(checkpoint, teacher)
     if checkpoint.revision is None:
         check_weights(checkpoint, config, classifier=classifier)
-    elif not teacher.preprocessing_is_whole:
+    elif not teacher.has_full_preprocessing:
         fetch_processor(checkpoint)
-    pixels = describe(teacher, table, checkpoint, side=cell.data.image_size)
+    preprocessing = resolve_teacher_preprocessing(
+        teacher, table, checkpoint, side=cell.data.image_size
+    )
     model = _read_weights(checkpoint, _as_transformers(checkpoint, config), classifier=classifier)
     if classifier:
         check_class_count(checkpoint, config, cell.data.classes)
         _check_class_names(checkpoint, config, class_names)
-    return model, checkpoint.revision, pixels
+    return model, checkpoint.revision, preprocessing
 
 
 def _as_transformers(checkpoint: Checkpoint, config: Config) -> ViTConfig:

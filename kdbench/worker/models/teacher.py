@@ -14,8 +14,8 @@ from transformers import ViTConfig, ViTForImageClassification, ViTModel
 
 from kdbench.common.errors import InputError
 from kdbench.spec.cell import Cell, digest
-from kdbench.spec.preprocessing import Described, settled
-from kdbench.spec.pretrained.local import Local, read_local
+from kdbench.spec.preprocessing import Preprocessing, resolve_preprocessing
+from kdbench.spec.pretrained.local import LocalTeacher, read_local_teacher
 from kdbench.spec.settings import Teacher as Shape
 from kdbench.worker.models.pretrained import read_pretrained
 from kdbench.worker.out_of_memory import is_shortage
@@ -34,12 +34,11 @@ class Teacher(nn.Module):
         head: nn.Module | None = None,
         *,
         revision: str | None = None,
-        pixels: Described,
+        preprocessing: Preprocessing,
     ) -> None:
         super().__init__()
         self.vit, self.head = vit, head
-        #: what its pixels go through, and who says so
-        self.preprocessing, self.preprocessing_source = pixels.how, pixels.source
+        self.preprocessing = preprocessing
         #: commit of the hub's repository that the weights came from; None: from no repository
         self.revision = revision
         self.eval().requires_grad_(requires_grad=False)
@@ -51,11 +50,11 @@ class Teacher(nn.Module):
         cell: Cell,
         *,
         revision: str | None = None,
-        pixels: Described,
+        preprocessing: Preprocessing,
     ) -> Teacher:
         """Take what the cell's method needs of a model: all of it, or a classifier's two parts."""
         parts = (model.vit, model.classifier) if cell.declared.classifier else (model,)
-        return cls(*parts, revision=revision, pixels=pixels)
+        return cls(*parts, revision=revision, preprocessing=preprocessing)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map normalised images [n, 3, side, side] to embeddings, or to class scores with a head.
@@ -101,18 +100,18 @@ def load_teacher(
             is cached.
     """
     shape, revision = cell.required_teacher, None
-    pixels = settled(shape, None)
+    preprocessing = resolve_preprocessing(shape, None)
     classes = cell.data.classes if cell.declared.classifier else None
     if shape.weights == "random":
         model = random_vit(shape, device, classes=classes)
     elif shape.weights == "pretrained":
-        model, revision, pixels = read_pretrained(cell, class_names=class_names)
+        model, revision, preprocessing = read_pretrained(cell, class_names=class_names)
     else:
         fitted = read_fitted(cell, cache)
         if fitted is None:
             raise InputError("no fitted teacher in the cache", where=fitted_path(cell, cache))
         model = fitted if classes is not None else fitted.vit
-    return Teacher.of(model, cell, revision=revision, pixels=pixels).to(device)
+    return Teacher.of(model, cell, revision=revision, preprocessing=preprocessing).to(device)
 
 
 def teacher_shape(cell: Cell) -> Teacher:
@@ -124,9 +123,13 @@ def teacher_shape(cell: Cell) -> Teacher:
         InputError: a local checkpoint is not what is asked for.
     """
     shape = cell.required_teacher
-    local = read_local(cell) or Local(config=None, held=None, pixels=settled(shape, None))
+    local = read_local_teacher(cell) or LocalTeacher(
+        preprocessing=resolve_preprocessing(shape, None)
+    )
     if shape.weights == "fitted" and not cell.declared.classifier:
-        return Teacher.of(_without_storage(shape, cell.data.classes).vit, cell, pixels=local.pixels)
+        return Teacher.of(
+            _without_storage(shape, cell.data.classes).vit, cell, preprocessing=local.preprocessing
+        )
     classes = cell.data.classes if cell.declared.classifier else None
     if local.config is None:
         model = _without_storage(shape, classes)
@@ -134,9 +137,9 @@ def teacher_shape(cell: Cell) -> Teacher:
         kind = ViTModel if classes is None else ViTForImageClassification
         with torch.device("meta"):
             model = kind(ViTConfig(**local.config.for_transformers()))
-        if classes is None and local.held is not None and not local.held.pooler:
+        if classes is None and local.has_pooler is False:
             model.pooler = None  # as in a measured run
-    return Teacher.of(model, cell, pixels=local.pixels)
+    return Teacher.of(model, cell, preprocessing=local.preprocessing)
 
 
 def random_vit(

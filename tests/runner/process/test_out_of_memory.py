@@ -201,10 +201,10 @@ def test_a_killed_worker_by_the_killers_count(kdbench, tiny, tmp_path, monkeypat
 def test_the_worker_goes_before_the_runner_does():
     """The kernel's killer is told whom to choose; whoever is first already stays so."""
     code = (
-        "from pathlib import Path\nfrom kdbench.common.lifetime import die_first\n"
+        "from pathlib import Path\nfrom kdbench.common.lifetime import prefer_oom_kill\n"
         "score = Path('/proc/self/oom_score_adj')\nprint(score.read_text())\n"
-        "die_first()\nprint(score.read_text())\n"
-        "die_first()\ndie_first()\nprint(score.read_text())"
+        "prefer_oom_kill()\nprint(score.read_text())\n"
+        "prefer_oom_kill()\nprefer_oom_kill()\nprint(score.read_text())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     before, after, most = map(int, done.stdout.split())

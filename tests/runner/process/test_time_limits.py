@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import pytest
 
 from kdbench.common.errors import InputError
-from kdbench.common.lifetime import ENDING
+from kdbench.common.lifetime import STOP_SIGNALS
 from kdbench.matrix.file import load_matrix
 from kdbench.runner.process.stop_request import StopRequest
 from kdbench.runner.process.timeouts import TimeLimits
@@ -114,7 +114,7 @@ def test_ctrl_c_is_a_wish_first_and_an_order_then():
         assert (stop.after_cell(), stop.now) == (True, "stopped by the user")
 
 
-@pytest.mark.parametrize("name", ENDING[1:])
+@pytest.mark.parametrize("name", STOP_SIGNALS[1:])
 def test_a_scheduler_gives_orders(name):
     number = getattr(signal, name)
     with handled(number, signal.SIG_DFL), StopRequest() as stop:

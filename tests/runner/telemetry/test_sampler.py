@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from kdbench.common.lifetime import ENDING
+from kdbench.common.lifetime import STOP_SIGNALS
 from kdbench.runner.telemetry import sampler as module
 from kdbench.runner.telemetry.conditions import Conditions
 from kdbench.runner.telemetry.nvml import open_nvml
@@ -309,7 +309,7 @@ def test_what_is_told_once_is_told_first(sampler):
 
 def test_what_ends_a_run_is_for_the_runner(sampler):
     child = sampler().ready()
-    for name in ENDING:
+    for name in STOP_SIGNALS:
         child.process.send_signal(signal.Signals[name])
     samples = child.end()
     assert (child.process.returncode, child.errors) == (0, "")

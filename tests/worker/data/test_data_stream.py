@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import kdbench.worker.data.dataset as data_module
 import kdbench.worker.data.stream as stream_module
 from kdbench.common.errors import InputError, WorkerError
-from kdbench.common.lifetime import ENDING, ignore
+from kdbench.common.lifetime import STOP_SIGNALS, ignore_signals
 from kdbench.worker.data import decoder_processes
 from kdbench.worker.data.augment import epoch_draws, make_batch
 from kdbench.worker.data.dataset import load_data
@@ -213,7 +213,7 @@ def test_a_process_that_is_killed_is_told_at_once(tmp_path, pictures):
     assert {child.pid for child in children()} <= others
 
 
-@pytest.mark.parametrize("name", ENDING)
+@pytest.mark.parametrize("name", STOP_SIGNALS)
 def test_what_ends_a_run_is_for_the_runner_to_answer(tmp_path, pictures, name):
     """A scheduler signals each process of a job."""
     *_, (_, streamed) = both_storages(tmp_path, pictures)
@@ -229,7 +229,7 @@ def test_what_ends_a_run_is_for_the_runner_to_answer(tmp_path, pictures, name):
 def test_a_signal_that_comes_while_a_process_starts(tmp_path, pictures, monkeypatch):
     def late(names):
         time.sleep(0.3)
-        ignore(names)
+        ignore_signals(names)
 
     monkeypatch.setattr(decoder_processes, "ignore", late)
     *_, (_, streamed) = both_storages(tmp_path, pictures)
