@@ -17,29 +17,36 @@ if TYPE_CHECKING:
     from kdbench.analysis.results import Results, load_results
     from kdbench.api import run
     from kdbench.common.errors import InputError, KdbenchError
+    from kdbench.gate.check import Gate, check, update_baseline
     from kdbench.matrix.file import Matrix, load_matrix
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Gate": "kdbench.gate.check",
     "InputError": "kdbench.common.errors",
     "KdbenchError": "kdbench.common.errors",
     "Matrix": "kdbench.matrix.file",
     "Results": "kdbench.analysis.results",
+    "check": "kdbench.gate.check",
     "load_matrix": "kdbench.matrix.file",
     "load_results": "kdbench.analysis.results",
     "run": "kdbench.api",
+    "update_baseline": "kdbench.gate.check",
 }
 
 __all__ = [
+    "Gate",
     "InputError",
     "KdbenchError",
     "Matrix",
     "Results",
     "__version__",
+    "check",
     "load_matrix",
     "load_results",
     "run",
+    "update_baseline",
 ]
 
 

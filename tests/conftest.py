@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import pytest
 
 from kdbench.cli import main
-from kdbench.gate import gate
+from kdbench.gate import check as gate
 from kdbench.runner.process import launcher
 from kdbench.runner.process.forked import WarmProcesses
 from kdbench.runner.process.stop_request import StopRequest

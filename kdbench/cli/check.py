@@ -63,7 +63,7 @@ def check(
     A prediction is for the baseline's device unless --profile says another.
     Exit codes: 0 held; 1 regressed, or a cell failed; 2 broken input; 3 cannot tell.
     """
-    from kdbench.gate import gate
+    from kdbench.gate import check as gate
     from kdbench.gate.emit import Emitter
     from kdbench.matrix.file import load_matrix
 
@@ -87,9 +87,9 @@ def check(
         )
         if not update:
             raise typer.Exit(emitter.report(gate.check(asked)))
-        done = gate.update(asked)
+        done = gate.update_baseline(asked)
         if done.report is not None:
             emitter.report(done.report)
-        for line in (*done.notes, *done.told):
+        for line in (*done.notes, *done.summary):
             typer.echo(printable(line), err=True)
         raise typer.Exit(done.exit_code)

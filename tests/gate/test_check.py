@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+import kdbench as library
 from kdbench.common.units import parse_size
-from kdbench.gate import gate
 from kdbench.matrix.file import load_matrix
 from kdbench.spec.gated_metrics import GATED_METRICS, Tolerances
 from kdbench.store.schema import SCHEMA_VERSION
@@ -436,8 +436,8 @@ def test_the_gate_loads_no_torch(tiny, tmp_path, finished):
 
 
 def test_the_library_checks_as_the_command_line_does(predictor, tiny, tmp_path):
-    asked = gate.Gate(baseline=tmp_path / "baseline.txt", matrix=load_matrix(tiny))
-    assert gate.update(asked).written
-    report = gate.check(asked)
+    asked = library.Gate(baseline=tmp_path / "baseline.txt", matrix=load_matrix(tiny))
+    assert library.update_baseline(asked).written
+    report = library.check(asked)
     assert (report.exit_code, report.outcome) == (0, "held")
     assert asked.tolerances == Tolerances()

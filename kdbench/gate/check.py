@@ -1,9 +1,9 @@
-"""The library's gate: what `kdbench check` does, from a notebook, a script or a test."""
+"""The gate from Python: what `kdbench check` does, for a notebook, a script or a test."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,39 +23,36 @@ Rows = Mapping[str, Sequence[Mapping[str, Any]]]
 
 @dataclass(frozen=True, kw_only=True)
 class Gate:
-    """What is compared with which baseline.
+    """What to compare, and with which baseline.
 
     Attributes:
         baseline: the baseline's file.
-        matrix: what to predict; beside `results`, its tolerances alone count.
-        results: measured results; None: predict the matrix.
+        matrix: the matrix to predict; beside `results`, only its tolerances count.
+        results: folder of measured results; None: predict the matrix.
         profile: device profile of the prediction; None: the baseline's, or the default.
-        only: `COLUMN=V1,V2` filters, over `cells` of results; a matrix has its own.
+        only: `COLUMN=V1,V2` filters over `cells` of the results; a matrix has its own.
         environment: id or name of the environment of the results.
+
+    Raises:
+        InputError: neither a matrix nor results, or an option that belongs to the other.
     """
 
-    baseline: Path
+    baseline: str | Path
     matrix: Matrix | None = None
-    results: Path | None = None
+    results: str | Path | None = None
     profile: str | None = None
     only: tuple[str, ...] = ()
     environment: str | None = None
 
     def __post_init__(self) -> None:
-        """Check that there is something to compare.
-
-        Raises:
-            InputError: neither a matrix nor results, or options of the one without it.
-        """
         if self.matrix is None and self.results is None:
             hint = "--matrix FILE predicts; a results folder has what was measured"
             raise InputError("nothing to check", where="check", hint=hint)
         if self.results is not None and self.profile is not None:
             raise InputError("a profile is of predictions, not of results", where="--profile")
         if self.results is None and self.environment is not None:
-            raise InputError(
-                "an environment is of results, not of predictions", where="--environment"
-            )
+            problem = "an environment is of results, not of predictions"
+            raise InputError(problem, where="--environment")
 
     @property
     def tolerances(self) -> Tolerances:
@@ -64,7 +61,7 @@ class Gate:
 
     @property
     def conditions(self) -> tuple[RowFilter, ...]:
-        """The filters, read."""
+        """The filters, parsed."""
         if self.results is None:
             return self.matrix.only if self.matrix else ()
         columns = [column.name for column in TABLES["cells"]]
@@ -73,14 +70,14 @@ class Gate:
 
 @dataclass(frozen=True)
 class Update:
-    """What `update` did.
+    """What `update_baseline` did.
 
     Attributes:
-        report: the new figures against the old ones; None where there were none to compare with.
-        failures: label to how it failed; nothing is written then.
-        added: lines that the baseline has now and had not.
-        removed: lines that it had.
-        written: whether the file was written: it is not where nothing changed.
+        report: the new figures against the old ones; None without an old baseline.
+        failures: the error of each failed cell by label; if there are any, nothing is written.
+        added: how many lines of the baseline are new.
+        removed: how many lines are gone.
+        written: whether the file was written; it is not if nothing changed.
         notes: what a reader should know.
     """
 
@@ -89,11 +86,11 @@ class Update:
     added: int = 0
     removed: int = 0
     written: bool = False
-    notes: Sequence[str] = field(default_factory=tuple)
+    notes: Sequence[str] = ()
 
     @property
-    def told(self) -> list[str]:
-        """Say what became of the baseline."""
+    def summary(self) -> list[str]:
+        """What happened to the baseline, in lines."""
         if self.failures:
             lines = [f"failed: {label}: {how}" for label, how in self.failures.items()]
             return [*lines, "the baseline stays as it was: a cell failed"]
@@ -116,27 +113,28 @@ def check(gate: Gate) -> Report:
     """
     from kdbench.gate.baseline import read_baseline  # noqa: PLC0415 - pandas is slow
 
-    return _compared(read_baseline(gate.baseline), gate, [])[0]
+    return _compare(read_baseline(Path(gate.baseline)), gate, [])[0]
 
 
-def update(gate: Gate) -> Update:
-    """Write the baseline anew, of the cells that were asked for; others keep their lines.
+def update_baseline(gate: Gate) -> Update:
+    """Write the selected cells of the baseline anew; other cells keep their lines.
 
-    Nothing is written where a cell failed, or where nothing changed.
+    Nothing is written if a cell failed or nothing changed.
 
     Raises:
-        InputError: as `check`; the file is there and is no baseline; or not all of the results
-            can be read.
+        InputError: as `check`; the file exists and is not a baseline; or some results cannot be
+            read.
     """
     from kdbench.gate.baseline import render, write_baseline  # noqa: PLC0415
 
-    before, notes = _replaceable(gate.baseline)
+    path = Path(gate.baseline)
+    before, notes = _read_old(path)
     left_out: list[Damage] = []
     if before is None:
         report, now = None, _observe(gate, None, left_out)
-        notes = (*notes, *now.notes)  # a report has these in it
+        notes = (*notes, *now.notes)  # otherwise the report has them
     else:
-        report, now = _compared(before, gate, left_out)
+        report, now = _compare(before, gate, left_out)
     if left_out:
         # What these parts held would be gone from the baseline, and nothing would gate it.
         raise InputError(
@@ -146,20 +144,15 @@ def update(gate: Gate) -> Update:
         )
     if now.failures:
         return Update(report, now.failures, notes=notes)
-    wanted = _merged(before, now.snapshot, gate)
-    old, new = (set(render(side).splitlines()) if side else set() for side in (before, wanted))
-    written = old != new
-    if written:
-        write_baseline(gate.baseline, wanted)
-    return Update(report, {}, len(new - old), len(old - new), written, notes)
+    merged = _merge(before, now.snapshot, gate)
+    old, new = (set(render(side).splitlines()) if side else set() for side in (before, merged))
+    if old != new:
+        write_baseline(path, merged)
+    return Update(report, {}, len(new - old), len(old - new), old != new, notes)
 
 
 def predict_cells(matrix: Matrix, profile: str | None) -> list[Rows]:
-    """Predict every cell of a matrix, in a process of its own.
-
-    Args:
-        matrix: what to predict.
-        profile: name or file of a device profile; None: the default one.
+    """Predict every cell of a matrix, in a child process; the default profile if None.
 
     Raises:
         InputError: there is no such profile.
@@ -167,25 +160,25 @@ def predict_cells(matrix: Matrix, profile: str | None) -> list[Rows]:
     from kdbench.runner.prediction import predict_matrix  # noqa: PLC0415
     from kdbench.spec.device_profile import DEFAULT, load_profile  # noqa: PLC0415
 
-    made = predict_matrix(matrix, profile=load_profile(profile or DEFAULT))
-    return [prediction.rows for prediction in made]
+    predictions = predict_matrix(matrix, profile=load_profile(profile or DEFAULT))
+    return [prediction.rows for prediction in predictions]
 
 
-def _compared(before: Snapshot, gate: Gate, left_out: list[Damage]) -> tuple[Report, Observed]:
+def _compare(before: Snapshot, gate: Gate, left_out: list[Damage]) -> tuple[Report, Observed]:
     from kdbench.gate.compare import compare  # noqa: PLC0415
 
     now = _observe(gate, before.about, left_out)
-    chosen = before.matching(gate.conditions, among=now.labels)
-    return compare(chosen, now, gate.tolerances, baseline=gate.baseline), now
+    selected = before.matching(gate.conditions, among=now.labels)
+    return compare(selected, now, gate.tolerances, baseline=gate.baseline), now
 
 
 def _observe(gate: Gate, like: About | None, left_out: list[Damage]) -> Observed:
-    """Find out what is now.
+    """Load or predict the present figures.
 
     Args:
-        gate: what is asked for.
-        like: what the baseline is of: where the gate does not say, the same.
-        left_out: gets the parts of the results that cannot be read; each is warned of as well.
+        gate: what to compare.
+        like: the baseline's matrix, environment and profile, where the gate does not name one.
+        left_out: receives the parts of the results that cannot be read; each is warned of too.
     """
     from kdbench.gate import observed  # noqa: PLC0415
 
@@ -193,27 +186,25 @@ def _observe(gate: Gate, like: About | None, left_out: list[Damage]) -> Observed
         from kdbench.analysis.results import load_results  # noqa: PLC0415
         from kdbench.store.reading import warn_left_out  # noqa: PLC0415
 
-        def noted(damage: Damage) -> None:
+        def note(damage: Damage) -> None:
             left_out.append(damage)
             warn_left_out(damage)
 
         results = load_results(
-            gate.results, only=gate.only, environment=gate.environment, left_out=noted
+            gate.results, only=gate.only, environment=gate.environment, left_out=note
         )
-        like_matrix = like.matrix if like else None
-        wanted = gate.matrix.name if gate.matrix else like_matrix
-        return observed.observe_results(results, where=gate.results, matrix=wanted, like=like)
-    if gate.matrix is None:
-        raise RuntimeError("a gate has a matrix or results")
+        name = gate.matrix.name if gate.matrix else like.matrix if like else None
+        return observed.observe_results(results, where=gate.results, matrix=name, like=like)
+    assert gate.matrix is not None  # noqa: S101 - checked when the gate was made
     profile = gate.profile or (like.profile if like else None)
     return observed.observe_predictions(predict_cells(gate.matrix, profile))
 
 
-def _replaceable(path: Path) -> tuple[Snapshot | None, tuple[str, ...]]:
-    """Read the baseline that is to be replaced; None where there is none that can be read.
+def _read_old(path: Path) -> tuple[Snapshot | None, tuple[str, ...]]:
+    """Read the baseline to be replaced, with notes; None if it is missing or unreadable.
 
     Raises:
-        InputError: the file there was never a baseline, and may be somebody's work.
+        InputError: the file was never a baseline, and may be somebody's work.
     """
     from kdbench.gate.baseline import is_baseline, read_baseline  # noqa: PLC0415
 
@@ -227,16 +218,16 @@ def _replaceable(path: Path) -> tuple[Snapshot | None, tuple[str, ...]]:
         return None, (f"the old baseline could not be read, and all is new: {error}",)
 
 
-def _merged(before: Snapshot | None, now: Snapshot, gate: Gate) -> Snapshot:
-    """Keep the lines of the cells that were not asked for.
+def _merge(before: Snapshot | None, now: Snapshot, gate: Gate) -> Snapshot:
+    """Keep the lines of the cells that were not selected.
 
     Raises:
         InputError: they are of another machine, torch or profile.
     """
     if before is None or not gate.conditions:
         return now
-    asked = before.matching(gate.conditions, among=now.entries).entries
-    kept = {label: entry for label, entry in before.entries.items() if label not in asked}
+    selected = before.matching(gate.conditions, among=now.entries).entries
+    kept = {label: entry for label, entry in before.entries.items() if label not in selected}
     if kept and before.about != now.about:
         raise InputError(
             f"the other {len(kept)} cells of the baseline were {before.about.title} under "
