@@ -700,6 +700,16 @@ def test_what_would_answer_is_said(tmp_path, kdbench):
     assert "image_size 32 → 64" in said.out
 
 
+def test_an_axis_that_one_side_lacks_is_picked_on_the_other_alone(tmp_path, kdbench):
+    swept = cell_row("teacher-kd", label=f"{TEACHER}/alpha2=0.1", alpha2=0.1)
+    commit(tmp_path / "a/fig4", [swept])
+    commit(tmp_path / "b/fig4", [cell_row("teacher-kd", alpha2=0.3)])
+    said = kdbench("compare", "a", "b")
+    assert said.code == 3
+    assert "--before alpha2=0.1 would set the nearest cells side by side" in said.err
+    assert kdbench("compare", "a", "b", "--before", "alpha2=0.1").code == 0
+
+
 def test_contended_or_disagreeing_runs_have_no_ratio(sides):
     busy = {"contended": True, "contention": "others kept 1.3 of 2 processors busy"}
     before = [*repeats(seconds=(1.0, 1.02)), *repeats("embed-kd", seconds=(1.0, 1.0))]

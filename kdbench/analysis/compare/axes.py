@@ -59,7 +59,8 @@ def options_for(before: Sequence[str], after: Sequence[str]) -> str | None:
         return None
     names = _differing(*nearest)
     sides = zip(("--before", "--after"), nearest, strict=True)
-    return " ".join(f"{side} {n}={axes[n]}" for side, axes in sides for n in names)
+    # an axis that one side lacks is picked on the other side alone
+    return " ".join(f"{side} {n}={axes[n]}" for side, axes in sides for n in names if n in axes)
 
 
 def _differing(one: Mapping[str, str], other: Mapping[str, str]) -> list[str]:
