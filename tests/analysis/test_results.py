@@ -320,7 +320,7 @@ def test_every_metric_is_a_column_that_can_be_missing():
     ("module", "barred"),
     [
         ("results", ("torch", "matplotlib", "seaborn")),
-        ("show", ("torch", "matplotlib", "seaborn")),
+        ("cell_tables", ("torch", "matplotlib", "seaborn")),
         ("plot", ("torch", "kdbench.worker", "kdbench.runner")),
     ],
 )
