@@ -231,7 +231,7 @@ def test_a_signal_that_comes_while_a_process_starts(tmp_path, pictures, monkeypa
         time.sleep(0.3)
         ignore_signals(names)
 
-    monkeypatch.setattr(decoder_processes, "ignore", late)
+    monkeypatch.setattr(decoder_processes, "ignore_signals", late)
     *_, (_, streamed) = both_storages(tmp_path, pictures)
     others = {child.pid for child in children()}
     began = threading.Thread(target=signal_new_children, args=(others,))

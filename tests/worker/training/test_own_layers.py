@@ -215,7 +215,7 @@ def test_a_compiled_student_may_have_them_on_it(tmp_path, monkeypatch):
 @pytest.mark.parametrize("method", WRONG)
 def test_what_cannot_be_trained_is_refused(method, tmp_path):
     run = tiny_run(tmp_path, method)
-    where = rf"tests\.own_methods:{method.replace('-', '_')}: "
+    where = rf"tests\.support\.own_methods:{method.replace('-', '_')}: "
     with pytest.raises(InputError, match=where + ".*" + WRONG[method]):
         steps(session_of(run.cell, CPU, tmp_path))
     if method == "sizeless":  # no stand-in can be made of it
