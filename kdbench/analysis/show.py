@@ -209,7 +209,8 @@ class _Fitting:
     def _table(self, shown: Sequence[str]) -> Table:
         first = self._sheet[0]
         where = f"{first.environment.name} [{first.environment.id}]"
-        title = f"{first.matrix}, {MODES[first.mode]}, on {where}"
+        how = f"{MODES[first.mode]}, on " if first.environment.profile is None else ""
+        title = f"{first.matrix}, {how}{where}"
         table = Table(
             title=Text(printable(title)),
             title_justify="left",

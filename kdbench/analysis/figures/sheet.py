@@ -249,6 +249,8 @@ def provenance(sheet: Sheet, groups: Sequence[CellGroup]) -> str:
     revisions = sorted({revision for group in groups for revision in group.revisions})
     made = f"kdbench {', '.join(revisions)}" if revisions else "kdbench"
     modes = " and ".join(sorted({MODES[group.mode] for group in groups})).capitalize()
+    if sheet.environment.profile is not None:
+        modes = "Predicted"
     line = f"{sheet.environment.description}. {modes} {when}, {printable(made)}."
     teachers = {group.settings["teacher"] for group in groups} - {None}
     return f"{line} Teacher: {printable(teachers.pop())}." if len(teachers) == 1 else line
@@ -269,7 +271,9 @@ def _caption(sheet: Sheet, shown: Sequence[Metric], paper: Sequence[str]) -> lis
     shown_estimates = [g.estimates[m.name] for g in groups for m in shown if m.name in g.estimates]
     if any(estimate.disturbed for estimate in shown_estimates):
         dots += "; hollow: a contended one, left out"
-    lines.append(f"{told}{dots}" + ("; whiskers: 95 % interval over them." if whiskers else "."))
+    if sheet.environment.profile is None:
+        whisker = "; whiskers: 95 % interval over them" if whiskers else ""
+        lines.append(f"{told}{dots}{whisker}.")
     lines += paper
     marks = footnotes(groups, shown)
     lines += [". ".join(marks) + "."] if marks else []
