@@ -34,6 +34,7 @@ DEFAULT = (
     "step_time",
     "epoch_time",
     "precompute_time",
+    "precompute_memory",
     "energy",
     "accuracy",
 )
