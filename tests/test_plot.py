@@ -374,7 +374,7 @@ def test_what_is_predicted_is_called_so_in_the_title(tmp_path):
     told = " ".join(shown)
     assert "Predicted 2026-01-02" in told
     assert "Profiled" not in told
-    assert "per cell" not in told
+    assert "one prediction per cell" in told
     shown = drawn(load_results(commit(tmp_path / "b", paper_rows())), tmp_path / "b")
     assert "What a distillation costs: fig4" in shown
 

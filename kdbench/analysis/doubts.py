@@ -11,8 +11,6 @@ from kdbench.stats import AGREEING
 from kdbench.units import format_interval, format_rate, format_value
 from kdbench.words import printable
 
-#: how rows of a mode came to be
-MODES = {"profile": "profiled", "train": "trained"}
 _MARK = "?"
 _NOTES = {
     "contended": "others were at work in every run behind it",

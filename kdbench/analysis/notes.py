@@ -98,17 +98,20 @@ def _teachers(sheet: Iterable[CellGroup], *, random: bool) -> set[Any]:
 
 def _precompute_notes(sheet: Iterable[CellGroup]) -> Iterator[str]:
     """Name the cells that need more memory before their first step than in any step."""
-    found = []
+    found: dict[str, None] = {}  # a comparison has a cell on both sides
     for group in sheet:
         step, before = (group.estimates.get(name) for name in ("allocated", "precompute_memory"))
         if step is not None and before is not None and before.value > step.value:
-            found.append(f"{group.name} ({format_value(before.value, 'bytes')})")
+            found[f"{group.name} ({format_value(before.value, 'bytes')})"] = None
     if found:
-        yield f"The precompute, before the first step, peaks higher than any step: {_listed(found)}"
+        named = _listed(list(found))
+        yield f"The precompute, before the first step, peaks higher than a step: {named}"
 
 
 def count_note(sheet: Sequence[CellGroup], shown: Iterable[Metric]) -> str:
     """Say how many runs a number stands on, and what its interval is."""
+    if all(group.is_predicted for group in sheet):
+        return "one prediction per cell"
     finished = sorted({group.finished for group in sheet if group.finished})
     if not finished:
         return "no run finished"

@@ -10,8 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdbench.analysis.aggregate import group_cells
-from kdbench.analysis.doubts import MODES
+from kdbench.analysis.aggregate import MODES, group_cells
 from kdbench.analysis.figures import FIGURES, FigureKind
 from kdbench.analysis.figures.sheet import Sheet
 from kdbench.analysis.figures.style import drawing

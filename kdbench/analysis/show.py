@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kdbench.analysis.aggregate import SETTINGS, CellGroup, group_cells
-from kdbench.analysis.doubts import MODES, format_estimate, format_spread
+from kdbench.analysis.doubts import format_estimate, format_spread
 from kdbench.analysis.estimates import OFF
 from kdbench.analysis.fitting import Label, fit_columns, left_out_note
 from kdbench.analysis.metrics import METRICS, Metric
@@ -208,11 +208,8 @@ class _Fitting:
 
     def _table(self, shown: Sequence[str]) -> Table:
         first = self._sheet[0]
-        where = f"{first.environment.name} [{first.environment.id}]"
-        how = f"{MODES[first.mode]}, on " if first.environment.profile is None else ""
-        title = f"{first.matrix}, {how}{where}"
         table = Table(
-            title=Text(printable(title)),
+            title=Text(printable(f"{first.matrix}, {first.origin}")),
             title_justify="left",
             box=box.SIMPLE_HEAD,
             show_edge=False,

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kdbench.analysis.aggregate import CellGroup
+from kdbench.analysis.aggregate import MODES, CellGroup
 from kdbench.analysis.compare.matching import Cells
 from kdbench.analysis.compare.places import Change, Place
-from kdbench.analysis.doubts import MODES
 from kdbench.analysis.estimates import Estimate
 from kdbench.analysis.metrics import Metric
 from kdbench.stats import ratio, ratio_interval

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from kdbench.analysis.aggregate import SETTINGS, CellGroup, group_cells
+from kdbench.analysis.aggregate import MODES, SETTINGS, CellGroup, group_cells
 from kdbench.analysis.compare.axes import axes_of, joined, named_axes
 from kdbench.analysis.compare.comparison import Compared, Comparison, Pair, Sheet
 from kdbench.analysis.compare.matching import match_cells
@@ -19,7 +19,6 @@ from kdbench.analysis.compare.places import (
     pair_places,
 )
 from kdbench.analysis.compare.sides import Side, shared_runs
-from kdbench.analysis.doubts import MODES
 from kdbench.analysis.estimates import Estimate
 from kdbench.analysis.metrics import METRICS, Metric
 from kdbench.gauges import GAUGES

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from kdbench.analysis.aggregate import CellGroup
-from kdbench.analysis.doubts import MODES, mark_notes
+from kdbench.analysis.doubts import mark_notes
 from kdbench.analysis.environments import Environment
 from kdbench.analysis.figures import style
 from kdbench.analysis.figures.panels import Panel, draw_panel
@@ -248,10 +248,8 @@ def provenance(sheet: Sheet, groups: Sequence[CellGroup]) -> str:
     when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
     revisions = sorted({revision for group in groups for revision in group.revisions})
     made = f"kdbench {', '.join(revisions)}" if revisions else "kdbench"
-    modes = " and ".join(sorted({MODES[group.mode] for group in groups})).capitalize()
-    if sheet.environment.profile is not None:
-        modes = "Predicted"
-    line = f"{sheet.environment.description}. {modes} {when}, {printable(made)}."
+    how = " and ".join(sorted({group.made for group in groups})).capitalize()
+    line = f"{sheet.environment.description}. {how} {when}, {printable(made)}."
     teachers = {group.settings["teacher"] for group in groups} - {None}
     return f"{line} Teacher: {printable(teachers.pop())}." if len(teachers) == 1 else line
 
@@ -271,9 +269,7 @@ def _caption(sheet: Sheet, shown: Sequence[Metric], paper: Sequence[str]) -> lis
     shown_estimates = [g.estimates[m.name] for g in groups for m in shown if m.name in g.estimates]
     if any(estimate.disturbed for estimate in shown_estimates):
         dots += "; hollow: a contended one, left out"
-    if sheet.environment.profile is None:
-        whisker = "; whiskers: 95 % interval over them" if whiskers else ""
-        lines.append(f"{told}{dots}{whisker}.")
+    lines.append(f"{told}{dots}" + ("; whiskers: 95 % interval over them." if whiskers else "."))
     lines += paper
     marks = footnotes(groups, shown)
     lines += [". ".join(marks) + "."] if marks else []
