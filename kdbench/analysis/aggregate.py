@@ -20,6 +20,8 @@ from kdbench.common.text import printable
 from kdbench.store.schema import PLAN_COLUMNS
 
 _METHOD_ORDER = ("teacher-kd", "vanilla-kd", "cached-kd", "embed-kd", "student-only")
+#: How rows of a mode came to be, where they were measured.
+MODES = {"profile": "profiled", "train": "trained"}
 # Not settings of a cell, or the same for all rows of a group.
 _NOT_SETTINGS = ("label", "matrix", "seed", "repeat", "device")
 # Beside the cell itself, what no two runs in one number may differ in.
@@ -101,6 +103,22 @@ class CellGroup:
     def mode(self) -> str:
         """Whether it was profiled or trained, in the schema's words."""
         return str(self.settings["mode"])
+
+    @property
+    def is_predicted(self) -> bool:
+        """Whether its figures are of a prediction: nothing was run for them."""
+        return self.environment.profile is not None
+
+    @property
+    def made(self) -> str:
+        """How its figures came to be: profiled, trained or predicted."""
+        return "predicted" if self.is_predicted else MODES[self.mode]
+
+    @property
+    def origin(self) -> str:
+        """How and on what its figures came to be, for the title of a table."""
+        how = "" if self.is_predicted else f"{self.made}, on "  # the name says what is predicted
+        return f"{how}{self.environment.name} [{self.environment.id}]"
 
     def ratio_to(self, reference: CellGroup | None, metric: str) -> float | None:
         """Divide the value by the reference's; None where either is missing or marked.

@@ -18,7 +18,7 @@ from kdbench.analysis.notes import table_notes
 from kdbench.analysis.reference import Payback, check_reference, find_reference, payback
 from kdbench.analysis.results import Results
 from kdbench.analysis.table_width import Label, fit_columns, left_out_note
-from kdbench.analysis.uncertainty import MODES, format_estimate, format_spread
+from kdbench.analysis.uncertainty import format_estimate, format_spread
 from kdbench.common.text import printable
 from kdbench.common.units import MISSING, format_ratio
 
@@ -208,10 +208,8 @@ class _Fitting:
 
     def _table(self, shown: Sequence[str]) -> Table:
         first = self._sheet[0]
-        where = f"{first.environment.name} [{first.environment.id}]"
-        title = f"{first.matrix}, {MODES[first.mode]}, on {where}"
         table = Table(
-            title=Text(printable(title)),
+            title=Text(printable(f"{first.matrix}, {first.origin}")),
             title_justify="left",
             box=box.SIMPLE_HEAD,
             show_edge=False,

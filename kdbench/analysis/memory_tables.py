@@ -14,7 +14,6 @@ from rich.text import Text
 from kdbench.analysis.aggregate import CellGroup, group_cells
 from kdbench.analysis.breakdown import Breakdown, Part, breakdowns, folded, missing_note
 from kdbench.analysis.results import Results
-from kdbench.analysis.uncertainty import MODES
 from kdbench.common.errors import InputError
 from kdbench.common.text import printable
 from kdbench.common.units import format_value
@@ -125,8 +124,7 @@ def _table(item: Breakdown) -> RenderableType:
         name = f"{kind.name} ({count} of them)" if count > 1 else kind.name
         table.add_row(*_cells(replace(kind, name=name), item))
     more = sum(count for _, count in kinds[MOST_MODULES:])
-    matrix = f"{printable(group.matrix)}, {MODES[group.mode]},"
-    where = f"{matrix} on {group.environment.name} [{group.environment.id}]"
+    where = f"{printable(group.matrix)}, {group.origin}"
     rest = f"; {more} more modules hold less" if more > 0 else ""
     return Group(Text(printable(title), style="bold"), table, Text(where + rest, style="dim"), "")
 

@@ -162,6 +162,15 @@ _ALL = (
         computed_once=("precompute_reused", "precompute_key"),
     ),
     Metric(
+        "precompute_memory",
+        "precompute_peak_bytes",
+        "Peak of the precompute, once",
+        "precomp.\npeak",
+        "bytes",
+        "the teacher at work, before the first step",
+        computed_once=("precompute_reused", "precompute_key"),
+    ),
+    Metric(
         "energy",
         "energy_step_joules",
         "Energy per step",

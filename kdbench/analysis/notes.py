@@ -71,26 +71,47 @@ def footnotes(
         for name, estimate in group.estimates.items()
     ):
         lines.append("~ extrapolated from the steps or batches that were timed")
-    drawn = {g.settings["teacher"] for g in sheet if g.settings["teacher_weights"] == "random"}
+    if names is None or "allocated" in names:
+        lines += _precompute_notes(sheet)
+    drawn, others = _teachers(sheet, random=True), _teachers(sheet, random=False)
     if drawn:
-        whose = "" if drawn == _teachers(sheet) else f" of {printable(', '.join(sorted(drawn)))}"
+        told = [f"{name} (in some cells)" if name in others else name for name in sorted(drawn)]
+        whose = f" of {printable(', '.join(told))}" if others else ""
         lines.append(
             f"Teacher weights{whose} are random: these accuracies say nothing of a real teacher"
             if trained
             else f"Teacher weights{whose} are random; memory and time do not depend on them"
         )
-    told = dict.fromkeys(c for g in sheet for text in g.caveats for c in text.split("; "))
-    if told:
-        lines.append(f"Predicted: {printable('; '.join(told))}")
+    caveats = dict.fromkeys(c for g in sheet for text in g.caveats for c in text.split("; "))
+    if caveats:
+        lines.append(f"Predicted: {printable('; '.join(caveats))}")
     return lines
 
 
-def _teachers(sheet: Iterable[CellGroup]) -> set[Any]:
-    return {group.settings["teacher"] for group in sheet} - {None}
+def _teachers(sheet: Iterable[CellGroup], *, random: bool) -> set[Any]:
+    return {
+        group.settings["teacher"]
+        for group in sheet
+        if (group.settings["teacher_weights"] == "random") is random
+    } - {None}
+
+
+def _precompute_notes(sheet: Iterable[CellGroup]) -> Iterator[str]:
+    """Name the cells that need more memory before their first step than in any step."""
+    found: dict[str, None] = {}  # a comparison has a cell on both sides
+    for group in sheet:
+        step, before = (group.estimates.get(name) for name in ("allocated", "precompute_memory"))
+        if step is not None and before is not None and before.value > step.value:
+            found[f"{group.name} ({format_value(before.value, 'bytes')})"] = None
+    if found:
+        named = _listed(list(found))
+        yield f"The precompute, before the first step, peaks higher than a step: {named}"
 
 
 def count_note(sheet: Sequence[CellGroup], shown: Iterable[Metric]) -> str:
     """Say how many runs a number stands on, and what its interval is."""
+    if all(group.is_predicted for group in sheet):
+        return "one prediction per cell"
     finished = sorted({group.finished for group in sheet if group.finished})
     if not finished:
         return "no run finished"

@@ -10,14 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdbench.analysis.aggregate import group_cells
+from kdbench.analysis.aggregate import MODES, group_cells
 from kdbench.analysis.figures import FIGURES, FigureKind
 from kdbench.analysis.figures.sheet import Sheet
 from kdbench.analysis.figures.style import drawing
 from kdbench.analysis.metrics import find_metrics
 from kdbench.analysis.reference import check_reference, find_reference
 from kdbench.analysis.results import Results
-from kdbench.analysis.uncertainty import MODES
 from kdbench.common.errors import InputError, did_you_mean, quoted
 from kdbench.common.text import is_name
 from kdbench.spec.cell import digest

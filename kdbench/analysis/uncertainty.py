@@ -11,8 +11,6 @@ from kdbench.common.stats import AGREEING
 from kdbench.common.text import printable
 from kdbench.common.units import format_interval, format_rate, format_value
 
-#: how rows of a mode came to be
-MODES = {"profile": "profiled", "train": "trained"}
 _MARK = "?"
 _NOTES = {
     "contended": "others were at work in every run behind it",

@@ -76,8 +76,8 @@ def plot(
             help="Draw this instead of the two memory figures, beside accuracy and epoch time: "
             "parameters, allocated, reserved, process, device, host, step_time, fastest_step, "
             "data_time, teacher_time, forward_time, backward_time, optimizer_time, epoch_time, "
-            "precompute_time, energy, epoch_energy, training_energy, precompute_energy, "
-            "host_energy, utilisation, accuracy. Repeatable.",
+            "precompute_time, precompute_memory, energy, epoch_energy, training_energy, "
+            "precompute_energy, host_energy, utilisation, accuracy. Repeatable.",
         ),
     ] = None,
     format: Annotated[

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from kdbench.common.errors import InputError
@@ -106,6 +107,10 @@ def caveats(run: CellRun, profile: Profile) -> Iterator[str]:
         and teacher.weights == "pretrained"
         and read_local_teacher(run.cell) is None
     ):
+        beside = Path(str(teacher.checkpoint)).parent
+        if beside != Path() and beside.is_dir():
+            # A path with a mistake in it looks like a name on the hub.
+            yield f"there is no {teacher.checkpoint} here: taken for a name on the hub"
         yield "the checkpoint is on the hub and was not read: its shape is the matrix file's"
         if not teacher.has_full_preprocessing:
             yield "what it says of its pixels is taken to be what the matrix file says or CLIP's"

@@ -370,7 +370,7 @@ def test_labels_of_one_side_are_listed(sides):
 
 def test_the_only_matrices_may_have_two_names(sides):
     found = sides(paper_rows(), paper_rows(matrix="fig4-new"), names=("fig4", "fig4-new"))
-    assert found.count == 4 * 5 + 3, "three of them precompute"
+    assert found.count == 4 * 5 + 3 * 2, "three of them precompute"
     assert printed(found).startswith("fig4 → fig4-new: ")
     assert set(summary(found)["after_matrix"]) == {"fig4-new"}
 
@@ -580,7 +580,7 @@ def test_json_and_csv_are_one_row_per_matrix_label_and_metric(sides, kdbench):
     assert not frame.duplicated(["matrix", "label", "metric"]).any()
     said = kdbench("compare", "a", "b", "--format", "json")
     rows = json.loads(said.out)
-    assert len(rows) == len(frame) == 4 * 5 + 3
+    assert len(rows) == len(frame) == 4 * 5 + 3 * 2
     first = next(row for row in rows if row["metric"] == "step_time")
     assert first["ratio_low"] <= first["ratio"] <= first["ratio_high"]
     assert first["unit"] == "seconds"

@@ -503,3 +503,29 @@ def test_an_interval_that_the_digits_do_not_show_is_left_out():
 
 def test_without_an_interval_none_is_spoken_of(paper):
     assert "interval" not in shown(paper)
+
+
+def test_a_precompute_that_peaks_above_the_step_is_told(tmp_path):
+    higher = cell_row("embed-kd", precompute_peak_bytes=3_000_000_000)
+    loaded = load_results(commit(tmp_path, [cell_row(), higher, cell_row("embed-kd", "large")]))
+    text = " ".join(shown(loaded, width=200).split())
+    named = "embed-kd/base/32px/vit-large-patch32 (3.00 GB)"
+    assert f"before the first step, peaks higher than a step: {named} Teacher" in text
+    assert summary(loaded)["precompute_peak_bytes"].max() == 3_000_000_000
+
+
+def test_random_teachers_are_told_apart_from_others_of_their_name(tmp_path):
+    pretrained = cell_row("embed-kd", teacher_weights="pretrained")
+    loaded = load_results(commit(tmp_path, [cell_row(), pretrained]))
+    assert "Teacher weights of vit-large-patch32 (in some cells) are random" in shown(loaded)
+
+
+@pytest.mark.parametrize("memory", [False, True])
+def test_what_is_predicted_was_neither_profiled_nor_run(tmp_path, kdbench, memory):
+    rows = paper_rows(source="predicted", profile="h100")
+    held = {"stage": "steady", "category": "inputs", "module": None, "bytes": 9, "blocks": 1}
+    commit(tmp_path, rows, memory=[held])
+    text = kdbench("show", tmp_path, *(["--memory"] if memory else [])).out
+    assert "predicted for h100" in text
+    assert "profiled" not in text
+    assert "run per cell" not in text

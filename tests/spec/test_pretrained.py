@@ -525,3 +525,19 @@ def test_nothing_read_has_no_commit(finished):
     cells = pd.read_parquet(finished / "tiny" / "cells")
     assert cells["teacher_revision"].isna().all()
     assert set(cells["data_storage"]) == {"device"}
+
+
+@pytest.mark.parametrize("name", ["t/vitt", "google/vit"])
+def test_a_path_with_a_mistake_in_it_is_not_taken_for_a_name_in_silence(
+    kdbench, tiny, tmp_path, monkeypatch, name
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "t" / "vit").mkdir(parents=True)
+    settings = ('teachers.dwarf.weights="pretrained"', f'teachers.dwarf.checkpoint="{name}"')
+    said = kdbench(
+        *("predict", "--matrix", tiny, "--only", "method=embed-kd"),
+        *(word for setting in settings for word in ("--set", setting)),
+    )
+    assert said.code == 0, said
+    assert ("there is no t/vitt here" in said.out) == (name == "t/vitt")
+    assert "was not read" in said.out

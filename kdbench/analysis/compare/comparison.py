@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kdbench.analysis.aggregate import CellGroup
+from kdbench.analysis.aggregate import MODES, CellGroup
 from kdbench.analysis.compare.matching import Cells
 from kdbench.analysis.compare.places import Change, Place
 from kdbench.analysis.estimates import Estimate
 from kdbench.analysis.metrics import Metric
-from kdbench.analysis.uncertainty import MODES
 from kdbench.common.stats import ratio, ratio_interval
 
 

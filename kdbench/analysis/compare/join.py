@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from kdbench.analysis.aggregate import SETTINGS, CellGroup, group_cells
+from kdbench.analysis.aggregate import MODES, SETTINGS, CellGroup, group_cells
 from kdbench.analysis.compare.axes import axes_of, joined, named_axes
 from kdbench.analysis.compare.comparison import Compared, Comparison, Pair, Sheet
 from kdbench.analysis.compare.matching import match_cells
@@ -21,7 +21,6 @@ from kdbench.analysis.compare.places import (
 from kdbench.analysis.compare.sides import Side, shared_runs
 from kdbench.analysis.estimates import Estimate
 from kdbench.analysis.metrics import METRICS, Metric
-from kdbench.analysis.uncertainty import MODES
 from kdbench.common.text import printable
 from kdbench.spec.gated_metrics import GATED_METRICS
 
@@ -34,6 +33,7 @@ DEFAULT = (
     "step_time",
     "epoch_time",
     "precompute_time",
+    "precompute_memory",
     "energy",
     "accuracy",
 )

@@ -264,13 +264,14 @@ def _caption(sheet: Sheet, drawn: Sequence[CellGroup]) -> list[str]:
     lines = [provenance(sheet, drawn)]
     lines.append(
         "Training time alone (no evaluation, no loading of models): the precompute, then the "
-        "median time per epoch times the epochs. Circles: where a precompute has paid. A "
-        "precompute that was reused from a cache counts with what it cost when it was made."
+        "median time per epoch times the epochs. A circle, or an upright band where the runs "
+        "differ: there a precompute has paid. One that was reused from a cache counts with what "
+        "it cost when it was made."
     )
     if any(group.finished > 1 for group in drawn):
         lines.append(
-            "Bands: from the lowest to the highest of the runs, from 6 runs on the medians' 95 % "
-            "intervals. Upright bands: between these a precompute has paid, as the runs differ."
+            "Bands along lines: from the lowest to the highest of the runs, from 6 runs on the "
+            "medians' 95 % intervals."
         )
     dashed = any(is_extrapolated(group) for group in drawn)
     marks = footnotes(drawn, ())

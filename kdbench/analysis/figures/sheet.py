@@ -16,7 +16,7 @@ from kdbench.analysis.figures.panels import Panel, draw_panel
 from kdbench.analysis.metrics import Metric
 from kdbench.analysis.notes import count_note, doubt_notes, footnotes, problem_notes
 from kdbench.analysis.results import Results
-from kdbench.analysis.uncertainty import MODES, mark_notes
+from kdbench.analysis.uncertainty import mark_notes
 from kdbench.common.text import fold_label, printable
 
 # All in inches.
@@ -248,8 +248,8 @@ def provenance(sheet: Sheet, groups: Sequence[CellGroup]) -> str:
     when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
     revisions = sorted({revision for group in groups for revision in group.revisions})
     made = f"kdbench {', '.join(revisions)}" if revisions else "kdbench"
-    modes = " and ".join(sorted({MODES[group.mode] for group in groups})).capitalize()
-    line = f"{sheet.environment.description}. {modes} {when}, {printable(made)}."
+    how = " and ".join(sorted({group.made for group in groups})).capitalize()
+    line = f"{sheet.environment.description}. {how} {when}, {printable(made)}."
     teachers = {group.settings["teacher"] for group in groups} - {None}
     return f"{line} Teacher: {printable(teachers.pop())}." if len(teachers) == 1 else line
 

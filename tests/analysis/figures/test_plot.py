@@ -371,6 +371,10 @@ def test_what_is_predicted_is_called_so_in_the_title(tmp_path):
     rows = paper_rows(source="predicted", profile="h100")
     shown = drawn(load_results(commit(tmp_path / "a", rows)), tmp_path / "a")
     assert "What a distillation costs: fig4 (predicted, not measured)" in shown
+    told = " ".join(shown)
+    assert "Predicted 2026-01-02" in told
+    assert "Profiled" not in told
+    assert "one prediction per cell" in told
     shown = drawn(load_results(commit(tmp_path / "b", paper_rows())), tmp_path / "b")
     assert "What a distillation costs: fig4" in shown
 

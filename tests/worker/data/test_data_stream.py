@@ -234,7 +234,7 @@ def test_a_signal_that_comes_while_a_process_starts(tmp_path, pictures, monkeypa
     monkeypatch.setattr(decoder_processes, "ignore_signals", late)
     *_, (_, streamed) = both_storages(tmp_path, pictures)
     others = {child.pid for child in children()}
-    began = threading.Thread(target=signal_new_children, args=(others,))
+    began = threading.Thread(target=signal_new_children, args=(others,), daemon=True)
     began.start()
     assert len(list(streamed.train.batches(1))) == 12
     began.join()
@@ -267,7 +267,6 @@ def test_processes_that_are_started_afresh(tmp_path, pictures, monkeypatch):
 
 WITHOUT = """
 import sys
-import threading
 from pathlib import Path
 import torch
 from kdbench.worker.data.dataset import load_data
