@@ -1,4 +1,4 @@
-"""Peak memory of a step without the device it is for: a trace of allocations, and a replay.
+"""Predicts a step's peak memory without its device: a trace of allocations, and a replay.
 
-A child process (`python -m kdbench.predict`), since it imports torch.
+Runs as a child process (`python -m kdbench.predict`), since it imports torch.
 """

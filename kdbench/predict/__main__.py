@@ -1,4 +1,4 @@
-"""`python -m kdbench.predict JOB.json`: predict cells, a JSON line of each on the output."""
+"""`python -m kdbench.predict JOB.json`: predict cells; prints one line of JSON for each."""
 
 from __future__ import annotations
 
@@ -18,21 +18,20 @@ from kdbench.spec.cell import CellRun
 from kdbench.spec.device_profile import Profile
 
 if TYPE_CHECKING:
-    from kdbench.predict.shared_traces import Traces
+    from kdbench.predict.trace_cache import TraceCache
 
 
 def main(argv: list[str]) -> int:
-    """Predict what the job asks for; what cannot be predicted is told in its line."""
+    """Predict the job's cells; a cell that cannot be predicted has its error in its line."""
     job = json.loads(Path(argv[0]).read_text(encoding="utf-8"))
     die_with_parent(job["parent"])
-    # what libraries print is not to come between the lines
+    # whatever libraries print must not come between the lines
     out = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
     os.dup2(2, 1)
     profile = Profile.model_validate_json(json.dumps(job["profile"]))
-    import kdbench.predict.cell  # noqa: F401, PLC0415 - torch, once the parent is known
+    import kdbench.predict.cell  # noqa: F401, PLC0415 - torch, after the check of the parent
 
-    # What has been imported stays: to look through all of it for garbage at each cell takes as
-    # long as a tenth of its prediction.
+    # Imports stay: scanning them for garbage at each cell would take a tenth of its prediction.
     gc.collect()
     gc.freeze()
     runs = [CellRun.model_validate_json(json.dumps(run)) for run in job["runs"]]
@@ -44,15 +43,15 @@ def main(argv: list[str]) -> int:
 def answers(
     runs: Sequence[CellRun], profile: Profile, fits_bytes: int | None
 ) -> Iterator[dict[str, Any]]:
-    """Predict cells; what can be said of each, in order, or why nothing can."""
-    from kdbench.predict.shared_traces import Traces  # noqa: PLC0415
+    """Predict cells in order; yields what is known of each, or its error."""
+    from kdbench.predict.trace_cache import TraceCache  # noqa: PLC0415
 
-    traces = Traces(profile)
+    traces = TraceCache(profile)
     for run in runs:
         yield _answer(run, traces, fits_bytes)
 
 
-def _answer(run: CellRun, traces: Traces, fits_bytes: int | None) -> dict[str, Any]:
+def _answer(run: CellRun, traces: TraceCache, fits_bytes: int | None) -> dict[str, Any]:
     from kdbench.predict.cell import predict  # noqa: PLC0415
 
     answer: dict[str, Any]
@@ -71,7 +70,7 @@ def _answer(run: CellRun, traces: Traces, fits_bytes: int | None) -> dict[str, A
             answer["fit"] = fit(run, traces, fits_bytes).row()
     except KdbenchError as error:
         answer = {"error": str(error)}
-    except Exception as error:  # noqa: BLE001 - whatever it is, the other cells are predicted
+    except Exception as error:  # noqa: BLE001 - the other cells are still predicted
         traceback.print_exc()
         first = (str(error).splitlines() or [""])[0]
         answer = {"error": f"cannot be traced: {type(error).__name__}: {first}"}

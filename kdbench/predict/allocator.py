@@ -1,4 +1,4 @@
-"""A model of torch's CUDA caching allocator, as far as it decides how much memory is held.
+"""A model of torch's CUDA caching allocator, as far as it determines memory use.
 
 The rules are those of c10/cuda/CUDACachingAllocator.cpp with its default settings: one stream, no
 expandable segments, no largest size to split, no rounding to powers of two.
@@ -16,17 +16,17 @@ ROUNDING = 512
 SMALL = MIB
 SMALL_SEGMENT = 2 * MIB
 LARGE_SEGMENT = 20 * MIB
-#: from here on a segment is made to measure, in multiples of `MEASURE`
-MADE_TO_MEASURE = 10 * MIB
-MEASURE = 2 * MIB
+#: from this size on a block gets its own segment, in multiples of `OWN_SEGMENT_ROUNDING`
+OWN_SEGMENT = 10 * MIB
+OWN_SEGMENT_ROUNDING = 2 * MIB
 
 
 class OutOfMemoryError(Exception):
     """The device has no room for another segment.
 
     Args:
-        wanted: bytes of the block that was asked for.
-        free: bytes of the device that no segment has.
+        wanted: bytes of the requested block.
+        free: bytes of the device outside all segments.
     """
 
     def __init__(self, wanted: int, free: int) -> None:
@@ -36,7 +36,7 @@ class OutOfMemoryError(Exception):
 
 @dataclass(eq=False)
 class Block:
-    """A stretch of a segment: held by somebody, or free."""
+    """A part of a segment, in use or free."""
 
     address: int
     size: int
@@ -47,33 +47,33 @@ class Block:
 
 
 def rounded(size: int) -> int:
-    """Round a request up to what a block of it has."""
+    """Round a request up to the size of its block."""
     return max(ROUNDING, -(-size // ROUNDING) * ROUNDING)
 
 
 def segment_size(size: int) -> int:
-    """Bytes that are asked of the device where no free block can hold so many."""
+    """Return the size of a new segment for a request that no free block can hold."""
     if size <= SMALL:
         return SMALL_SEGMENT
-    if size < MADE_TO_MEASURE:
+    if size < OWN_SEGMENT:
         return LARGE_SEGMENT
-    return -(-size // MEASURE) * MEASURE
+    return -(-size // OWN_SEGMENT_ROUNDING) * OWN_SEGMENT_ROUNDING
 
 
 class CachingAllocator:
-    """Hands out blocks, best fit first, and keeps what it is given back.
+    """Hands out blocks, best fit first, and caches freed ones.
 
     Args:
-        capacity: bytes that the device has for it; None: more than will ever be asked for.
+        capacity: bytes that it may take from the device; None: unlimited.
 
     Attributes:
-        allocated: bytes of the blocks that are held, as `torch.cuda.memory_allocated` counts.
+        allocated: bytes of blocks in use, as `torch.cuda.memory_allocated` counts.
         reserved: bytes of all segments, as `torch.cuda.memory_reserved` counts.
     """
 
     def __init__(self, capacity: int | None = None) -> None:
         self._capacity = capacity
-        # by pool (small: True), sorted by size and then address, as the allocator's own sets are
+        # by pool (small: True), sorted by size and then address, like the allocator's own sets
         self._free: dict[bool, list[tuple[int, int]]] = {True: [], False: []}
         self._at: dict[int, Block] = {}
         self._next_address = 0
@@ -81,10 +81,10 @@ class CachingAllocator:
         self.reserved = 0
 
     def allocate(self, size: int) -> Block:
-        """Take a block of at least `size` bytes, which must not be 0.
+        """Allocate a block of at least `size` bytes, which must not be 0.
 
         Raises:
-            OutOfMemoryError: there is no room, even with all that was cached given back.
+            OutOfMemoryError: there is no room, even after the cache is emptied.
         """
         wanted = rounded(size)
         small = wanted <= SMALL
@@ -96,22 +96,22 @@ class CachingAllocator:
         return block
 
     def release(self, block: Block) -> None:
-        """Give a block back; it joins the free blocks beside it."""
+        """Free a block; it joins its free neighbours."""
         block.held = False
         self.allocated -= block.size
         for other in (block.before, block.after):
             if other is not None and not other.held:
-                self._forget(other)
+                self._remove_free(other)
                 self._join(block, other)
-        self._remember(block)
+        self._add_free(block)
 
     def empty_cache(self) -> None:
-        """Give the segments back in which nothing is held."""
+        """Release the segments in which nothing is in use."""
         for pool in self._free.values():
             for _, address in list(pool):
                 block = self._at[address]
                 if block.before is None and block.after is None:
-                    self._forget(block)
+                    self._remove_free(block)
                     self.reserved -= block.size
 
     def _best_fit(self, wanted: int, small: bool) -> Block | None:
@@ -120,7 +120,7 @@ class CachingAllocator:
         if place == len(pool):
             return None
         block = self._at[pool[place][1]]
-        self._forget(block)
+        self._remove_free(block)
         return block
 
     def _new_segment(self, wanted: int, small: bool) -> Block:
@@ -140,10 +140,10 @@ class CachingAllocator:
         if block.after is not None:
             block.after.before = rest
         block.after, block.size = rest, size
-        self._remember(rest)
+        self._add_free(rest)
 
     def _join(self, block: Block, other: Block) -> None:
-        """Make one of two neighbours that are both free; it lives on as `block`."""
+        """Merge `other`, a free neighbour, into `block`."""
         block.size += other.size
         if other is block.before:
             block.address, block.before = other.address, other.before
@@ -154,11 +154,11 @@ class CachingAllocator:
             if block.after is not None:
                 block.after.before = block
 
-    def _remember(self, block: Block) -> None:
+    def _add_free(self, block: Block) -> None:
         insort(self._free[block.small], (block.size, block.address))
         self._at[block.address] = block
 
-    def _forget(self, block: Block) -> None:
+    def _remove_free(self, block: Block) -> None:
         pool = self._free[block.small]
         del pool[bisect_left(pool, (block.size, block.address))]
         del self._at[block.address]

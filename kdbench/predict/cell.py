@@ -1,4 +1,4 @@
-"""A cell's prediction: the columns and rows that a measured run would have, as far as they go."""
+"""A cell's prediction: the columns and rows of a measured run that a trace can predict."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 
 from kdbench.common.errors import InputError
 from kdbench.predict.replay import Replay, replay
-from kdbench.predict.shared_traces import Traces
 from kdbench.predict.trace import Stage, Trace
+from kdbench.predict.trace_cache import TraceCache
 from kdbench.spec.cell import CellRun
 from kdbench.spec.device_profile import Profile
 from kdbench.spec.method import BUILT_IN
 from kdbench.spec.pretrained.local import read_local_teacher
 
-# The stages whose peak is told by category and module.
+# The stages whose peak is split by category and module.
 _SPLIT: tuple[Stage, ...] = ("precompute", "first", "steady")
 # The stages that a measured run has as phases.
 _PHASES: Mapping[Stage, str] = {"setup": "setup", "precompute": "precompute", "steady": "measure"}
@@ -24,14 +24,7 @@ _PHASES: Mapping[Stage, str] = {"setup": "setup", "precompute": "precompute", "s
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a cell needs.
-
-    Attributes:
-        columns: of `cells`.
-        memory: rows of that table.
-        phases: rows of that table.
-        timeline: columns of that table.
-    """
+    """What a cell needs: columns of `cells` and `timeline`, rows of `memory` and `phases`."""
 
     columns: dict[str, Any]
     memory: list[dict[str, Any]]
@@ -39,19 +32,19 @@ class Prediction:
     timeline: dict[str, Any]
 
 
-def predict(run: CellRun, profile: Profile, traces: Traces | None = None) -> Prediction:
+def predict(run: CellRun, profile: Profile, traces: TraceCache | None = None) -> Prediction:
     """Predict what a cell needs on a device.
 
     Args:
-        run: of the cell.
-        profile: of the device.
-        traces: of other cells on it, which this one may share.
+        run: a run of the cell.
+        profile: the device.
+        traces: traces for this device that the cell may share with others.
 
     Raises:
-        InputError: nothing can be said of such a cell.
+        InputError: such a cell cannot be predicted.
     """
     check(run)
-    traced = (traces or Traces(profile)).of(run)
+    traced = (traces or TraceCache(profile)).get(run)
     replayed = replay(traced, profile)
     return Prediction(
         columns=_columns(run, profile, traced, replayed),
@@ -77,11 +70,7 @@ def predict(run: CellRun, profile: Profile, traces: Traces | None = None) -> Pre
 
 
 def check(run: CellRun) -> None:
-    """Refuse a cell that no trace can tell of.
-
-    Raises:
-        InputError: it is one.
-    """
+    """Raise an InputError for a cell that cannot be traced."""
     if run.cell.training.compile:
         raise InputError(
             "a compiled student cannot be predicted: no trace sees into it",
@@ -91,7 +80,7 @@ def check(run: CellRun) -> None:
 
 
 def caveats(run: CellRun, profile: Profile) -> Iterator[str]:
-    """Tell what of a cell's prediction is outside of what was verified."""
+    """Yield the respects in which a cell's prediction is unverified."""
     training = run.cell.training
     teacher = run.cell.teacher
     if not profile.verified:
@@ -119,7 +108,6 @@ def caveats(run: CellRun, profile: Profile) -> Iterator[str]:
 
 
 def _preprocessing(run: CellRun) -> dict[str, str]:
-    """Tell what the teacher's pixels go through, as far as it is known here."""
     teacher = run.cell.teacher
     local = None if teacher is None else read_local_teacher(run.cell)
     if teacher is None or local is None:
@@ -143,7 +131,7 @@ def _columns(run: CellRun, profile: Profile, traced: Trace, replayed: Replay) ->
         "first_allocated_peak_bytes": first.allocated,
         "first_reserved_peak_bytes": first.reserved,
         **traced.parameters,
-        # a CPU's ledger counts the teacher and its batch alone, and so does the prediction for it
+        # a CPU's ledger counts only the teacher and its batch, and so does its prediction
         "precompute_peak_bytes": computed if on_card else traced.precompute_ledger_bytes,
         "precompute_kept_bytes": traced.precompute_kept_bytes,
         "flops_step": traced.work.flops,

@@ -1,4 +1,4 @@
-"""Whether a cell fits into so much memory, and the largest batch that does."""
+"""Whether a cell fits into a given amount of memory, and the largest batch that does."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ from typing import Any
 
 from kdbench.predict.allocator import OutOfMemoryError
 from kdbench.predict.replay import most_held
-from kdbench.predict.shared_traces import Traces, family_of
 from kdbench.predict.trace import Trace
+from kdbench.predict.trace_cache import TraceCache, family_of
 from kdbench.spec.cell import CellRun
 from kdbench.spec.device_profile import Profile
 
-# Three traces tell a quadratic: most blocks grow in line with the batch, and Teacher-KD's logits
-# with its square.
+# Three traces determine a quadratic: most blocks grow linearly with the batch, and Teacher-KD's
+# logits with its square.
 _POINTS = 3
-# One trace alone says which blocks grow, by what they are for: enough to come near.
+# With a single trace the blocks that grow are chosen by category: enough for a first estimate.
 _STEPS = ("first", "second", "steady")
 _GROWING = ("activations", "inputs", "workspace", "other")
-# After so many guesses that were wrong, a search by halves is quicker.
-_TRUSTED = 6
+# After so many wrong guesses a binary search is quicker.
+_MOST_GUESSES = 6
 
 Fits = Callable[[int], bool]
-#: from the largest size known to fit and the smallest known not to: the largest that does, perhaps
+#: guesses the largest size that fits, from the largest known to and the smallest known not to
 Guess = Callable[[int, int], int]
 
 
 @dataclass(frozen=True)
 class Fit:
-    """What a device with so much memory can take.
+    """How a cell fits into a device's memory.
 
     Attributes:
-        needs_bytes: of the allocator at most, set-up, precompute and steps, and of the process
-            beside it.
-        fits: whether the device has them; also where the allocator must give back what it caches.
+        needs_bytes: most bytes held by the allocator, over set-up, precompute and steps, plus those
+            of the process beside it.
+        fits: whether the device has them, if need be after the allocator empties its cache.
         largest_batch: images in a step; None: not even one fits.
-        whole_data: that batch is the whole data set: a larger one was not looked for.
+        whole_data: that batch is the whole data set, and no larger one was tried.
     """
 
     needs_bytes: int
@@ -46,26 +46,26 @@ class Fit:
     whole_data: bool
 
     def row(self) -> dict[str, Any]:
-        """Return it as JSON."""
+        """Return the fields as JSON values."""
         return asdict(self)
 
 
-def fit(run: CellRun, traces: Traces, capacity: int) -> Fit:
-    """Find out whether a cell fits, and its largest batch that does.
+def fit(run: CellRun, traces: TraceCache, capacity: int) -> Fit:
+    """Determine whether a cell fits, and its largest batch that does.
 
-    The answer is a trace's own: that batch was traced and fits, and one image more does not.
+    Both are traced, not extrapolated: that batch fits, and one more image does not.
 
     Args:
-        run: of the cell.
-        traces: of this cell and others, on the device.
+        run: a run of the cell.
+        traces: traces for the device.
         capacity: bytes that the device has for the process.
 
     Raises:
-        InputError: the cell cannot be run on such a device.
+        InputError: the cell cannot run on such a device.
     """
     profile = traces.profile
     room = capacity - profile.context_bytes
-    traced = traces.of(run)
+    traced = traces.get(run)
     fits = _suffices(traced, profile, room)
     key = family_of(run), room
     if key not in traces.largest:
@@ -79,13 +79,13 @@ def fit(run: CellRun, traces: Traces, capacity: int) -> Fit:
     )
 
 
-def _largest(run: CellRun, traces: Traces, room: int, *, fits: bool) -> int:
-    """Find the largest batch that fits; whether the cell's own does is known."""
+def _largest(run: CellRun, traces: TraceCache, room: int, *, fits: bool) -> int:
+    """Find the largest batch that fits; `fits` says whether the cell's own does."""
     own, limit = run.cell.training.batch_size, run.cell.data.train_images
-    known = {own: traces.of(run)}
+    known = {own: traces.get(run)}
 
-    def looked(batch: int) -> bool:
-        known[batch] = traces.of(_with_batch(run, batch))
+    def try_batch(batch: int) -> bool:
+        known[batch] = traces.get(_with_batch(run, batch))
         return _suffices(known[batch], traces.profile, room)
 
     def guess(low: int, high: int) -> int:
@@ -93,43 +93,43 @@ def _largest(run: CellRun, traces: Traces, room: int, *, fits: bool) -> int:
         return _guessed(last, traces.profile, room, low, high)
 
     low, high = (own, limit + 1) if fits else (0, own)
-    return largest_fitting(looked, low=low, high=high, limit=limit, guess=guess)
+    return largest_fitting(try_batch, low=low, high=high, limit=limit, guess=guess)
 
 
 def largest_fitting(fits: Fits, *, low: int, high: int, limit: int, guess: Guess) -> int:
-    """Find the largest size that fits; where the guesses are right, by two looks.
+    """Find the largest size that fits; two tries suffice where the guesses are right.
 
     Args:
-        fits: whether a size does; larger ones do not where a smaller one does not.
-        low: a size that is known to, or 0.
-        high: one that is known not to, or `limit` + 1.
-        limit: no larger size is looked at.
-        guess: what the answer may be.
+        fits: whether a size fits; sizes above one that does not fit do not either.
+        low: a size known to fit, or 0.
+        high: a size known not to fit, or `limit` + 1.
+        limit: the largest size to try.
+        guess: guesses the answer.
 
     Returns:
-        0 where not even 1 fits.
+        The size; 0 where not even 1 fits.
     """
-    looks = 0
+    tries = 0
     while high - low > 1:
-        if looks < _TRUSTED:
-            # what is believed to be the answer already is proved by the next one
+        if tries < _MOST_GUESSES:
+            # a guess that is already known to fit is proved by trying the next size
             size = max(low + 1, min(guess(low, high), high - 1))
         else:
             size = _between(low, high, limit)
-        looks += 1
+        tries += 1
         low, high = (size, high) if fits(size) else (low, size)
     return low
 
 
 def _between(low: int, high: int, limit: int) -> int:
-    """Return a size that halves what is left, or doubles what fits where no end is known."""
+    """Return the middle, or twice what fits where no upper end is known."""
     return min(2 * low, limit) if low and high > limit else (low + high) // 2
 
 
 def _guessed(known: Mapping[int, Trace], profile: Profile, room: int, low: int, high: int) -> int:
-    """Guess the largest batch that fits, from traces of others scaled to it."""
+    """Guess the largest batch that fits by scaling known traces."""
     if len({len(traced.events) for traced in known.values()}) > 1:
-        return _between(low, high, high - 1)  # they do different things: nothing to scale
+        return _between(low, high, high - 1)  # different operations: nothing to scale
     held = {batch: most_held(traced, profile) for batch, traced in known.items()}
 
     def fits(batch: int) -> bool:
@@ -148,11 +148,11 @@ def _guessed(known: Mapping[int, Trace], profile: Profile, room: int, low: int, 
 
 
 def _scaled(known: Mapping[int, Trace], wanted: int) -> Trace:
-    """Make up the trace of another batch: each block by the polynomial through those that are."""
+    """Extrapolate the trace of another batch: each block by a polynomial through the known ones."""
     (batch, traced), *more = known.items()
     if not more:
         return _grown(traced, batch, wanted)
-    # Lagrange's, over one denominator: exact in integers
+    # Lagrange's form over one denominator: exact in integers
     parts = [
         (
             prod(wanted - other for other in known if other != batch),
@@ -170,7 +170,7 @@ def _scaled(known: Mapping[int, Trace], wanted: int) -> Trace:
 
 
 def _grown(traced: Trace, batch: int, wanted: int) -> Trace:
-    """Make up the trace of another batch from one alone."""
+    """Extrapolate the trace of another batch from a single one."""
     events = list(traced.events)
     for stage, start, end in traced.windows():
         if stage in _STEPS:
@@ -182,7 +182,7 @@ def _grown(traced: Trace, batch: int, wanted: int) -> Trace:
 
 
 def _divided(value: int, by: int) -> int:
-    """Divide and round, what comes and what goes alike."""
+    """Divide and round to nearest, symmetrically for allocations and frees."""
     size = (2 * abs(value) + by) // (2 * by)
     return size if value >= 0 else -size
 
@@ -197,7 +197,7 @@ def _suffices(traced: Trace, profile: Profile, room: int) -> bool:
         return True
     if profile.device == "cpu":
         return False
-    try:  # the allocator gives back what it caches before it gives up
+    try:  # the allocator empties its cache before it gives up
         most_held(traced, profile, capacity=room)
     except OutOfMemoryError:
         return False

@@ -1,8 +1,8 @@
-"""What a card's kernels keep in memory where a CPU's keep something else.
+"""GPU kernels that save other tensors than the CPU's, for a trace on the CPU.
 
-A prediction for a card is traced with stand-ins for tensors of the CPU: stand-ins of the card's
-would need its driver in backward. So the few operations whose kernels differ in what they save are
-put in the place of the CPU's here. They have the shapes of the card's; nothing is computed.
+A prediction for a GPU is traced with fake CPU tensors: fake CUDA tensors would need its driver in
+backward. So the few operations whose kernels differ in what they save are replaced here. Their
+results have the shapes of the GPU's; nothing is computed.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from kdbench.spec.device_profile import Kernel, Profile
+from kdbench.worker.probes.dispatch import OperationMode
 
 _ATEN = torch.ops.aten
 _DEVICE = torch.ops.prim.device.default
 
-# What autocast computes in float32 on CUDA, of what these models do (torch's documentation,
-# "CUDA Ops that can autocast to float32"). On a CPU it leaves these as they come.
+# The operations of these models that autocast computes in float32 on CUDA (torch's documentation,
+# "CUDA Ops that can autocast to float32"), but not on a CPU.
 _IN_FLOAT32 = (
     (F, "layer_norm"),
     (F, "softmax"),
@@ -42,10 +42,10 @@ Function = Callable[..., Any]
 
 @contextmanager
 def card_kernels(profile: Profile) -> Iterator[None]:
-    """Have torch's functions keep what the profile's card would have them keep.
+    """Have torch's functions save what they would save on the profile's GPU.
 
-    They are replaced where models look them up. torch's own way to intercept functions does not
-    reach into what checkpointing computes again in backward.
+    They are replaced where models look them up: torch's own function modes do not reach what
+    checkpointing recomputes in backward.
     """
     attention = partial(_attention, profile, F.scaled_dot_product_attention)
     with ExitStack() as stack:
@@ -59,10 +59,10 @@ def card_kernels(profile: Profile) -> Iterator[None]:
 
 @contextmanager
 def movable_modules() -> Iterator[None]:
-    """Let modules of stand-ins be moved and converted (`.to(device)`).
+    """Let modules of fake tensors be moved and converted (`.to(device)`).
 
-    torch would put another stand-in in each parameter's place, and cannot, since it refers to each
-    of them itself. Giving the parameter other data does the same.
+    torch would swap each parameter for another fake tensor, which fails because it holds references
+    to them. Setting the parameter's data does the same.
     """
 
     def apply(module: nn.Module, function: Function, recurse: bool = True) -> nn.Module:
@@ -81,8 +81,8 @@ def movable_modules() -> Iterator[None]:
 
 
 @contextmanager
-def _replaced(home: Any, name: str, function: Function) -> Iterator[None]:  # noqa: ANN401
-    own = name in vars(home)  # or it is of a class above
+def _replaced(home: Any, name: str, function: Function) -> Iterator[None]:
+    own = name in vars(home)  # or inherited
     before = getattr(home, name)
     setattr(home, name, function)
     try:
@@ -103,9 +103,9 @@ def _attention(
     attn_mask: Tensor | None = None,
     dropout_p: float = 0.0,
     is_causal: bool = False,
-    **other: Any,  # noqa: ANN401
+    **other: Any,
 ) -> Tensor:
-    """Run the kernel that torch would choose on the card."""
+    """Run the kernel that torch would choose on the GPU."""
     half = query.dtype in _HALF or torch.is_autocast_enabled("cpu")
     kernel: Kernel = profile.attention_half if half else profile.attention_float32
     attended: Tensor
@@ -134,7 +134,7 @@ def _dropout(
     training: bool = True,
     inplace: bool = False,
 ) -> Tensor:
-    """Keep a mask of one byte for each element, as CUDA's kernel does; a CPU keeps floats."""
+    """Save a mask of one byte per element, as CUDA's kernel does; a CPU's saves floats."""
     kept: Tensor
     if not training or p == 0 or inplace:
         kept = plain(input, p, training, inplace)
@@ -144,10 +144,10 @@ def _dropout(
 
 
 def _in_float32(plain: Function) -> Function:
-    """Have a function convert what it is given, where autocast is on."""
+    """Convert a function's arguments to float32 while autocast is on."""
 
     @wraps(plain)
-    def converting(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+    def converting(*args: Any, **kwargs: Any) -> Any:
         if torch.is_autocast_enabled("cpu"):
             args = tuple(
                 a.float() if isinstance(a, Tensor) and a.dtype in _HALF else a for a in args
@@ -157,25 +157,18 @@ def _in_float32(plain: Function) -> Function:
     return converting
 
 
-class NoValues(TorchDispatchMode):
-    """Answers for the values that stand-ins do not have. Of several modes, it is entered last.
+class FakeValues(OperationMode):
+    """Answers reads of values that fake tensors do not have. Of several modes, enter it last.
 
-    What a step reads back to the host decides nothing about its memory here: a count of steps that
-    an optimizer divides by, or how many classes a budget left out. Whole numbers are 0 then, and
-    others 1.
+    What a step reads back to the host does not affect its memory here: an optimizer's step count,
+    or how many classes a budget left out. Integers read as 0, floats as 1.
     """
 
-    def __torch_dispatch__(
-        self,
-        func: Any,  # noqa: ANN401
-        types: Any,  # noqa: ANN401
-        args: Any = (),  # noqa: ANN401
-        kwargs: Any = None,  # noqa: ANN401
-    ) -> Any:  # noqa: ANN401
-        """Run an operation, unless it is one that reads a value."""
+    def run(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Run an operation, unless it reads a value."""
         if func is _DEVICE and isinstance(args[0], FakeTensor):
-            # asked several times for each operation: not worth the way through all modes
+            # asked several times per operation: answer without passing through all modes
             return args[0].fake_device
         if func is _ATEN._local_scalar_dense.default:
             return 1.0 if args[0].dtype.is_floating_point else 0
-        return func(*args, **(kwargs or {}))
+        return func(*args, **kwargs)

@@ -1,4 +1,4 @@
-"""From a trace to figures: replayed through the allocator of a device profile."""
+"""Replays a trace through the allocator of a device profile."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ from itertools import accumulate
 from kdbench.predict.allocator import Block, CachingAllocator
 from kdbench.predict.trace import ON_HOST, Stage, Trace
 from kdbench.spec.device_profile import Profile
-from kdbench.worker.probes.ledger import START
-from kdbench.worker.probes.tally import Block as Held
-from kdbench.worker.probes.tally import Event, Share, changes_of, shares_of
-from kdbench.worker.probes.timeline import Columns, timeline
+from kdbench.worker.probes.allocations import Block as Storage
+from kdbench.worker.probes.allocations import Columns, Event, Share, shares_of, timeline
 
-# cuBLAS takes its workspace when a thread multiplies first: the main one in whatever runs a model
-# first, and autograd's own in the first backward.
+# cuBLAS allocates a workspace when a thread first multiplies: the main thread's in the first
+# forward pass of any model, and autograd's own in the first backward.
 _MULTIPLIES = ("teacher", "forward")
 _CUBLAS = "cublas"
 
@@ -24,10 +22,9 @@ class Peak:
     """A stage's peak.
 
     Attributes:
-        allocated: bytes, of the stage's own peak.
-        reserved: bytes that the caching allocator holds at most until the stage's end; None where
-            there is none.
-        shares: what the allocated bytes are for.
+        allocated: bytes, at the stage's own peak.
+        reserved: most bytes that the caching allocator holds within the stage; None: there is none.
+        shares: the allocated bytes by category and module.
     """
 
     allocated: int
@@ -37,10 +34,9 @@ class Peak:
 
 @dataclass(frozen=True)
 class Replay:
-    """What a trace comes to on a device."""
+    """A trace's peaks and its steady step's timeline, in bytes as the device counts them."""
 
     peaks: dict[Stage, Peak]
-    #: the steady step's, in bytes as the device counts them
     timeline: Columns
 
 
@@ -50,22 +46,22 @@ def replay(trace: Trace, profile: Profile, *, capacity: int | None = None) -> Re
     Args:
         trace: made for this profile.
         profile: the device.
-        capacity: bytes that its allocator may have; None: as many as it asks for.
+        capacity: bytes that its allocator may take; None: unlimited.
 
     Raises:
-        OutOfMemoryError: they do not suffice.
+        OutOfMemoryError: the capacity does not suffice.
     """
-    if profile.device == "cpu":  # no allocator of torch's own stands between
+    if profile.device == "cpu":  # torch has no caching allocator there
         ends = list(range(len(trace.events) + 1))
-        return _figures(trace, trace.events, ends, None)
+        return _peaks(trace, trace.events, ends, None)
     card = _Card(profile, capacity)
-    return _figures(trace, card.events, card.run(trace), card.reserved)
+    return _peaks(trace, card.events, card.run(trace), card.reserved)
 
 
 def most_held(trace: Trace, profile: Profile, *, capacity: int | None = None) -> int:
-    """Replay a trace for the one figure of what its device holds at most: reserved, or allocated.
+    """Return only the most bytes that the device holds: reserved, or allocated on a CPU.
 
-    Args and errors are those of `replay`.
+    Arguments and errors are those of `replay`.
     """
     if profile.device == "cpu":
         return max(accumulate((event.change for event in trace.events), initial=0))
@@ -75,11 +71,11 @@ def most_held(trace: Trace, profile: Profile, *, capacity: int | None = None) ->
 
 
 class _Card:
-    """Does what a trace does to a card's allocator, and tells it in the bytes that it counts.
+    """Replays events through a GPU's allocator.
 
     Attributes:
-        events: what came and went, in bytes of whole blocks.
-        reserved: bytes that are held from the device after each number of events.
+        events: the events, in bytes of whole blocks.
+        reserved: reserved bytes after each number of events.
     """
 
     def __init__(self, profile: Profile, capacity: int | None) -> None:
@@ -88,37 +84,32 @@ class _Card:
         self.reserved = [0]
         self._requested: dict[int, int] = {}
         self._blocks: dict[int, Block] = {}
-        # kept alive: an address must stay one block's
-        self._workspaces: list[Held] = []
+        # kept alive: an id must stay one block's
+        self._workspaces: list[Storage] = []
         self._workspace = profile.cublas_workspace_bytes
         self._threads = {_MULTIPLIES, ("backward",)} if self._workspace else set()
 
     def run(self, trace: Trace) -> list[int]:
-        """Do all that a trace does.
-
-        Returns:
-            How many of `events` its first ones came to, by their number.
-        """
+        """Replay a trace; returns the length of `events` after each number of its events."""
         ends, releases = [0], set(trace.releases)
         for number, event in enumerate(trace.events):
             if number in releases:
                 self.allocator.empty_cache()
             if event.block.category != ON_HOST:
-                self.take(event)
+                self._take(event)
             ends.append(len(self.events))
         return ends
 
-    def take(self, event: Event) -> None:
-        """Do what an event does, and before it what cuBLAS does."""
+    def _take(self, event: Event) -> None:
         for parts in [parts for parts in self._threads if event.part in parts]:
             self._threads.remove(parts)
-            workspace = Held(self._workspace, "workspace", _CUBLAS)
+            workspace = Storage(self._workspace, "workspace", _CUBLAS)
             self._workspaces.append(workspace)
             self._resize(Event(workspace, self._workspace, event.part))
         self._resize(event)
 
     def _resize(self, event: Event) -> None:
-        """Take a block, give it back, or have one of another size in its place."""
+        """Allocate a block, free it, or replace it by one of another size."""
         key = id(event.block)
         wanted = self._requested.get(key, 0) + event.change
         self._requested[key] = wanted
@@ -126,26 +117,26 @@ class _Card:
         if held is not None:
             size = held.size  # it grows as soon as it joins its neighbours
             self.allocator.release(held)
-            self._tell(event, -size)
+            self._append(event, -size)
         if wanted > 0:
             self._blocks[key] = self.allocator.allocate(wanted)
-            self._tell(event, self._blocks[key].size)
+            self._append(event, self._blocks[key].size)
 
-    def _tell(self, event: Event, change: int) -> None:
+    def _append(self, event: Event, change: int) -> None:
         self.events.append(event._replace(change=change))
         self.reserved.append(self.allocator.reserved)
 
 
-def _figures(
+def _peaks(
     trace: Trace, events: list[Event], ends: list[int], reserved: list[int] | None
 ) -> Replay:
     """Find the stages' peaks.
 
     Args:
-        trace: what was replayed.
-        events: what the device made of it.
-        ends: how many of those belong to the first events of the trace, by their number.
-        reserved: bytes held from the device after each number of events; None: not known.
+        trace: the replayed trace.
+        events: the device's events.
+        ends: the number of those after each number of the trace's events.
+        reserved: reserved bytes after each number of device events; None: unknown.
     """
     live = [0, *accumulate(event.change for event in events)]
     peaks: dict[Stage, Peak] = {}
@@ -159,10 +150,5 @@ def _figures(
         )
         if stage not in peaks or peaks[stage].allocated < found.allocated:
             peaks[stage] = found
-    _, first, last = list(trace.windows())[-1]
-    return Replay(peaks, _timeline(events, ends[first], ends[last]))
-
-
-def _timeline(events: list[Event], start: int, end: int) -> Columns:
-    before = [change._replace(part=START) for change in changes_of(events[:start])]
-    return timeline([*before, *changes_of(events[start:end])])
+    # the last stage is the steady step
+    return Replay(peaks, timeline(events[:start], events[start:end]))

@@ -1,6 +1,6 @@
-"""What a training allocates, from its set-up through its first steps, without allocating it.
+"""Traces what a training allocates, from its set-up through its first steps.
 
-The very set-up, methods and loop that are measured run on tensors without storage
+The set-up, methods and loop that are also measured run on tensors without storage
 (`FakeTensorMode`), under the ledger that also accounts for a measured step.
 """
 
@@ -15,26 +15,25 @@ from typing import Literal
 import torch
 from torch._subclasses import FakeTensorMode
 
-from kdbench.predict.kernels import NoValues, card_kernels, movable_modules
-from kdbench.predict.stand_ins import HOST, StandIns, first_draw
+from kdbench.predict.fake_loader import HOST, FakeLoader, first_draw
+from kdbench.predict.kernels import FakeValues, card_kernels, movable_modules
 from kdbench.spec.cell import CellRun
 from kdbench.spec.device_profile import Profile
-from kdbench.worker.probes.account import adopt_gradients, adopt_session, adopt_state
+from kdbench.worker.probes.account import naming_mark, register_session, register_state
+from kdbench.worker.probes.allocations import Event
 from kdbench.worker.probes.ledger import Ledger
 from kdbench.worker.probes.memory import Probes
-from kdbench.worker.probes.tally import Event
 from kdbench.worker.probes.work import WorkCounter
-from kdbench.worker.training.methods import Mark
 from kdbench.worker.training.session import Session, parameter_columns
 from kdbench.worker.training.setup import set_up
 
 Stage = Literal["setup", "precompute", "first", "second", "steady"]
 
-# The first finds no gradients and no optimizer state, the second is the first that does; the third
-# finds memory as every later one does.
+# The first finds no gradients and no optimizer state, the second does; the third finds memory as
+# every later one does.
 _STEPS: tuple[Stage, ...] = ("first", "second", "steady")
 
-# What the optimizer counts its steps in lies on the host, unless its kernel is a fused one.
+# The optimizer's step counts lie on the host, unless its kernel is a fused one.
 ON_HOST = "host"
 
 
@@ -43,13 +42,13 @@ class Trace:
     """All allocations and frees of a training, from before its set-up on.
 
     Attributes:
-        events: in order; the categories are those that each block had in the end.
+        events: in order, with each block's final category.
         stages: for each stage in turn, its name and the number of events before it.
-        releases: after so many events the cache of the allocator is emptied.
-        work: what the steady step does.
+        releases: the numbers of events after which the allocator's cache is emptied.
+        work: the work of the steady step.
         parameters: columns of `cells`, as a measured run counts them.
-        precompute_kept_bytes: what the precompute leaves for the training; None: there is none.
-        precompute_ledger_bytes: its peak as a CPU's ledger tells it; None: there is none.
+        precompute_kept_bytes: what the precompute keeps for the training; None: there is none.
+        precompute_ledger_bytes: its peak by a CPU's ledger; None: there is none.
     """
 
     events: list[Event]
@@ -61,7 +60,7 @@ class Trace:
     precompute_ledger_bytes: int | None
 
     def windows(self) -> Iterator[tuple[Stage, int, int]]:
-        """Yield each stage with the events that are in it: from, up to."""
+        """Yield each stage with its range of events: start, end."""
         ends = [start for _, start in self.stages[1:]] + [len(self.events)]
         for (stage, start), end in zip(self.stages, ends, strict=True):
             yield stage, start, end
@@ -71,11 +70,11 @@ def trace(run: CellRun, profile: Profile) -> Trace:
     """Trace a training of a cell.
 
     Args:
-        run: whose; its device is not looked at.
-        profile: the device that it is for.
+        run: the run; its own device is ignored.
+        profile: the device to predict for.
 
     Raises:
-        InputError: the cell cannot be run on such a device.
+        InputError: the cell cannot run on such a device.
     """
     run = _on_device(run, profile)
     ledger, work = Ledger(HOST), WorkCounter()
@@ -93,32 +92,32 @@ def trace(run: CellRun, profile: Profile) -> Trace:
     if profile.capacity_bytes is not None:
         room = profile.capacity_bytes - profile.context_bytes
     with _collected(), ExitStack() as stack:
-        # innermost first: what is entered last sees an operation first
+        # innermost first: the mode that is entered last sees an operation first
         stack.enter_context(FakeTensorMode())
         stack.enter_context(ledger)
         stack.enter_context(movable_modules())
         if profile.device == "cuda":
             stack.enter_context(card_kernels(profile))
-        supplies = StandIns(run, ledger, room=room, mark=mark)
-        with NoValues():  # type: ignore[no-untyped-call]
-            session = set_up(run, supplies, device=HOST, probes=Probes(HOST))
-        _never_overflowing(session)
-        # one epoch may have no more than one, and each is like the others
+        loader = FakeLoader(run, ledger, room=room, mark=mark)
+        with FakeValues():
+            session = set_up(run, loader, device=HOST, probes=Probes(HOST))
+        _never_overflow(session)
+        # one draw for all steps: an epoch may have a single batch, and all are alike
         draw = first_draw(session)
-        adopt_session(session, draw, ledger)
+        register_session(session, draw, ledger)
         for stage in _STEPS:
             stages.append((stage, len(ledger.events)))
             with ExitStack() as step:
                 if stage == "steady":
                     step.enter_context(work)
-                step.enter_context(NoValues())  # type: ignore[no-untyped-call]
-                # held until what the step itself allocates and frees is told
-                kept = session.step(draw, _naming(session, ledger))
-            adopt_state(session, ledger)
+                step.enter_context(FakeValues())
+                # held until the step's own events are complete
+                kept = session.step(draw, naming_mark(session, ledger))
+            register_state(session, ledger)
             ended = len(ledger.events)
             del kept
     _name_host_state(session, ledger, profile)
-    made = supplies.precomputed
+    made = loader.precomputed
     return Trace(
         events=ledger.events[:ended],
         stages=stages,
@@ -131,10 +130,10 @@ def trace(run: CellRun, profile: Profile) -> Trace:
 
 
 def _on_device(run: CellRun, profile: Profile) -> CellRun:
-    """Have the run say what its device makes of it."""
+    """Resolve the settings that depend on the device."""
     training = run.cell.training
     if profile.device == "cuda" and training.precision == "tf32":
-        # another arithmetic on the same float32: it allocates the same
+        # other arithmetic on the same float32: it allocates the same
         training = training.model_copy(update={"precision": "fp32"})
     if training.optimizer_kernels == "auto":
         training = training.model_copy(update={"optimizer_kernels": profile.optimizer_kernels})
@@ -143,32 +142,23 @@ def _on_device(run: CellRun, profile: Profile) -> CellRun:
     )
 
 
-def _never_overflowing(session: Session) -> None:
+def _never_overflow(session: Session) -> None:
     if session.scaler is not None:
-        # No value tells whether the scaled gradients overflowed: they did not, as in most steps.
+        # Fake gradients cannot say whether they overflowed: assume not, as in most steps.
         session.scaler._maybe_opt_step = lambda optimizer, _, *a, **k: optimizer.step(*a, **k)  # type: ignore[method-assign]
 
 
-def _naming(session: Session, ledger: Ledger) -> Mark:
-    def mark(part: str) -> None:
-        if part == "optimizer":  # before the optimizer's own temporaries
-            adopt_gradients(session, ledger)
-        ledger.mark(part)
-
-    return mark
-
-
 def _name_host_state(session: Session, ledger: Ledger, profile: Profile) -> None:
-    """Tell apart what a card's training keeps on the host: the optimizer's counts of steps."""
+    """Mark what a GPU's training keeps on the host: the optimizer's step counts."""
     if profile.device == "cpu" or session.cell.training.optimizer_kernels == "fused":
         return
     counts = [s["step"] for s in session.optimizer.state.values() if "step" in s]
-    ledger.adopt([c for c in counts if isinstance(c, torch.Tensor)], ON_HOST)
+    ledger.register([c for c in counts if isinstance(c, torch.Tensor)], ON_HOST)
 
 
 @contextmanager
 def _collected() -> Iterator[None]:
-    """Free by reference counts alone within: when a collection comes is not to be predicted."""
+    """Free by reference counts alone within: the time of a collection cannot be predicted."""
     gc.collect()
     gc.disable()
     try:

@@ -62,10 +62,10 @@ class KdMemory:
         """
         __tracebackhide__ = True  # of a step that raises, pytest shows the step
         # Here and not above: torch takes seconds, which a test run without a step need not pay.
-        from kdbench.worker.probes.step_arguments import measure
+        from kdbench.worker.probes.user_step import measure_step
 
         label = self._label(name)
-        used = measure(
+        used = measure_step(
             step,
             model=model,
             teacher=teacher,

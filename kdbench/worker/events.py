@@ -12,7 +12,7 @@ from time import monotonic_ns
 from typing import Any
 
 from kdbench.worker.probes.memory import Probes
-from kdbench.worker.probes.suspension import Suspension
+from kdbench.worker.probes.suspension import SuspensionDetector
 from kdbench.worker.secrets import SECRETS
 
 #: Events that become rows of their own. What a set-up tells is not among them: a resumed training
@@ -33,7 +33,7 @@ class Events:
         #: lines that a resumed training will need again, for whoever keeps them; None: nobody does
         self.kept: list[str] | None = None
 
-    def emit(self, event: str, **values: Any) -> None:  # noqa: ANN401
+    def emit(self, event: str, **values: Any) -> None:
         """Write one event; `values` must be JSON values (a NaN becomes null)."""
         told = {key: _json(value) for key, value in values.items()}
         line = {"event": event, "attempt": self.attempt, **told}
@@ -57,17 +57,17 @@ class Events:
         """Mark a phase's start and end with its memory peaks; yields a dict for its own figures."""
         own: dict[str, Any] = {}
         probes.start_phase()
-        suspension = Suspension()
+        suspension = SuspensionDetector()
         started = monotonic_ns()
         self.emit("phase_start", phase=name, started_ns=started)
         yield own
         probes.synchronize()
         seconds = (monotonic_ns() - started) / 1e9
-        told = {"seconds": seconds, "suspended": suspension.passed(), **own}
+        told = {"seconds": seconds, "suspended": suspension.occurred(), **own}
         self.emit("phase", phase=name, started_ns=started, **told, **probes.phase_peaks())
 
 
-def _json(value: Any) -> Any:  # noqa: ANN401
+def _json(value: Any) -> Any:
     if isinstance(value, str):  # such as an error of the hub's library
         return SECRETS.left_out(value)
     # NaN and infinity have no place in JSON; the loss that is one of them becomes null.

@@ -50,7 +50,7 @@ class Answers:
         self._descriptor = os.dup(1)
         os.dup2(2, 1)
 
-    def tell(self, **values: Any) -> None:  # noqa: ANN401
+    def tell(self, **values: Any) -> None:
         """Write one answer."""
         os.write(self._descriptor, json.dumps(values).encode() + b"\n")
 

@@ -102,7 +102,7 @@ def _report(
     error: Exception,
     *,
     told: str | None = None,
-    **more: Any,  # noqa: ANN401
+    **more: Any,
 ) -> int:
     events.emit("end", status=status, error=told or _first_line(error), **more)
     traceback.print_exc()

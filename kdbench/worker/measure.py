@@ -19,7 +19,6 @@ from kdbench.worker.events import Events
 from kdbench.worker.probes.account import account_step, profiled_peak
 from kdbench.worker.probes.memory import Probes
 from kdbench.worker.probes.rates import measure_rates
-from kdbench.worker.probes.timeline import timeline
 from kdbench.worker.profile import profile
 from kdbench.worker.training.precompute import precompute
 from kdbench.worker.training.session import Session, parameter_columns
@@ -154,7 +153,7 @@ def _account(session: Session, events: Events, draw: Draw) -> None:
         phase["units"] = 1
     for share in account.ledger.shares():
         events.emit("memory", stage="steady", **share.row())
-    events.emit("timeline", **timeline(account.ledger.changes()))
+    events.emit("timeline", **account.ledger.timeline())
     events.emit(
         "result",
         ledger_peak_bytes=account.ledger.peak_bytes(),

@@ -63,7 +63,7 @@ SECRETS = Secrets(os.environ)
 class _Stream:
     """A text stream that leaves secrets out of what it writes; else it is the one it stands for."""
 
-    def __init__(self, stream: Any) -> None:  # noqa: ANN401
+    def __init__(self, stream: Any) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
@@ -76,7 +76,7 @@ class _Stream:
         for line in lines:
             self.write(line)
 
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+    def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
 

@@ -7,7 +7,7 @@ import torch
 from kdbench import load_matrix
 from kdbench.runner.device import resolve_device
 from kdbench.runner.telemetry.nvml import AVAILABLE, open_nvml
-from kdbench.worker.probes.step_arguments import measure
+from kdbench.worker.probes.user_step import measure_step
 from tests.conftest import TINY
 from tests.worker.probes.test_user_step import Training
 
@@ -90,7 +90,7 @@ def test_of_a_projects_own_step_the_allocator_tells_the_peak():
     training.model.cuda()
     training.images = training.images.cuda()
     training.optimizer = torch.optim.AdamW(training.model.parameters())
-    used = measure(training, **training.named)
+    used = measure_step(training, **training.named)
     assert (used.source, used.device) == ("cuda-allocator", "cuda:0")
     assert used.peak_bytes >= sum(used.held.values()) > 0
     assert used.reserved_bytes >= used.peak_bytes

@@ -22,7 +22,8 @@ import torch
 from kdbench import load_matrix
 from kdbench.common.errors import KdbenchError
 from kdbench.worker.probes.account import account_step
-from kdbench.worker.probes.oracle import cuda_blocks, cuda_peak, storage_bytes
+from kdbench.worker.probes.oracle import storage_bytes
+from tests.support.cuda_histories import cuda_blocks, cuda_peak
 from tests.support.models import session_of
 
 _MOST_ACTIONS = 2**20

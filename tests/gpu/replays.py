@@ -38,7 +38,7 @@ def started(segments):
                 blocks[address] = block
                 allocator.allocated += size
             else:
-                allocator._remember(block)
+                allocator._add_free(block)
         allocator._next_address = max(
             allocator._next_address, segment["address"] + segment["total_size"]
         )

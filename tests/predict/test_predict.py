@@ -14,14 +14,14 @@ import torch.nn.functional as F
 from kdbench import load_matrix
 from kdbench.cli import main
 from kdbench.predict import fits as fits_module
-from kdbench.predict import shared_traces
+from kdbench.predict import trace_cache
 from kdbench.predict.__main__ import answers
 from kdbench.predict.cell import predict
 from kdbench.predict.fits import fit, largest_fitting
 from kdbench.predict.kernels import card_kernels
 from kdbench.predict.replay import replay
-from kdbench.predict.shared_traces import Traces
 from kdbench.predict.trace import trace
+from kdbench.predict.trace_cache import TraceCache
 from kdbench.runner import prediction
 from kdbench.spec.device_profile import known_profiles, load_profile
 from kdbench.worker.probes.account import account_step
@@ -142,8 +142,8 @@ def test_the_first_step_is_one_without_gradients_and_state(tmp_path):
     run = tiny_run(tmp_path, "student-only")
     session = session_of(run.cell, CPU, tmp_path)
     draw, ledger = next(session.draws(0)), Ledger(CPU)
-    ledger.adopt_module(session.student, "parameters", prefix="student")
-    ledger.adopt([*session.data.tensors(), *draw.tensors()], "inputs")
+    ledger.register_module(session.student, "parameters", prefix="student")
+    ledger.register([*session.data.tensors(), *draw.tensors()], "inputs")
     with ledger:
         session.step(draw, ledger.mark)
     columns = predict(run, CPU_PROFILE).columns
@@ -295,7 +295,7 @@ def asked(monkeypatch):
         batches.append(run.cell.training.batch_size)
         return trace(run, device)
 
-    monkeypatch.setattr(shared_traces, "trace", counting)
+    monkeypatch.setattr(trace_cache, "trace", counting)
     return batches
 
 
@@ -305,13 +305,13 @@ def test_the_largest_batch_is_the_largest_and_is_found_by_few_traces(
 ):
     device = load_profile(profile).model_copy(update={"context_bytes": 0})
     run = tiny_run(tmp_path, method, "data.train_images=256", "axes.image_size=24")
-    known = Traces(device)
+    known = TraceCache(device)
     needs = {}
     for batch in (8, 40):
-        peaks = replay(known.of(fits_module._with_batch(run, batch)), device).peaks.values()
+        peaks = replay(known.get(fits_module._with_batch(run, batch)), device).peaks.values()
         needs[batch] = max(p.reserved or p.allocated for p in peaks)
     asked.clear()
-    traces = Traces(device)
+    traces = TraceCache(device)
     (answer,) = answers([run], device, needs[40])
     found = answer["fit"]
     assert found["fits"]
@@ -321,7 +321,7 @@ def test_the_largest_batch_is_the_largest_and_is_found_by_few_traces(
     assert {largest, largest + 1} <= set(asked), "the answer is that of a trace"
     assert len(asked) == len(set(asked)) <= 5, "the prediction's own trace is one of them"
     for batch, suffices in ((largest, True), (largest + 1, False)):
-        sized = traces.of(fits_module._with_batch(run, batch))
+        sized = traces.get(fits_module._with_batch(run, batch))
         assert fits_module._suffices(sized, device, needs[40]) is suffices
 
 
@@ -344,13 +344,13 @@ def test_a_method_of_others_shares_no_trace_with_other_weights(tmp_path):
         training = run.cell.training.model_copy(update={"learning_rate": rate})
         return run.model_copy(update={"cell": run.cell.model_copy(update={"training": training})})
 
-    assert shared_traces.kind_of(run) == shared_traces.kind_of(with_rate(run, 1.0))
+    assert trace_cache.kind_of(run) == trace_cache.kind_of(with_rate(run, 1.0))
     other = run.model_copy(update={"cell": run.cell.model_copy(update={"method": "own-kd"})})
-    assert shared_traces.kind_of(other) != shared_traces.kind_of(with_rate(other, 1.0))
+    assert trace_cache.kind_of(other) != trace_cache.kind_of(with_rate(other, 1.0))
 
 
 def test_nothing_fits_into_nothing_and_everything_into_much(asked, tmp_path):
-    traces = Traces(CPU_PROFILE)
+    traces = TraceCache(CPU_PROFILE)
     run = tiny_run(tmp_path, "student-only")
     found = fit(run, traces, 1000)
     assert (found.fits, found.largest_batch, found.whole_data) == (False, None, False)

@@ -8,7 +8,7 @@ import pytest
 # What the runs within this process are to find there: pytester has each import the rest anew, which
 # numpy and torch do not survive.
 import kdbench.pytest_plugin.recorded
-import kdbench.worker.probes.step_arguments  # noqa: F401
+import kdbench.worker.probes.user_step  # noqa: F401
 from tests.support import REPOSITORY
 
 pytest_plugins = ["pytester"]

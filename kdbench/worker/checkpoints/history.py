@@ -124,7 +124,7 @@ def _check(lines: bytes, header: Header, steps_per_epoch: int) -> None:
         raise UnusableError("its history has other steps or epochs")
 
 
-def _parse(line: bytes) -> Any:  # noqa: ANN401
+def _parse(line: bytes) -> Any:
     try:
         text = line.decode()
         return json.loads(text) if text.endswith("\n") else None
@@ -132,7 +132,7 @@ def _parse(line: bytes) -> Any:  # noqa: ANN401
         return None
 
 
-def _makes_row(event: Any) -> bool:  # noqa: ANN401
+def _makes_row(event: Any) -> bool:
     kind = str(event.get("event")) if isinstance(event, dict) else ""
     if kind not in _TABLE or any(event.get(name) is None for name in _NEEDED[kind]):
         return False

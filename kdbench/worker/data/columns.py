@@ -30,7 +30,7 @@ class TableSource:
 
     def __init__(
         self,
-        table: Any,  # noqa: ANN401 - datasets has no type stubs
+        table: Any,  # datasets has no type stubs
         column: str,
         name: str,
         *,
@@ -101,7 +101,7 @@ def open_columns(data: Data, root: Path) -> tuple[TableSource, TableSource]:
     return train, test
 
 
-def _check_columns(table: Any, data: Data, where: str) -> None:  # noqa: ANN401 - no type stubs
+def _check_columns(table: Any, data: Data, where: str) -> None:  # no type stubs
     for key, column in (("image_column", data.image_column), ("label_column", data.label_column)):
         if column not in table.column_names:
             raise InputError(
@@ -113,7 +113,7 @@ def _check_columns(table: Any, data: Data, where: str) -> None:  # noqa: ANN401 
             )
 
 
-def _check_whole(table: Any, data: Data, where: str) -> None:  # noqa: ANN401
+def _check_whole(table: Any, data: Data, where: str) -> None:
     """Check that what the columns' offsets point to is theirs: Arrow files are read as they are."""
     try:
         table.select_columns([data.image_column, data.label_column]).data.validate(full=True)
@@ -124,7 +124,7 @@ def _check_whole(table: Any, data: Data, where: str) -> None:  # noqa: ANN401
         ) from error
 
 
-def _check_class_names(train: Any, test: Any, data: Data) -> None:  # noqa: ANN401
+def _check_class_names(train: Any, test: Any, data: Data) -> None:
     """Two splits that were saved apart may number their classes differently."""
     first, second = (_class_names(table, data) for table in (train, test))
     for number, (here, there) in enumerate(zip(first or (), second or (), strict=False)):
@@ -138,12 +138,12 @@ def _check_class_names(train: Any, test: Any, data: Data) -> None:  # noqa: ANN4
             )
 
 
-def _class_names(table: Any, data: Data) -> tuple[str, ...] | None:  # noqa: ANN401
+def _class_names(table: Any, data: Data) -> tuple[str, ...] | None:
     names = getattr(table.features[data.label_column], "names", None)
     return None if names is None else tuple(names)
 
 
-def _encoded_column(table: Any, column: str, where: str) -> Any:  # noqa: ANN401
+def _encoded_column(table: Any, column: str, where: str) -> Any:
     """Keep the image column alone, undecoded: rows of {"bytes", "path"}."""
     import datasets  # noqa: PLC0415 - slow to import, and rarely needed
 
@@ -158,7 +158,7 @@ def _encoded_column(table: Any, column: str, where: str) -> Any:  # noqa: ANN401
     return _as_images(table.select_columns([column]), column)
 
 
-def _may_hold_pictures(feature: Any) -> bool:  # noqa: ANN401
+def _may_hold_pictures(feature: Any) -> bool:
     """Whether other programs store pictures so: as bytes, with or without a path beside them."""
     if isinstance(feature, dict):
         kinds = {name: getattr(value, "dtype", None) for name, value in feature.items()}
@@ -169,7 +169,7 @@ def _may_hold_pictures(feature: Any) -> bool:  # noqa: ANN401
     return getattr(feature, "dtype", None) in _KINDS["bytes"]
 
 
-def _as_images(table: Any, column: str) -> Any:  # noqa: ANN401
+def _as_images(table: Any, column: str) -> Any:
     """Turn rows of bytes, or of {bytes, path} with one of the two left out or null, into both."""
     import datasets  # noqa: PLC0415
 
@@ -180,7 +180,7 @@ def _as_images(table: Any, column: str) -> Any:  # noqa: ANN401
     return table.cast_column(column, datasets.Image(decode=False))
 
 
-def _labels(table: Any, data: Data, where: str) -> Tensor:  # noqa: ANN401
+def _labels(table: Any, data: Data, where: str) -> Tensor:
     feature, column = table.features[data.label_column], data.label_column
     names = _class_names(table, data)
     if names is not None and len(names) != data.classes:

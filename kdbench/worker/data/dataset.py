@@ -24,7 +24,7 @@ _SYNTHETIC_BATCHES = 4
 
 #: storage = "auto" keeps images on the device up to this share of its free memory: the rest is for
 #: the training, which has allocated nothing yet.
-KEPT_SHARE = 0.25
+_KEPT_SHARE = 0.25
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def load_data(cell: Cell, *, device: torch.device) -> DataSet:
     notes = _notes(data, sources)
     reading = {"side": data.image_size, "workers": data.workers}
     damaged = Damaged()
-    if _streams(data, device):
+    if is_streamed(data, free_bytes(device)):
         for source in sources:
             check_images(source, damaged=damaged, **reading)
         damaged.check()
@@ -109,11 +109,10 @@ def _notes(data: Data, sources: tuple[Source, Source]) -> tuple[str, ...]:
     )
 
 
-def _streams(data: Data, device: torch.device) -> bool:
-    if data.storage != "auto":
-        return data.storage == "stream"
+def is_streamed(data: Data, free: float) -> bool:
+    """Whether images are streamed to a device with so many free bytes."""
     size = (data.train_images + data.test_images) * 3 * data.image_size**2
-    return size > KEPT_SHARE * free_bytes(device)
+    return size > _KEPT_SHARE * free if data.storage == "auto" else data.storage == "stream"
 
 
 def free_bytes(device: torch.device) -> int:

@@ -90,14 +90,14 @@ def decode_ahead(
             yield taken.pop(), told  # the batch is the caller's alone
 
 
-def _shared(context: Any, size: int) -> Any:  # noqa: ANN401 - any buffer
+def _shared(context: Any, size: int) -> Any:  # any buffer
     """Return memory that this process and those of the context see alike."""
     if context.get_start_method() == "fork":
         return mmap.mmap(-1, size)
     return context.RawArray("B", size)  # a file in the folder for temporary ones, where it is
 
 
-def _slots(memory: Any, shape: tuple[int, ...]) -> NDArray[np.uint8]:  # noqa: ANN401
+def _slots(memory: Any, shape: tuple[int, ...]) -> NDArray[np.uint8]:
     # No tensor: a ledger would take it for one that the step allocates.
     return np.frombuffer(memory, dtype=np.uint8, count=math.prod(shape)).reshape(shape)
 
@@ -110,7 +110,7 @@ def _slot(number: int, workers: int) -> int:
 class _Decoder:
     """One process: it is asked for its next batch, and answers once that is in its place."""
 
-    def __init__(self, context: Any, serve: Callable[[Connection], None]) -> None:  # noqa: ANN401
+    def __init__(self, context: Any, serve: Callable[[Connection], None]) -> None:
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=serve, args=(theirs,), daemon=True)
         with signals_blocked(STOP_SIGNALS):
@@ -131,7 +131,7 @@ class _Decoder:
         with suppress(BrokenPipeError, ConnectionResetError):  # the next answer tells
             self._pipe.send_bytes(b"next")
 
-    def answer(self) -> Any:  # noqa: ANN401
+    def answer(self) -> Any:
         """Wait until its next batch is decoded.
 
         Raises:
@@ -162,7 +162,7 @@ class _Decoder:
             return f"was killed by signal {-code}"
 
 
-def _end(process: Any, pipe: Connection) -> None:  # noqa: ANN401
+def _end(process: Any, pipe: Connection) -> None:
     process.kill()
     process.join()
     process.close()
@@ -172,7 +172,7 @@ def _end(process: Any, pipe: Connection) -> None:  # noqa: ANN401
 def _serve(
     fill: Fill,
     batches: Sequence[Sequence[int]],
-    memory: Any,  # noqa: ANN401
+    memory: Any,
     shape: tuple[int, ...],
     first: int,
     parent: int,

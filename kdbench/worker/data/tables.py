@@ -52,7 +52,7 @@ def _saved_splits(root: Path) -> list[str]:
     return sorted(path.parent.name for path in root.glob("*/state.json"))
 
 
-def _saved(data: Data, root: Path, key: str) -> Any:  # noqa: ANN401 - datasets has no type stubs
+def _saved(data: Data, root: Path, key: str) -> Any:  # datasets has no type stubs
     import datasets  # noqa: PLC0415 - slow to import, and rarely needed
 
     split, known = getattr(data, key), _saved_splits(root)
@@ -71,7 +71,7 @@ def _saved(data: Data, root: Path, key: str) -> Any:  # noqa: ANN401 - datasets 
     raise _empty(root / split, f"data.{key}")
 
 
-def _parquet(data: Data, root: Path, key: str) -> Any:  # noqa: ANN401
+def _parquet(data: Data, root: Path, key: str) -> Any:
     import datasets  # noqa: PLC0415
 
     expression = getattr(data, key)
@@ -126,7 +126,7 @@ def _known_splits(root: Path) -> list[str]:
     return sorted(names)
 
 
-def _hub(data: Data, _root: Path, key: str) -> Any:  # noqa: ANN401
+def _hub(data: Data, _root: Path, key: str) -> Any:
     import datasets  # noqa: PLC0415
 
     name = str(data.path)

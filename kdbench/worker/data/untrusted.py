@@ -101,7 +101,7 @@ def _check_no_pointer(file: Path, expected: str, key: str) -> None:
         )
 
 
-def _metadata(file: Path) -> Any:  # noqa: ANN401 - pyarrow has no type stubs
+def _metadata(file: Path) -> Any:  # pyarrow has no type stubs
     """Read a parquet file's own description.
 
     Raises:

@@ -44,7 +44,9 @@ def ensure_fitted(cell: Cell, *, device: torch.device, cache: Path, events: Even
     )
 
 
-def _fit(cell: Cell, data: DataSet, device: torch.device, events: Events) -> Any:  # noqa: ANN401 - transformers has no type stubs
+def _fit(
+    cell: Cell, data: DataSet, device: torch.device, events: Events
+) -> Any:  # transformers has no type stubs
     teacher = cell.required_teacher
     fit, how = teacher.fit, resolve_preprocessing(teacher, None)  # fitted on what it will be shown
     torch.manual_seed(fit.seed)
@@ -77,7 +79,7 @@ def _fit(cell: Cell, data: DataSet, device: torch.device, events: Events) -> Any
 
 @torch.no_grad()
 def _accuracy(
-    model: Any,  # noqa: ANN401
+    model: Any,
     images: Images | Streamed,
     size: int,
     how: Preprocessing,

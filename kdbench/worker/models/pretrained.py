@@ -70,7 +70,7 @@ def _as_transformers(checkpoint: Checkpoint, config: Config) -> ViTConfig:
         ) from error
 
 
-def _read_weights(checkpoint: Checkpoint, config: Any, *, classifier: bool) -> Any:  # noqa: ANN401
+def _read_weights(checkpoint: Checkpoint, config: Any, *, classifier: bool) -> Any:
     """Read all weights of a model of one of the two kinds."""
     kind = ViTForImageClassification if classifier else ViTModel
     try:
@@ -97,7 +97,7 @@ def _read_weights(checkpoint: Checkpoint, config: Any, *, classifier: bool) -> A
     return model
 
 
-def _check_whole(checkpoint: Checkpoint, model: Any, info: Any) -> None:  # noqa: ANN401
+def _check_whole(checkpoint: Checkpoint, model: Any, info: Any) -> None:
     """Refuse weights that transformers has drawn at random, for want of them in the checkpoint."""
     for name, found, wanted in sorted(info["mismatched_keys"]):
         raise checkpoint.error(

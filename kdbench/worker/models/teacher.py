@@ -46,7 +46,7 @@ class Teacher(nn.Module):
     @classmethod
     def of(
         cls,
-        model: Any,  # noqa: ANN401 - transformers has no type stubs
+        model: Any,  # transformers has no type stubs
         cell: Cell,
         *,
         revision: str | None = None,
@@ -144,7 +144,7 @@ def teacher_shape(cell: Cell) -> Teacher:
 
 def random_vit(
     shape: Shape, device: torch.device, *, seed: int = 0, classes: int | None = None
-) -> Any:  # noqa: ANN401 - transformers has no type stubs
+) -> Any:  # transformers has no type stubs
     """Build a `ViTModel`, or with classes a `ViTForImageClassification`, with random weights.
 
     It is built without storage first: transformers' own initialisation would cost seconds and is
@@ -165,7 +165,7 @@ def random_vit(
     return vit
 
 
-def _without_storage(shape: Shape, classes: int | None) -> Any:  # noqa: ANN401
+def _without_storage(shape: Shape, classes: int | None) -> Any:
     kind = ViTModel if classes is None else ViTForImageClassification
     with torch.device("meta"):
         return kind(vit_config(shape, classes))
@@ -182,7 +182,7 @@ def fitted_path(cell: Cell, cache: Path) -> Path:
     return cache / "teachers" / f"{digest(made_from)}.safetensors"
 
 
-def read_fitted(cell: Cell, cache: Path) -> Any:  # noqa: ANN401
+def read_fitted(cell: Cell, cache: Path) -> Any:
     """Read the cell's fitted `ViTForImageClassification`; None where there is none to be read.
 
     Versions of transformers name the weights differently: a file of another one is none either.

@@ -1,42 +1,51 @@
-"""The accounting step: one un-timed step that tells where its memory goes, and how much it does."""
+"""The accounting step: one untimed step that shows where its memory goes and how much it does."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import gc
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from time import monotonic_ns
+from types import CodeType, FrameType, FunctionType, ModuleType
 from typing import Any
 
-import torch
+from torch import Tensor
 
 from kdbench.worker.data.augment import Draw
-from kdbench.worker.probes.held_tensors import held_tensors
 from kdbench.worker.probes.ledger import Ledger
-from kdbench.worker.probes.oracle import HostRecord, renew_gradients, storage_bytes
-from kdbench.worker.probes.suspension import Suspension
+from kdbench.worker.probes.oracle import HostRecord, renew_gradients, storage_bytes, storage_key
+from kdbench.worker.probes.suspension import SuspensionDetector
 from kdbench.worker.probes.work import WorkCounter
 from kdbench.worker.training.session import Session
+
+# References that would lead to everything in the process.
+_NOT_INTO = (ModuleType, type, CodeType, FrameType)
 
 
 @dataclass(frozen=True)
 class Account:
-    """What an accounting step found."""
+    """What an accounting step found.
+
+    Attributes:
+        ledger: its allocations.
+        row: the step's row, without a time: the ledger slows it down.
+        work: its arithmetic, operations and bytes.
+        second_peak_bytes: its peak by a source that shares nothing with the ledger: torch's
+            profiler on a CPU, the allocator on CUDA, which rounds each block up to 512 B; None:
+            not available.
+        scratch_bytes: the part of that peak that operations allocate and free internally. No
+            ledger sees it, and it depends on the processor. None: unknown, as off the CPU.
+    """
 
     ledger: Ledger
-    #: the step's row, without a time: the ledger slows it
     row: dict[str, Any]
-    #: its arithmetic, operations and bytes
     work: WorkCounter
-    #: the step's peak by a source that shares nothing with the ledger: torch's profiler on a CPU,
-    #: the allocator on CUDA, which rounds each block up to 512 B; None: there is none
     second_peak_bytes: int | None
-    #: how much of that peak is for what operations take and give back within themselves, which no
-    #: ledger sees and each processor has more or less of; None: not told, as off the CPU
     scratch_bytes: int | None
 
 
 def account_step(session: Session, draw: Draw) -> Account:
-    """Run one step under the ledger, and beside it under torch's own record of memory.
+    """Run one step under the ledger and under torch's own record of memory.
 
     Raises:
         RuntimeError: the student is compiled. torch runs no compiled code under a ledger, so
@@ -45,42 +54,42 @@ def account_step(session: Session, draw: Draw) -> Account:
     if session.cell.training.compile:
         raise RuntimeError("no ledger sees into a compiled student")
     ledger, work, record = Ledger(session.device), WorkCounter(), HostRecord(session.device)
-
-    def mark(part: str) -> None:
-        if part == "optimizer":  # before the optimizer's own temporaries
-            adopt_gradients(session, ledger)
-        ledger.mark(part)
-
     with record:
         if session.device.type == "cpu":
             _renew_gradients(session)
         session.strays.look_again()
-        adopt_session(session, draw, ledger)
+        register_session(session, draw, ledger)
         before = _held_bytes(session, draw)
         session.probes.start_step()
-        started, suspension = monotonic_ns(), Suspension()
+        started, suspension = monotonic_ns(), SuspensionDetector()
         record.begin()
         with record.operations(), work, ledger:
-            result, _ = session.step(draw, mark)
+            result, _ = session.step(draw, naming_mark(session, ledger))
         session.probes.synchronize()
         peaks = session.probes.step_peaks()
-        told = {"started_ns": started, "seconds": None, "suspended": suspension.passed()}
-    adopt_state(session, ledger)
+        suspended = suspension.occurred()
+    register_state(session, ledger)
     growth = record.growth()
-    on_host = None if growth is None else before + growth.peak_bytes
+    second = peaks["allocated_peak_bytes"]
+    if session.device.type == "cpu":
+        second = None if growth is None else before + growth.peak_bytes
     return Account(
         ledger=ledger,
-        row={**told, **peaks, "loss": float(result.loss)},
+        row={
+            "started_ns": started,
+            "seconds": None,
+            "suspended": suspended,
+            **peaks,
+            "loss": float(result.loss),
+        },
         work=work,
-        second_peak_bytes=on_host
-        if session.device.type == "cpu"
-        else peaks["allocated_peak_bytes"],
+        second_peak_bytes=second,
         scratch_bytes=None if growth is None else growth.scratch_bytes,
     )
 
 
 def profiled_peak(session: Session, draw: Draw) -> int | None:
-    """Run one step on a CPU as it is, compiled or not; its peak as torch's profiler tells it.
+    """Run one step on a CPU as it is, compiled or not, and return its peak by torch's profiler.
 
     Returns:
         Bytes; None where this torch has no profiler.
@@ -94,37 +103,47 @@ def profiled_peak(session: Session, draw: Draw) -> int | None:
     return None if growth is None else before + growth.peak_bytes
 
 
-def adopt_session(session: Session, draw: Draw, ledger: Ledger) -> None:
-    """Name to the ledger all that the step finds there."""
+def naming_mark(session: Session, ledger: Ledger) -> Callable[[str], None]:
+    """Return a mark for the ledger that names gradients before the optimizer's temporaries."""
+
+    def mark(part: str) -> None:
+        if part == "optimizer":
+            _register_gradients(session, ledger)
+        ledger.mark(part)
+
+    return mark
+
+
+def register_session(session: Session, draw: Draw, ledger: Ledger) -> None:
+    """Name to the ledger all that exists before the step."""
     for name, module in session.trained.items():
-        ledger.adopt_module(module, "parameters", prefix=name)
+        ledger.register_module(module, "parameters", prefix=name)
     if session.teacher is not None:
-        ledger.adopt_module(session.teacher, "teacher", prefix="teacher")
+        ledger.register_module(session.teacher, "teacher", prefix="teacher")
     if session.embeddings is not None:
         name = session.cell.declared.teacher.replace("-", "_")
-        ledger.adopt([session.embeddings], "teacher", name)
-    ledger.adopt(session.data.tensors(), "inputs", "data")
-    ledger.adopt(draw.tensors(), "inputs")
-    adopt_state(session, ledger)
-    adopt_gradients(session, ledger)
+        ledger.register([session.embeddings], "teacher", name)
+    ledger.register(session.data.tensors(), "inputs", "data")
+    ledger.register(draw.tensors(), "inputs")
+    register_state(session, ledger)
+    _register_gradients(session, ledger)
 
 
-def adopt_gradients(session: Session, ledger: Ledger) -> None:
-    """Name to the ledger the gradients that there are now."""
-    for module in session.trained.values():
-        ledger.adopt_gradients(module)
-
-
-def adopt_state(session: Session, ledger: Ledger) -> None:
+def register_state(session: Session, ledger: Ledger) -> None:
     """Name to the ledger what a step leaves behind: the optimizer's state, and the method's."""
-    ledger.adopt(_held(session), "other", "method")
-    ledger.adopt(_optimizer_state(session), "optimizer_state", "optimizer")
+    ledger.register(_held(session), "other", "method")
+    ledger.register(_optimizer_state(session), "optimizer_state", "optimizer")
 
 
-def _optimizer_state(session: Session) -> Iterator[torch.Tensor]:
+def _register_gradients(session: Session, ledger: Ledger) -> None:
+    for module in session.trained.values():
+        ledger.register_gradients(module)
+
+
+def _optimizer_state(session: Session) -> Iterator[Tensor]:
     for state in session.optimizer.state.values():
-        yield from (v for v in state.values() if isinstance(v, torch.Tensor))
-    if session.scaler is not None:  # no state_dict of it has its tensors as they are
+        yield from (v for v in state.values() if isinstance(v, Tensor))
+    if session.scaler is not None:  # its state_dict has numbers, not its tensors
         own = (session.scaler._scale, session.scaler._growth_tracker)
         yield from (v for v in own if v is not None)
 
@@ -134,25 +153,27 @@ def _renew_gradients(session: Session) -> None:
         renew_gradients(module)
 
 
-def _held(session: Session) -> list[torch.Tensor]:
-    """Find what the method keeps that is nobody else's."""
-    modules = [*session.trained.values(), *([] if session.teacher is None else [session.teacher])]
-    parameters = [p for module in modules for p in module.parameters()]
-    buffers = [buffer for module in modules for buffer in module.buffers()]
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    known = [*modules, *parameters, *buffers, *gradients, *session.data.tensors()]
-    return held_tensors(session.forward, [*known, session.embeddings, session.data])
+def _module_tensors(session: Session) -> Iterator[Tensor]:
+    """Yield parameters, their gradients and buffers of all modules in the step."""
+    teacher = [] if session.teacher is None else [session.teacher]
+    for module in (*session.trained.values(), *teacher):
+        for parameter in module.parameters():
+            yield parameter
+            if parameter.grad is not None:
+                yield parameter.grad
+        yield from module.buffers()
+
+
+def _held(session: Session) -> list[Tensor]:
+    """Find tensors that the method keeps and that nobody else holds."""
+    known = [*_module_tensors(session), *session.data.tensors(), session.embeddings, session.data]
+    return held_tensors(session.forward, [*known, *session.trained.values(), session.teacher])
 
 
 def _held_bytes(session: Session, draw: Draw) -> int:
-    """Bytes on the CPU that a training holds between two steps: found anew, not by the ledger."""
-    teacher = session.teacher
-    trained = [part for module in session.trained.values() for part in module.parameters()]
+    """Bytes on the CPU that a training holds between two steps, found without the ledger."""
     tensors = [
-        *trained,
-        *(buffer for module in session.trained.values() for buffer in module.buffers()),
-        *(p.grad for p in trained if p.grad is not None),
-        *([] if teacher is None else [*teacher.parameters(), *teacher.buffers()]),
+        *_module_tensors(session),
         *([] if session.embeddings is None else [session.embeddings]),
         *session.data.tensors(),
         *draw.tensors(),
@@ -160,3 +181,30 @@ def _held_bytes(session: Session, draw: Draw) -> int:
         *_held(session),
     ]
     return storage_bytes(tensor for tensor in tensors if tensor.device.type == "cpu")
+
+
+def held_tensors(step: Callable[..., Any], known: Iterable[object]) -> list[Tensor]:
+    """Find the tensors that a method's step keeps from one call to the next.
+
+    A method may keep a queue of embeddings or a copy of weights, without registering it anywhere.
+
+    Args:
+        step: the function; its closure and its object are searched, its globals are not.
+        known: objects not to search. A tensor among them stands for its whole storage.
+    """
+    seen = {id(thing): thing for thing in known}
+    storages = {storage_key(thing) for thing in seen.values() if isinstance(thing, Tensor)}
+    found: list[Tensor] = []
+    left: list[Any] = [step]
+    while left:
+        thing = left.pop()
+        if id(thing) in seen or isinstance(thing, _NOT_INTO):
+            continue
+        seen[id(thing)] = thing  # kept: an id is unique only while its object lives
+        if isinstance(thing, FunctionType):  # all but the globals of its module
+            left += [thing.__closure__, thing.__defaults__, thing.__kwdefaults__, thing.__dict__]
+        elif not isinstance(thing, Tensor):
+            left += gc.get_referents(thing)
+        elif (storage := storage_key(thing)) is not None and storage not in storages:
+            found.append(thing)
+    return found

@@ -1,91 +1,85 @@
-"""The clock of a timed step: how long it took, and how long each part of it."""
+"""Clocks of timed steps and of precompute batches."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
 from time import monotonic_ns
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from kdbench.store.schema import STEP_PARTS
-from kdbench.worker.probes.suspension import Suspension
+from kdbench.worker.probes.suspension import SuspensionDetector
 
-
-class DeviceEvent(Protocol):
-    """A mark in the order of the device's work, as `torch.cuda.Event` makes it."""
-
-    def record(self) -> None:
-        """Set the mark after all that was asked of the device so far."""
-
-    def elapsed_time(self, end_event: Any, /) -> float:  # noqa: ANN401 - one of its own kind
-        """Milliseconds of the device from this mark to another."""
+#: start and end on CLOCK_MONOTONIC, in nanoseconds
+Window = tuple[int, int]
 
 
 class StepClock:
     """Times one step after another, without waiting for the device within a step.
 
-    A part goes from its mark to the next. On a CPU that is the host's clock; on a card, where the
-    host runs ahead of the work, it is CUDA events, which are read after the step's end. Neither
-    costs more than some microseconds, so the parts are told apart in the timed steps themselves.
+    A part lasts from its mark to the next. On a CPU the host's clock times it; on a GPU, where the
+    host runs ahead, CUDA events do, which are read after the step's end. Either costs a few
+    microseconds, so the timed steps themselves are split into parts.
 
     Args:
-        synchronize: waits until the device has done all that was asked of it.
-        event: makes an event of the device; None where the host's clock tells all.
+        synchronize: waits until the device has finished its work.
+        event: makes an event like `torch.cuda.Event`; None: the host's clock suffices.
         now: nanoseconds of CLOCK_MONOTONIC.
-        suspension: tells when these went by without anybody working.
+        suspension: detects suspensions within or before a step.
     """
 
     def __init__(
         self,
         synchronize: Callable[[], None],
-        event: Callable[[], DeviceEvent] | None = None,
+        event: Callable[[], Any] | None = None,
         now: Callable[[], int] = monotonic_ns,
-        suspension: Suspension | None = None,
+        suspension: SuspensionDetector | None = None,
     ) -> None:
-        self._synchronize = synchronize
-        self._event = event
-        self._now = now
-        self._suspension = suspension or Suspension()
-        self._begun: list[str] = []
+        self._synchronize, self._event, self._now = synchronize, event, now
+        self._suspension = suspension or SuspensionDetector()
+        self._parts: list[str] = []
         self._times: list[int] = []
-        # made once and used in every step
-        self._events: list[DeviceEvent] = []
+        self._events: list[Any] = []  # made once and reused in every step
 
     def start(self) -> None:
         """Begin a step, with its first part."""
         self._synchronize()
-        self._begun, self._times = [], []
+        self._parts, self._times = [], []
         self.mark(STEP_PARTS[0])
 
     def mark(self, part: str) -> None:
-        """Say which part begins; one that comes again adds to its time."""
+        """Begin a part; one that comes again adds to its time."""
         self._tick()
-        self._begun.append(part)
+        self._parts.append(part)
 
     def stop(self) -> dict[str, Any]:
         """End the step.
 
         Returns:
             The columns of `steps`: started_ns, seconds, device_seconds (None without events),
-            suspended and, for each of the parts that were marked, its seconds. A part that has no
-            column counts in the whole alone. A step is suspended also by what came between it and
-            the step before: it is then the cold one.
+            suspended and the seconds of each marked part. A part that has no column counts in the
+            whole alone. A suspension between the step before and this one counts as this step's,
+            since this one then runs cold.
         """
         self._tick()
         self._synchronize()
         ended = self._now()
-        suspended = self._suspension.passed()
-        device = self._event is not None
-        spans = self._device_spans() if device else self._host_spans(ended)
+        suspended = self._suspension.occurred()
+        if self._event is None:
+            times = [*self._times[:-1], ended]
+            spans = [(end - start) / 1e9 for start, end in pairwise(times)]
+        else:
+            used = self._events[: len(self._times)]
+            spans = [start.elapsed_time(end) / 1e3 for start, end in pairwise(used)]
         row: dict[str, Any] = {
             "started_ns": self._times[0],
             "seconds": (ended - self._times[0]) / 1e9,
-            "device_seconds": sum(spans) if device else None,
+            "device_seconds": None if self._event is None else sum(spans),
             "suspended": suspended,
         }
-        for part, seconds in zip(self._begun, spans, strict=True):
+        for part, seconds in zip(self._parts, spans, strict=True):
             if part in STEP_PARTS:
                 row[f"{part}_seconds"] = row.get(f"{part}_seconds", 0.0) + seconds
         return row
@@ -98,14 +92,6 @@ class StepClock:
             self._events.append(self._event())
         self._events[len(self._times) - 1].record()
 
-    def _host_spans(self, ended: int) -> list[float]:
-        times = [*self._times[:-1], ended]
-        return [(end - start) / 1e9 for start, end in pairwise(times)]
-
-    def _device_spans(self) -> list[float]:
-        used = self._events[: len(self._times)]
-        return [start.elapsed_time(end) / 1e3 for start, end in pairwise(used)]
-
 
 def step_clock(device: torch.device) -> StepClock:
     """Make the clock of a device."""
@@ -115,3 +101,61 @@ def step_clock(device: torch.device) -> StepClock:
         lambda: torch.cuda.synchronize(device),
         lambda: torch.cuda.Event(enable_timing=True),
     )
+
+
+class BatchTimes:
+    """Times batches that follow one another, and keeps the suspended ones apart.
+
+    The first batch begins with the object.
+
+    Args:
+        synchronize: waits until the device has finished its work.
+        now: nanoseconds of CLOCK_MONOTONIC.
+        suspension: detects suspensions.
+
+    Attributes:
+        count: number of timed batches.
+        timed: when they ran; batches in a row share one window.
+        suspended: when the suspended ones ran.
+    """
+
+    def __init__(
+        self,
+        synchronize: Callable[[], None],
+        now: Callable[[], int] = monotonic_ns,
+        suspension: SuspensionDetector | None = None,
+    ) -> None:
+        self._synchronize, self._now = synchronize, now
+        self._suspension = suspension or SuspensionDetector()
+        self.count = 0
+        self.timed: list[Window] = []
+        self.suspended: list[Window] = []
+        self.begin()
+
+    @property
+    def seconds(self) -> float:
+        """Sum of the timed batches."""
+        return sum(end - start for start, end in self.timed) / 1e9
+
+    def begin(self) -> None:
+        """Begin a batch after other work."""
+        self._synchronize()
+        self._suspension.occurred()
+        self._in_a_row = False
+        self._started = self._now()
+
+    def end_batch(self) -> None:
+        """End a batch, and begin the next."""
+        self._synchronize()
+        start, end = self._started, self._now()
+        if self._suspension.occurred():
+            self.suspended.append((start, end))
+            self._in_a_row = False
+            # Not `end`: a stop right after it would lie in the next batch but count for this one.
+            self._started = self._now()
+            return
+        if self._in_a_row:
+            start, _ = self.timed.pop()
+        self.timed.append((start, end))
+        self.count += 1
+        self._in_a_row, self._started = True, end

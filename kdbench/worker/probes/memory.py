@@ -1,4 +1,4 @@
-"""Cheap in-process probes: clock, allocator peaks, and the kernel's high-water mark."""
+"""Cheap in-process probes: the allocator's peaks and the kernel's high-water mark."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _RESET_PEAK = "5"  # proc(5): reset VmHWM to the current resident size
 class Probes:
     """The peaks of a step and of a phase on one device.
 
-    On CUDA the allocator's own peaks are exact; they are reset at every step, and a phase keeps
-    the highest. On the host VmHWM is exact and is reset at every phase.
+    On CUDA the allocator's own peaks are exact; every step resets them, and a phase keeps the
+    highest. On the host VmHWM is exact, and every phase resets it.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -31,7 +31,7 @@ class Probes:
             torch.cuda.init()
 
     def synchronize(self) -> None:
-        """Wait until the device has done all that was asked of it."""
+        """Wait until the device has finished its work."""
         if self._cuda:
             torch.cuda.synchronize(self._device)
 
@@ -49,12 +49,12 @@ class Probes:
             torch.cuda.reset_peak_memory_stats(self._device)
 
     def step_peaks(self) -> dict[str, int | None]:
-        """Peaks since `start_step`, in bytes; None where there is no caching allocator."""
+        """Return the peaks since `start_step`, in bytes; None: no caching allocator."""
         allocated, reserved = self._device_peaks() if self._cuda else (None, None)
         return {"allocated_peak_bytes": allocated, "reserved_peak_bytes": reserved}
 
     def phase_peaks(self) -> dict[str, Any]:
-        """Peaks since `start_phase`, in bytes, each with its source."""
+        """Return the peaks since `start_phase`, in bytes, each with its source."""
         self._keep_highest()
         allocated, reserved = self._highest if self._cuda else (None, None)
         host = _host_peak() if self._host_exact else None
@@ -80,7 +80,7 @@ class Probes:
 def _reset_host_peak() -> bool:
     try:
         _CLEAR_REFS.write_text(_RESET_PEAK, encoding="utf-8")
-    except OSError:  # macOS, or a container that forbids it: the sampler's maximum must do
+    except OSError:  # macOS, or a container that forbids it: the sampler's maximum remains
         return False
     return True
 

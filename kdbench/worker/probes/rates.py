@@ -1,4 +1,4 @@
-"""What a device reaches at best: the yardstick that a step's work is held against."""
+"""The best rates a device reaches, as a yardstick for a step's work."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from kdbench.worker.probes.clock import step_clock
 from kdbench.worker.training.precision import set_precision
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-# Sides of square products, each a larger share of a device's rate until memory or time end it.
+# Sides of square products: the larger, the closer to the device's rate, within memory and time.
 _SIDES = (256, 512, 1024, 2048, 4096, 8192, 16384)
-# Small beside any cell, and enough to find the side that suits a device.
+# Short beside any cell, and enough to find the best side.
 _SECONDS = 0.3
 _FEWEST = 3
-# A rate is what is reached at best, so it is steady once the best few tries, which others at work
-# or a changing clock can only make slower, agree; and it is sought no longer than this.
+# Other load and a changing clock only slow a try down, so a rate is steady once the best few tries
+# agree. The search takes no longer than this.
 _AGREE = 0.03
 _AT_LEAST_SECONDS, _AT_MOST_SECONDS = 0.2, 2.0
-# Far more than a processor's caches hold, so that a copy goes through memory...
+# Far larger than a processor's caches, so that a copy goes through memory...
 _HOST_COPY_BYTES = 128 * 2**20
 _DEVICE_COPY_BYTES = 2**30
-# ...and no more than this part of what a card has free.
+# ...and at most this fraction of a GPU's free memory.
 _FREE_PART = 8
 
 
 def measure_rates(precision: Precision, device: torch.device, events: Events) -> None:
-    """Tell the device's rates as an event of their own; what fails is a note and nothing else."""
+    """Report the device's rates as an event; a failure is only noted."""
     try:
         matmul, copy = matmul_rate(precision, device), copy_rate(device)
     except (RuntimeError, MemoryError) as error:
@@ -49,20 +49,20 @@ def measure_rates(precision: Precision, device: torch.device, events: Events) ->
 
 @dataclass(frozen=True)
 class Rate:
-    """What was reached at best, per second, and whether the best tries agreed about it."""
+    """The best rate per second, and whether the best tries agreed."""
 
     best: float
     steady: bool
 
 
 def matmul_rate(precision: Precision, device: torch.device) -> Rate:
-    """Floating-point operations per second of the best square matrix product.
+    """Measure the floating-point operations per second of the best square matrix product.
 
-    A product of two n x n matrices is 2 n^3 operations. The process's float32 mode is set to the
-    precision's, and its number of threads is used as it is.
+    A product of two n x n matrices is 2 n^3 operations. This sets the process's float32 mode to the
+    precision's, and leaves its number of threads.
 
     Raises:
-        RuntimeError: there is no memory for it.
+        RuntimeError: there is not enough memory.
     """
     set_precision(precision, device)
     dtype = _DTYPES.get(precision, torch.float32)
@@ -88,10 +88,10 @@ def matmul_rate(precision: Precision, device: torch.device) -> Rate:
 
 
 def copy_rate(device: torch.device) -> Rate:
-    """Bytes per second, read and written, of the best large copy within the device's memory.
+    """Measure the bytes per second, read and written, of the best large copy on the device.
 
     Raises:
-        RuntimeError: there is no memory for it.
+        RuntimeError: there is not enough memory.
     """
     size = _HOST_COPY_BYTES if device.type == "cpu" else _DEVICE_COPY_BYTES
     source = target = None
@@ -110,13 +110,13 @@ def copy_rate(device: torch.device) -> Rate:
 def _steady_rate(
     work: Callable[[], None], device: torch.device, amount: float, *known: float
 ) -> Rate:
-    """Repeat some work of an amount until its best tries agree, or there is no more time.
+    """Repeat work until its best tries agree, or time is up.
 
     Args:
         work: what is timed.
         device: where it runs.
-        amount: of operations or bytes in it.
-        known: seconds that it took before.
+        amount: operations or bytes in it.
+        known: seconds of earlier tries.
     """
     started, tries = monotonic(), list(known)
     while True:
@@ -128,7 +128,7 @@ def _steady_rate(
 
 
 def _tries(work: Callable[[], None], device: torch.device) -> Iterator[float]:
-    """Time some work again and again, after a first time that warms it up."""
+    """Time work repeatedly, after a first run to warm up."""
     clock, started = step_clock(device), monotonic()
     work()
     count = 0
@@ -141,7 +141,7 @@ def _tries(work: Callable[[], None], device: torch.device) -> Iterator[float]:
 
 
 def _fitting(device: torch.device, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor | None:
-    """Make a tensor of ones, unless a card has too little memory left to be sure of it."""
+    """Make a tensor of ones; None where a GPU has too little free memory."""
     if device.type == "cuda":
         wanted = torch.Size(shape).numel() * dtype.itemsize
         if wanted > torch.cuda.mem_get_info(device)[0] // _FREE_PART:

@@ -1,9 +1,8 @@
-"""Whether time went by that nobody worked in: the machine was suspended, or the process stopped.
+"""Detects lost time: the machine was suspended, or the process stopped.
 
-A suspension (to memory or to disk) is the growth of CLOCK_BOOTTIME over CLOCK_MONOTONIC: the one
-goes on in it, the other does not. A process that was stopped (SIGSTOP, Ctrl-Z in its own terminal)
-hears a SIGCONT before it does anything else. What leaves neither of these traces cannot be told:
-see docs/explanation/time.md.
+A suspension (to memory or to disk) is the growth of CLOCK_BOOTTIME over CLOCK_MONOTONIC: only the
+former advances during one. A stopped process (SIGSTOP, Ctrl-Z in its own terminal) receives SIGCONT
+before it does anything else. What leaves neither trace goes unnoticed: docs/explanation/time.md.
 """
 
 from __future__ import annotations
@@ -16,13 +15,13 @@ from types import FrameType
 
 from kdbench.common.errors import KdbenchError
 
-# Both clocks are the same one plus a sum of suspensions, so that any growth is one; no machine
-# suspends and resumes in less than this.
+# The clocks differ by the sum of suspensions alone, so any growth is one; no machine suspends and
+# resumes in less than this.
 _SHORTEST_NS = 1_000_000
 
 
 def _boot_clock() -> Callable[[], int] | None:
-    """Return what reads CLOCK_BOOTTIME; None where the system has none, as macOS."""
+    """Return a reader of CLOCK_BOOTTIME; None where the system has none, like macOS."""
     clock: int | None = getattr(time, "CLOCK_BOOTTIME", None)
     if clock is None:
         return None
@@ -37,41 +36,41 @@ _boottime_ns = _boot_clock()
 
 
 class DisturbedError(KdbenchError):
-    """There were so many suspensions or stops that nothing can be timed between them."""
+    """Suspensions or stops came too often to time anything between them."""
 
 
-class _Continues:
-    """Counts the SIGCONTs of this process. Its signals are the whole process's, and so is this."""
+class _ContinueCounter:
+    """Counts the SIGCONTs of this process; signals concern the whole process, so it is global."""
 
     def __init__(self) -> None:
         self.count = 0
 
-    def hear(self, _number: int, _frame: FrameType | None) -> None:
+    def handle(self, _number: int, _frame: FrameType | None) -> None:
         self.count += 1
 
 
-_continues = _Continues()
+_continues = _ContinueCounter()
 
 
 def watch_stops() -> None:
-    """Count from now on how often this process goes on after a stop; for its main thread to call.
+    """Count from now on how often this process continues after a stop. Call it in the main thread.
 
-    Without it a stop passes unnoticed: a process of somebody else's keeps its own handler.
+    Without it stops pass unnoticed: a process that is not ours keeps its own handler.
     """
-    signal.signal(signal.SIGCONT, _continues.hear)
-    # What waits for the system in C goes on waiting, as it would without a handler.
+    signal.signal(signal.SIGCONT, _continues.handle)
+    # System calls in C are restarted, as they would be without a handler.
     signal.siginterrupt(signal.SIGCONT, False)
 
 
-class Suspension:
-    """Tells again and again whether there was a suspension or a stop since it was last asked.
+class SuspensionDetector:
+    """Reports whether a suspension or a stop occurred since it was last asked.
 
-    Asking takes about a microsecond, and nothing is asked while a step runs.
+    Asking takes about a microsecond, and never happens within a step.
 
     Args:
         awake: nanoseconds of CLOCK_MONOTONIC.
         always: nanoseconds of CLOCK_BOOTTIME; None where there is no such clock.
-        continued: how often this process went on after a stop.
+        continued: how often this process continued after a stop.
     """
 
     def __init__(
@@ -84,8 +83,8 @@ class Suspension:
         self._continues = continued()
         self._asleep_at_most = self._asleep()[1]
 
-    def passed(self) -> bool:
-        """Whether there was one since this was last asked, or made."""
+    def occurred(self) -> bool:
+        """Whether there was one since the last call, or since the detector was made."""
         continues, (least, most) = self._continued(), self._asleep()
         slept = least - self._asleep_at_most >= _SHORTEST_NS
         stopped = continues != self._continues
@@ -94,10 +93,10 @@ class Suspension:
         return slept or stopped
 
     def _asleep(self) -> tuple[int, int]:
-        """Nanoseconds of all suspensions so far: at least, and at most.
+        """Return the nanoseconds of all suspensions so far: at least, and at most.
 
         The thread may lose its processor between two clocks. One is read on both sides of the
-        other, so that this makes the two further apart, and no suspension.
+        other, so a pause widens the bounds and does not look like a suspension.
         """
         if self._always is None:
             return 0, 0

@@ -1,75 +1,92 @@
-"""Somebody else's training step, measured: a few times as it is, then once under the ledger.
+"""A user's training step, measured: a few times as it is, then once under the ledger.
 
-The figures are those of an accounting step (`account.py`), and are got in the same way.
+The figures are those of an accounting step (`account.py`), obtained in the same way.
 """
 
 from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from types import FrameType
 
 import torch
 
-# The first dispatch under a mode imports it otherwise, in the middle of a step, and what it keeps
-# of the frames that it was imported from keeps the step's tensors alive.
+# Otherwise the first dispatch under a mode imports it in the middle of a step, and references to
+# the importing frames keep the step's tensors alive.
 import torch._dynamo
+from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.optim.optimizer import (
     register_optimizer_step_post_hook,
     register_optimizer_step_pre_hook,
 )
+from torch.utils._pytree import tree_leaves
 
 from kdbench.common.errors import InputError
 from kdbench.spec.step_memory import StepMemory
-from kdbench.worker.probes.step_ledger import Parts, StepLedger, is_compiled
+from kdbench.worker.probes.step_ledger import StepArguments, StepLedger
 from kdbench.worker.probes.work import WorkCounter
 
 _WHERE = "kd_memory"
 
 
 def measure_step(
-    step: Callable[[], object], parts: Parts, *, device: torch.device | None, warmup: int
+    step: Callable[[], object],
+    *,
+    model: object = None,
+    teacher: object = None,
+    optimizer: object = None,
+    inputs: object = (),
+    device: object = None,
+    warmup: int = 1,
 ) -> StepMemory:
-    """Run a step a few times as it is, then once under the ledger.
+    """Measure a step as `kd_memory` does.
 
-    Args:
-        step: runs one training step.
-        parts: what the step is made of.
-        device: whose memory counts; None: where the parts are.
-        warmup: steps before the measured one; after one there are gradients and optimizer state.
+    It runs `warmup` times as it is, then once under the ledger; after one step there are gradients
+    and optimizer state.
 
     Raises:
-        InputError: parts on several cards, a step that leaves no trace, or compiled code.
+        InputError: an argument of the wrong kind, modules on several devices, a step that uses no
+            memory there, or compiled code.
     """
     __tracebackhide__ = True  # where a step raises, pytest shows the step alone
-    device = _indexed(device) if device else _device_of(parts)
-    _refuse_compiled(any(map(is_compiled, parts.modules())))
-    _empty_cache(device)
+    if not callable(step):
+        raise _wrong("step", "a function that runs one training step", step)
+    if isinstance(warmup, bool) or not isinstance(warmup, int) or warmup < 0:
+        raise _wrong("warmup", "a number of steps from 0", warmup)
+    arguments = StepArguments(
+        models=_modules("model", model),
+        teachers=_modules("teacher", teacher),
+        optimizers=_optimizers(optimizer),
+        inputs=[leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)],
+    )
+    where = _device(device) or _device_of(arguments)
+    _refuse_compiled(any(map(_is_compiled, arguments.modules())))
+    _empty_cache(where)
     for _ in range(warmup):
         step()
-    ledger = StepLedger(device, parts)
+    ledger = StepLedger(where, arguments)
     try:
-        return _account(step, ledger, device)
+        return _account(step, ledger, where)
     finally:
         ledger.release()
 
 
 def _account(step: Callable[[], object], ledger: StepLedger, device: torch.device) -> StepMemory:
-    """Run the step under a ledger."""
     __tracebackhide__ = True
     work = WorkCounter()
-    ledger.adopt_parts()
-    there = len(ledger.events)
+    ledger.register_arguments()
+    before = len(ledger.events)
     with _collected(), _optimizers_watched(ledger), _eagerly() as compiled, work, ledger:
         _reset_peaks(device)
         result = step()
     peak, reserved = _read_peaks(device)
     del result  # held until here, as a training loop holds its loss
-    ledger.name_kept()
+    ledger.register_kept()
     _refuse_compiled(bool(compiled))
-    if len(ledger.events) == there:
+    if len(ledger.events) == before:
         problem = f"the step used no memory on {device}: there is nothing to measure"
         raise InputError(problem, where=_WHERE, hint="if it runs elsewhere, say so with device=")
     return StepMemory(
@@ -88,7 +105,7 @@ def _account(step: Callable[[], object], ledger: StepLedger, device: torch.devic
 
 @contextmanager
 def _optimizers_watched(ledger: StepLedger) -> Iterator[None]:
-    """Tell the ledger when any optimizer steps."""
+    """Inform the ledger when any optimizer steps."""
     before = register_optimizer_step_pre_hook(ledger.begin_optimizer)
     after = register_optimizer_step_post_hook(ledger.end_optimizer)
     try:
@@ -102,8 +119,7 @@ def _optimizers_watched(ledger: StepLedger) -> Iterator[None]:
 def _collected() -> Iterator[None]:
     """Collect garbage now and none until the end.
 
-    What is in reference cycles goes when the interpreter pleases, and the peak with it; here it
-    stays, so that the same step has the same peak.
+    The interpreter frees reference cycles at times of its own choice, which would move the peak.
     """
     enabled = gc.isenabled()
     gc.collect()
@@ -115,24 +131,42 @@ def _collected() -> Iterator[None]:
             gc.enable()
 
 
-def _device_of(parts: Parts) -> torch.device:
-    """Find the one device that is not the host; the host where there is none."""
-    found = sorted({str(t.device) for t in parts.tensors() if t.device.type != "cpu"})
-    if len(found) > 1:
-        problem = f"expected one device beside the CPU, found {', '.join(found)}"
-        raise InputError(problem, where=_WHERE, hint="say which one counts with device=")
-    return torch.device(found[0] if found else "cpu")
+@contextmanager
+def _eagerly() -> Iterator[list[FrameType]]:
+    """Have torch run compiled code eagerly; yields the calls of such code as they come.
+
+    Under a ledger torch does so anyway, but for good: later steps of the process would be slower.
+    """
+    calls: list[FrameType] = []
+    with ExitStack() as stack:
+        stack.enter_context(torch.compiler.set_stance("force_eager"))
+        if sys.getprofile() is None:  # another profiler could not be restored
+
+            def look(frame: FrameType, event: str, _: object) -> None:
+                if event == "call" and frame.f_code.co_name == "compile_wrapper":
+                    calls.append(frame)
+
+            sys.setprofile(look)
+            stack.callback(sys.setprofile, None)
+        yield calls
 
 
-def _indexed(device: torch.device) -> torch.device:
-    """Name the card that `cuda` means now."""
-    if str(device) == "cuda":
-        return torch.device("cuda", torch.cuda.current_device())
-    return device
+def _is_compiled(module: nn.Module) -> bool:
+    """Whether torch.compile runs it, in either way of asking for that."""
+    return (
+        getattr(module, "_compiled_call_impl", None) is not None or "_orig_mod" in module._modules
+    )
+
+
+def _refuse_compiled(found: bool) -> None:
+    if found:
+        problem = "no ledger sees into compiled code: torch would run the step without it"
+        hint = "measure the step without torch.compile"
+        raise InputError(problem, where=_WHERE, hint=hint)
 
 
 def _empty_cache(device: torch.device) -> None:
-    """Have CUDA's allocator give back what earlier work reserved: it is none of this step's."""
+    """Have CUDA's allocator release what earlier work reserved: it is not this step's."""
     if device.type == "cuda":
         gc.collect()
         torch.cuda.empty_cache()
@@ -152,30 +186,47 @@ def _read_peaks(device: torch.device) -> tuple[int | None, int | None]:
     return torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device)
 
 
-@contextmanager
-def _eagerly() -> Iterator[list[FrameType]]:
-    """Have torch run compiled code eagerly; yields the calls of it, as they come.
-
-    Under a ledger torch does so anyway, but then for good: it gives up that code, and later steps
-    of the same process would be slower.
-    """
-    calls: list[FrameType] = []
-    with ExitStack() as stack:
-        if "torch._dynamo" in sys.modules:  # else there is none, and its import takes a second
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
-        if sys.getprofile() is None:  # somebody else's profiler could not be put back
-
-            def look(frame: FrameType, event: str, _: object) -> None:
-                if event == "call" and frame.f_code.co_name == "compile_wrapper":
-                    calls.append(frame)
-
-            sys.setprofile(look)
-            stack.callback(sys.setprofile, None)
-        yield calls
+def _modules(key: str, given: object) -> dict[str, nn.Module]:
+    named = given if isinstance(given, Mapping) else {} if given is None else {key: given}
+    found = {}
+    for name, module in named.items():
+        if not isinstance(name, str) or not isinstance(module, nn.Module):
+            raise _wrong(key, "a torch.nn.Module, or several in a dict by name", given)
+        found[name] = module
+    return found
 
 
-def _refuse_compiled(found: bool) -> None:
-    if found:
-        problem = "no ledger sees into compiled code: torch would run the step without it"
-        hint = "measure the step without torch.compile"
-        raise InputError(problem, where=_WHERE, hint=hint)
+def _optimizers(given: object) -> list[Optimizer]:
+    several = given if isinstance(given, list | tuple) else [] if given is None else [given]
+    found = []
+    for one in several:
+        if not isinstance(one, Optimizer):
+            raise _wrong("optimizer", "a torch.optim.Optimizer, or a list of them", one)
+        found.append(one)
+    return found
+
+
+def _device(given: object) -> torch.device | None:
+    if given is None:
+        return None
+    try:
+        device = torch.device(str(given))
+    except RuntimeError:
+        raise _wrong("device", "a device of torch's, such as 'cuda:0'", given) from None
+    if str(device) == "cuda":  # the card that it means now
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
+
+
+def _device_of(arguments: StepArguments) -> torch.device:
+    """Find the one device that is not the host; the host where there is none."""
+    found = sorted({str(t.device) for t in arguments.tensors() if t.device.type != "cpu"})
+    if len(found) > 1:
+        problem = f"expected one device beside the CPU, found {', '.join(found)}"
+        raise InputError(problem, where=_WHERE, hint="say which one counts with device=")
+    return torch.device(found[0] if found else "cpu")
+
+
+def _wrong(key: str, expected: str, found: object) -> InputError:
+    value = repr(found) if isinstance(found, str | int | float) else type(found).__name__
+    return InputError(f"expected {expected}, found {value}", where=_WHERE, key=key)

@@ -1,4 +1,4 @@
-"""What a step does, counted where it is dispatched: arithmetic, operations, bytes."""
+"""The work of a step, counted at dispatch: arithmetic, operations and bytes."""
 
 from __future__ import annotations
 
@@ -7,42 +7,34 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import (
-    flop_registry,
-    sdpa_backward_flop_count,
-    sdpa_flop_count,
-)
+from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
+
+from kdbench.worker.probes.dispatch import OperationMode
 
 _ATEN = torch.ops.aten
 
 
-def _cpu_attention(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> int:  # noqa: ANN401
+def _attention_flops(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> int:
     return int(sdpa_flop_count(query.shape, key.shape, value.shape))
 
 
-def _cpu_attention_backward(
-    gradient: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    *_: Any,  # noqa: ANN401
-    **__: Any,  # noqa: ANN401
+def _attention_backward_flops(
+    gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any
 ) -> int:
     return int(sdpa_backward_flop_count(gradient.shape, query.shape, key.shape, value.shape))
 
 
-# torch's own list lacks the fused attention of CPUs; the formulas are those of the cards' kernels.
-# What torch counts by itself one day is counted by torch.
+# torch's own list lacks the fused attention of CPUs; the formulas are those of CUDA's kernels.
+# torch's entry takes precedence once it has one.
 _FORMULAS: dict[Any, Callable[..., int]] = {
-    _ATEN._scaled_dot_product_flash_attention_for_cpu: _cpu_attention,
-    _ATEN._scaled_dot_product_flash_attention_for_cpu_backward: _cpu_attention_backward,
+    _ATEN._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
+    _ATEN._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flops,
     **flop_registry,
 }
 
 
-# Makes room and computes nothing, or reads a single value back to the host.
+# These allocate without computing, or read a single value back to the host.
 _NO_WORK = {
     _ATEN.empty,
     _ATEN.empty_like,
@@ -54,43 +46,36 @@ _NO_WORK = {
 }
 
 
-class WorkCounter(TorchDispatchMode):
-    """Counts what a step does while it is entered: arithmetic, operations and bytes.
+class WorkCounter(OperationMode):
+    """Counts arithmetic, operations and bytes while it is entered.
 
-    In `flops` a multiplication and an addition are two operations; counted are matrix products,
-    convolutions and attention, by the formulas of `torch.utils.flop_counter`, whose own mode is not
-    used: it takes operations apart to find those it knows, and the step would allocate other
-    memory. Not counted are element-wise work, reductions, and products with a vector.
+    `flops` counts a multiplication and an addition as two, for matrix products, convolutions and
+    attention, by the formulas of `torch.utils.flop_counter`. That module's own mode is not used:
+    it decomposes operations to find those it knows, and the step would allocate other memory. Not
+    counted are element-wise work, reductions, and products with a vector.
 
     Attributes:
         flops: floating-point operations so far.
-        operations: operations dispatched so far that compute or copy; views do neither.
-        bytes_moved: bytes of all tensors that those were given and returned.
+        operations: dispatched operations so far that compute or copy; views do neither.
+        bytes_moved: bytes of all tensors that those operations read and returned.
     """
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.flops = 0
         self.operations = 0
         self.bytes_moved = 0
 
-    def __torch_dispatch__(
-        self,
-        func: Any,  # noqa: ANN401
-        types: Any,  # noqa: ANN401
-        args: Any = (),  # noqa: ANN401
-        kwargs: Any = None,  # noqa: ANN401
-    ) -> Any:  # noqa: ANN401
-        """Run the operation as it is, and count it."""
-        result = func(*args, **(kwargs or {}))
+    def run(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Run an operation as it is, and count it."""
+        result = func(*args, **kwargs)
         packet = getattr(func, "overloadpacket", None)
         formula = _FORMULAS.get(packet)
         if formula is not None:
-            self.flops += int(formula(*args, **(kwargs or {}), out_val=result))
-        # of `prim` are questions to a tensor, such as where it is; of `profiler`, marks
-        told = func.namespace in ("prim", "profiler")
-        idle = told or packet in _NO_WORK or getattr(func, "is_view", False)
-        if not idle:
+            self.flops += int(formula(*args, **kwargs, out_val=result))
+        # `prim` operations query a tensor's properties; `profiler` operations are marks.
+        query = func.namespace in ("prim", "profiler")
+        if not (query or packet in _NO_WORK or getattr(func, "is_view", False)):
             self.operations += 1
             for leaf in tree_leaves((args, kwargs, result)):
                 if isinstance(leaf, Tensor):

@@ -18,7 +18,7 @@ from kdbench.worker.data.augment import wanted_by
 from kdbench.worker.data.dataset import DataSet, free_bytes
 from kdbench.worker.data.images import Images
 from kdbench.worker.events import Events
-from kdbench.worker.probes.batch_times import BatchTimes
+from kdbench.worker.probes.clock import BatchTimes
 from kdbench.worker.probes.ledger import Ledger
 from kdbench.worker.probes.memory import Probes
 from kdbench.worker.probes.suspension import DisturbedError
@@ -265,16 +265,16 @@ def _warm_up(plan: Plan, data: DataSet, teacher: nn.Module, size: int) -> int | 
         next(embed(data, teacher, first, image_size=size))
         return None
     ledger = Ledger(device)
-    ledger.adopt_module(teacher, "teacher", prefix="teacher")
-    ledger.adopt(data.tensors(), "inputs")
-    ledger.adopt([plan.result], "teacher")
+    ledger.register_module(teacher, "teacher", prefix="teacher")
+    ledger.register(data.tensors(), "inputs")
+    ledger.register([plan.result], "teacher")
     with ledger:
         ledger.mark("teacher")
         next(embed(data, teacher, first, image_size=size))
     return ledger.peak_bytes()
 
 
-def _data_identity(cell: Cell, data: DataSet) -> Any:  # noqa: ANN401 - JSON
+def _data_identity(cell: Cell, data: DataSet) -> Any:  # JSON
     """Digest the pixels; of streamed images what names them, since reading all takes long."""
     if isinstance(data.train, Images):
         return [data.train_count, tensor_digest(data.train)]

@@ -55,7 +55,7 @@ def test_a_storage_that_grows_in_place():
 def test_what_autograd_keeps_is_live():
     layer = nn.Linear(8, 8)
     ledger = Ledger(CPU)
-    ledger.adopt_module(layer, "parameters", prefix="layer")
+    ledger.register_module(layer, "parameters", prefix="layer")
     with ledger:
         ledger.mark("forward")
         result = layer(torch.ones(16, 8)).exp()  # exp keeps its result

@@ -11,12 +11,11 @@ from kdbench.worker.probes.account import account_step, profiled_peak
 from kdbench.worker.probes.oracle import (
     Growth,
     HostRecord,
-    cuda_blocks,
-    cuda_peak,
     growth_of,
     host_changes,
     renew_gradients,
 )
+from tests.support.cuda_histories import cuda_blocks, cuda_peak
 from tests.support.models import CPU, tiny_session
 
 KIB = 1024

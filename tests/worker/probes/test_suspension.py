@@ -13,9 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kdbench.worker.probes import suspension as suspension_module
-from kdbench.worker.probes.batch_times import BatchTimes
-from kdbench.worker.probes.clock import StepClock
-from kdbench.worker.probes.suspension import Suspension, watch_stops
+from kdbench.worker.probes.clock import BatchTimes, StepClock
+from kdbench.worker.probes.suspension import SuspensionDetector, watch_stops
 from tests.support import REPOSITORY
 
 SECOND = 10**9
@@ -38,7 +37,7 @@ class Machine:
 
     def watched(self, *, boottime=True):
         clock = self.boottime if boottime else None
-        return Suspension(self.monotonic, clock, lambda: self.continued)
+        return SuspensionDetector(self.monotonic, clock, lambda: self.continued)
 
 
 @pytest.fixture
@@ -48,21 +47,21 @@ def machine():
 
 def test_a_suspension_is_told_once(machine):
     watch = machine.watched()
-    assert not watch.passed()
+    assert not watch.occurred()
     machine.asleep += 3600 * SECOND
-    assert watch.passed()
-    assert not watch.passed()
+    assert watch.occurred()
+    assert not watch.occurred()
     machine.awake += 3600 * SECOND
-    assert not watch.passed(), "a long step is none"
+    assert not watch.occurred(), "a long step is none"
 
 
 def test_a_stop_is_told_once(machine):
     watch = machine.watched(boottime=False)
     machine.asleep += 3600 * SECOND
-    assert not watch.passed(), "without the clock a suspension cannot be told"
+    assert not watch.occurred(), "without the clock a suspension cannot be told"
     machine.continued += 2
-    assert watch.passed()
-    assert not watch.passed()
+    assert watch.occurred()
+    assert not watch.occurred()
 
 
 def test_a_processor_lost_between_two_clocks_is_no_suspension(machine):
@@ -70,16 +69,16 @@ def test_a_processor_lost_between_two_clocks_is_no_suspension(machine):
     for place in range(6):
         machine.delays = [60 * SECOND if n == place else 0 for n in range(6)]
         watch = machine.watched()
-        assert not watch.passed(), place
-        assert not watch.passed(), place
+        assert not watch.occurred(), place
+        assert not watch.occurred(), place
 
 
 def test_what_was_lost_between_two_clocks_hides_nothing_that_comes_later(machine):
     watch = machine.watched()
     machine.delays = [0, 60 * SECOND, 0]
-    assert not watch.passed()
+    assert not watch.occurred()
     machine.asleep += 2 * SECOND
-    assert watch.passed()
+    assert watch.occurred()
 
 
 @given(
@@ -99,12 +98,12 @@ def test_any_history_of_suspensions_and_stops(moments):
         machine.asleep += slept
         machine.continued += stops
         machine.delays = list(delays)
-        assert watch.passed() == bool(slept or stops)
+        assert watch.occurred() == bool(slept or stops)
 
 
 def test_the_clock_of_the_system_goes_with_its_suspensions():
-    watch = Suspension()
-    assert not any(watch.passed() for _ in range(1000))
+    watch = SuspensionDetector()
+    assert not any(watch.occurred() for _ in range(1000))
 
 
 def test_a_step_is_suspended_by_what_came_before_it_too(machine):
@@ -145,23 +144,23 @@ def test_a_process_that_was_stopped_hears_of_it(tmp_path):
     # the process stops itself, and goes on when the one that it started has seen it stopped
     code = """
     import os, signal
-    from kdbench.worker.probes.suspension import Suspension, watch_stops
+    from kdbench.worker.probes.suspension import SuspensionDetector, watch_stops
     watch_stops()
-    watch = Suspension()
-    assert not watch.passed()
+    watch = SuspensionDetector()
+    assert not watch.occurred()
     print(os.getpid(), flush=True)
     os.kill(os.getpid(), signal.SIGSTOP)
-    assert watch.passed()
-    assert not watch.passed()
+    assert watch.occurred()
+    assert not watch.occurred()
     pid = os.fork()
     if pid == 0:
         watch_stops()
-        watch = Suspension()
+        watch = SuspensionDetector()
         print(os.getpid(), flush=True)
         os.kill(os.getpid(), signal.SIGSTOP)
-        os._exit(0 if watch.passed() else 7)
+        os._exit(0 if watch.occurred() else 7)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0, "a fork as well"
-    assert not watch.passed(), "and it alone"
+    assert not watch.occurred(), "and it alone"
     """
     command = [sys.executable, "-c", textwrap.dedent(code)]
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
@@ -181,12 +180,12 @@ def _state(pid):
 def test_watching_is_for_whoever_is_asked():
     before = signal.getsignal(signal.SIGCONT)
     try:
-        Suspension()
+        SuspensionDetector()
         assert signal.getsignal(signal.SIGCONT) is before
         watch_stops()
-        watch = Suspension()
+        watch = SuspensionDetector()
         os.kill(os.getpid(), signal.SIGCONT)
-        assert watch.passed(), "one cannot tell whether it had been stopped"
+        assert watch.occurred(), "one cannot tell whether it had been stopped"
     finally:
         signal.signal(signal.SIGCONT, before)
 

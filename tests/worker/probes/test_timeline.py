@@ -7,9 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kdbench.worker.probes.account import account_step
+from kdbench.worker.probes.allocations import Block, Event, timeline
 from kdbench.worker.probes.ledger import Ledger
-from kdbench.worker.probes.tally import Change
-from kdbench.worker.probes.timeline import timeline
 from tests.support.models import CPU, tiny_session
 
 PARTS = ("data", "teacher", "forward", "backward", "optimizer")
@@ -27,14 +26,16 @@ def moments(columns):
 
 
 def test_a_step_by_hand():
-    changes = [
-        Change("start", "parameters", 100),
-        Change("start", "inputs", 10),
-        Change("data", "inputs", 5),
-        Change("forward", "activations", 40),
-        Change("backward", "activations", -40),
+    def event(part, category, change):
+        return Event(Block(abs(change), category, None), change, part)
+
+    before = [event("start", "parameters", 100), event("start", "inputs", 10)]
+    step = [
+        event("data", "inputs", 5),
+        event("forward", "activations", 40),
+        event("backward", "activations", -40),
     ]
-    rows = timeline(changes)
+    rows = timeline(before, step)
     assert list(zip(*rows.values(), strict=True)) == [
         (0, "start", "activations", 0),
         (0, "start", "inputs", 10),
@@ -46,7 +47,7 @@ def test_a_step_by_hand():
 
 
 def test_no_changes_no_rows():
-    assert set(map(len, timeline([]).values())) == {0}
+    assert set(map(len, timeline([], []).values())) == {0}
 
 
 # what to do next: a part begins, a tensor comes, one of those there goes, or is viewed
@@ -62,7 +63,7 @@ MOVES = st.one_of(
 def test_whatever_comes_and_goes(before, moves):
     held = [torch.empty(size, dtype=torch.uint8) for size in before]
     ledger = Ledger(CPU)
-    ledger.adopt(held, "parameters")
+    ledger.register(held, "parameters")
     live = [sum(before)]
     with ledger:
         for what, value in moves:
@@ -76,7 +77,7 @@ def test_whatever_comes_and_goes(before, moves):
                 held.append(held[value % len(held)][:1])
             storages = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in held}
             live.append(sum(storages.values()))
-    columns = timeline(ledger.changes())
+    columns = ledger.timeline()
     sums = [sum(categories.values()) for categories in moments(columns)]
     assert max(sums, default=0) == ledger.peak_bytes() == max(live)
     assert [size for size, _ in groupby(sums or [0])] == [size for size, _ in groupby(live)]
@@ -88,7 +89,7 @@ def test_the_parts_of_a_step_come_in_order(tmp_path):
     session = tiny_session(tmp_path, "teacher-kd")
     session.timed_step(next(session.draws(0)))
     ledger = account_step(session, next(session.draws(1))).ledger
-    columns = timeline(ledger.changes())
+    columns = ledger.timeline()
     assert list(dict.fromkeys(columns["part"])) == ["start", *PARTS]
     at_start = moments(columns)[0]
     assert at_start["parameters"] == sum(p.nbytes for p in session.student.parameters())

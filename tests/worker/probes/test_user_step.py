@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from kdbench.common.errors import InputError
 from kdbench.worker.probes.account import account_step
 from kdbench.worker.probes.oracle import HostRecord, renew_gradients, storage_bytes
-from kdbench.worker.probes.step_arguments import measure
+from kdbench.worker.probes.user_step import measure_step
 from tests.support.models import tiny_session
 
 FLOAT = 4
@@ -53,7 +53,7 @@ def categories(used):
 
 def test_a_linear_layer_under_plain_gradient_descent():
     training = Training()
-    used = measure(training, **training.named)
+    used = measure_step(training, **training.named)
     # At the end of backward: the loss, its gradient (made before autograd sets out, and so taken
     # for an activation), and both gradients of the layer.
     assert categories(used) == {
@@ -69,7 +69,7 @@ def test_a_linear_layer_under_plain_gradient_descent():
 
 def test_a_linear_layer_under_adamw():
     training = Training(torch.optim.AdamW)
-    used = measure(training, **training.named)
+    used = measure_step(training, **training.named)
     # While the weight is updated: the root of its second moment, and that over the correction.
     assert categories(used) == {
         "parameters": PARAMETERS,
@@ -87,7 +87,7 @@ def test_a_linear_layer_under_adamw():
 
 
 def test_the_work_of_a_linear_layer():
-    used = measure(Training())
+    used = measure_step(Training())
     forward = 2 * 5 * 8 * 3
     assert used.flops == 2 * forward  # and as much for the weight's gradient; none of the images
     assert used.operations > 0
@@ -97,7 +97,7 @@ def test_the_work_of_a_linear_layer():
 @pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.AdamW])
 def test_what_nobody_named_counts_all_the_same(optimizer):
     named, unnamed = Training(optimizer), Training(optimizer)
-    told, found = measure(named, **named.named), measure(unnamed)
+    told, found = measure_step(named, **named.named), measure_step(unnamed)
     assert found.peak_bytes == told.peak_bytes
     assert categories(found) == categories(told)
     assert ("parameters", "Linear") in found.held
@@ -105,10 +105,10 @@ def test_what_nobody_named_counts_all_the_same(optimizer):
 
 def test_what_is_named_counts_though_the_step_does_not_use_it():
     training, unused = Training(), {"x": [torch.ones(100)], "y": (torch.ones(7), "text")}
-    used = measure(training, **{**training.named, "inputs": [training.images, unused]})
+    used = measure_step(training, **{**training.named, "inputs": [training.images, unused]})
     assert used.categories["inputs"] == IMAGES + 107 * FLOAT
     spare = nn.Linear(20, 30)
-    two = measure(training, model={"student": training.model, "spare": spare})
+    two = measure_step(training, model={"student": training.model, "spare": spare})
     assert two.held["parameters", "spare"] == (20 * 30 + 30) * FLOAT
     assert two.held["parameters", "student"] == PARAMETERS
 
@@ -121,8 +121,8 @@ def test_the_very_first_step_has_nothing_of_a_step_before():
         training.model(training.images).sum().backward()
         training.optimizer.step()
 
-    first = measure(without_dropping, **training.named, warmup=0)
-    later = measure(without_dropping, **training.named, warmup=0)
+    first = measure_step(without_dropping, **training.named, warmup=0)
+    later = measure_step(without_dropping, **training.named, warmup=0)
     # nothing drops the gradients: the new ones are added to the old
     assert later.categories["gradients"] == first.categories["gradients"] == PARAMETERS
     assert later.categories["optimizer_state"] == PARAMETERS
@@ -139,7 +139,7 @@ def test_kdbenchs_own_step_comes_to_what_kdbench_accounts_for(tmp_path, method):
     session.timed_step(next(draws))
     account = account_step(session, next(draws))
     draw = next(draws)
-    used = measure(
+    used = measure_step(
         lambda: session.step(draw),
         model={"student": session.student},
         teacher=session.teacher,
@@ -171,7 +171,7 @@ def test_torchs_profiler_sees_the_same_peak_to_within_scalars():
         optimizer.step()
         return loss
 
-    used = measure(step)
+    used = measure_step(step)
     with HostRecord(torch.device("cpu")) as record:
         renew_gradients(model)
         state = [value for one in optimizer.state.values() for value in one.values()]
@@ -197,7 +197,7 @@ def test_a_teacher_is_told_apart():
         loss.backward()
         training.optimizer.step()
 
-    used = measure(step, **training.named, teacher=teacher)
+    used = measure_step(step, **training.named, teacher=teacher)
     weights = storage_bytes(teacher.parameters())
     # the peak is in the teacher, between its layers
     assert used.categories["teacher"] == weights + 5 * 40 * FLOAT + OUTPUT
@@ -218,7 +218,7 @@ def test_a_step_without_modules():
             weight.sub_(weight.grad)
         weight.grad = None
 
-    used = measure(step)
+    used = measure_step(step)
     # In the second sigmoid's backward: all ten results, the last one held by the step itself, the
     # loss and its gradient; the gradient that goes in and the one that comes out. Weight and images
     # are plain tensors that nobody named.
@@ -238,7 +238,7 @@ def test_several_batches_in_one_step():
             training.model(training.images).exp().sum().backward()
         training.optimizer.step()
 
-    used = measure(step, **training.named)
+    used = measure_step(step, **training.named)
     assert used.categories["gradients"] == PARAMETERS
     assert used.categories["activations"] > 0
     assert set(used.categories) <= {"parameters", "gradients", "inputs", "activations", "workspace"}
@@ -253,7 +253,7 @@ def test_what_is_made_between_the_parts_is_other():
         training()
         kept[:] = [torch.stack([a, a]) for a in average for _ in range(3)]
 
-    used = measure(step, **training.named)
+    used = measure_step(step, **training.named)
     assert used.categories["other"] >= 6 * PARAMETERS
 
 
@@ -268,8 +268,8 @@ def test_a_checkpoint_computes_activations_again():
             hidden = run(layer, hidden)
         hidden.sum().backward()
 
-    plain = measure(lambda: step(lambda layer, x: layer(x)), model=layers)
-    saving = measure(lambda: step(lambda layer, x: checkpoint(layer, x, use_reentrant=False)))
+    plain = measure_step(lambda: step(lambda layer, x: layer(x)), model=layers)
+    saving = measure_step(lambda: step(lambda layer, x: checkpoint(layer, x, use_reentrant=False)))
     assert saving.categories["activations"] < plain.categories["activations"]
     assert saving.peak_bytes < plain.peak_bytes
     assert saving.flops > plain.flops
@@ -313,16 +313,16 @@ def test_a_step_that_raises_leaves_nothing_behind(place, warmup, monkeypatch):
             training()
 
     with pytest.raises(OSError, match="the test's own"):
-        measure(step, **training.named, warmup=warmup)
+        measure_step(step, **training.named, warmup=warmup)
     assert nothing_is_left()
     training = Training()
-    measure(training, **training.named)
+    measure_step(training, **training.named)
     assert nothing_is_left()
 
 
 def test_nothing_is_kept_alive():
     training = Training(torch.optim.AdamW)
-    used = measure(training, **training.named)
+    used = measure_step(training, **training.named)
     assert used.peak_bytes
     model, storage = weakref.ref(training.model), weakref.ref(training.images)
     del training
@@ -334,7 +334,7 @@ def test_nothing_is_kept_alive():
 def test_garbage_collection_that_was_off_stays_off():
     gc.disable()
     try:
-        measure(Training())
+        measure_step(Training())
         assert not gc.isenabled()
     finally:
         gc.enable()
@@ -365,7 +365,7 @@ def test_compiled_code_is_refused(way, named, warmup):
     training = Training()
     way(training)
     with pytest.raises(InputError, match="no ledger sees into compiled code"):
-        measure(training, **(training.named if named else {}), warmup=warmup)
+        measure_step(training, **(training.named if named else {}), warmup=warmup)
     assert nothing_is_left()
 
 
@@ -380,7 +380,7 @@ def test_compiled_code_stays_compiled():
     images = torch.ones(3)
     double(images)
     with pytest.raises(InputError, match="compiled"):
-        measure(lambda: double(images), warmup=0)
+        measure_step(lambda: double(images), warmup=0)
     double(images)
     assert len(ran) == 2
 
@@ -388,9 +388,9 @@ def test_compiled_code_stays_compiled():
 def test_a_step_that_does_nothing_is_not_measured():
     training = Training()
     with pytest.raises(InputError, match="used no memory on cpu"):
-        measure(lambda: None, **training.named)
+        measure_step(lambda: None, **training.named)
     with pytest.raises(InputError, match="used no memory on meta"):
-        measure(training, device="meta")
+        measure_step(training, device="meta")
 
 
 @pytest.mark.parametrize(
@@ -407,7 +407,7 @@ def test_a_step_that_does_nothing_is_not_measured():
 )
 def test_wrong_arguments(arguments, told):
     with pytest.raises(InputError) as raised:
-        measure(**{"step": Training(), **arguments})
+        measure_step(**{"step": Training(), **arguments})
     assert told in str(raised.value)
 
 
@@ -416,4 +416,4 @@ def test_parts_on_several_devices():
     training = Training()
     # the host beside another device is how trainings are
     with pytest.raises(InputError, match="used no memory on meta"):
-        measure(training, model=model)
+        measure_step(training, model=model)

@@ -1,4 +1,4 @@
-"""Traces that cells share: those that differ in nothing that decides what is allocated."""
+"""Traces shared by cells that differ in nothing that decides what is allocated."""
 
 from __future__ import annotations
 
@@ -9,53 +9,52 @@ from kdbench.spec.cell import CellRun, digest
 from kdbench.spec.device_profile import Profile
 from kdbench.spec.method import BUILT_IN
 
-# A trace has an entry for each block, some megabytes in all; the cells that share one lie beside
-# each other in a matrix.
+# A trace takes some megabytes; cells that share one are neighbours in a matrix.
 _MOST = 32
-# A step multiplies by these, whatever they are. A plug-in's method may do more with them.
+# A step only multiplies by these. A plug-in's method may do more with them.
 _VALUES = ("alpha1", "alpha2", "learning_rate")
 
 
-class Traces:
+class TraceCache:
     """Makes each trace once.
 
     Args:
-        profile: the device that they are for.
+        profile: the traces' device.
 
     Attributes:
         made: how many have been made.
-        largest: the largest batch that fits, by the cells' `family` and the bytes there are.
+        largest: the largest batch that fits, by `family_of` the cell and the available bytes.
     """
 
     def __init__(self, profile: Profile) -> None:
         self.profile = profile
         self.made = 0
         self.largest: dict[tuple[str, int], int] = {}
-        self._kept: OrderedDict[str, Trace] = OrderedDict()
+        self._traces: OrderedDict[str, Trace] = OrderedDict()
 
-    def of(self, run: CellRun) -> Trace:
+    def get(self, run: CellRun) -> Trace:
         """Return the trace of a cell.
 
         Raises:
-            InputError: the cell cannot be run on such a device.
+            InputError: the cell cannot run on such a device.
         """
         key = kind_of(run)
-        if key not in self._kept:
+        if key not in self._traces:
             self.made += 1
-            self._kept[key] = trace(run, self.profile)
-        self._kept.move_to_end(key)
-        if len(self._kept) > _MOST:
-            self._kept.popitem(last=False)
-        return self._kept[key]
+            self._traces[key] = trace(run, self.profile)
+        self._traces.move_to_end(key)
+        if len(self._traces) > _MOST:
+            self._traces.popitem(last=False)
+        return self._traces[key]
 
 
 def kind_of(run: CellRun) -> str:
-    """Digest what decides a cell's trace."""
+    """Digest everything that decides a cell's trace."""
     return _digest(run, set())
 
 
 def family_of(run: CellRun) -> str:
-    """Digest what decides a cell's traces beside the size of its batch."""
+    """Digest everything that decides a cell's trace except its batch size."""
     return _digest(run, {"batch_size"})
 
 

@@ -1,0 +1,102 @@
+"""Allocation events of a step: their peak, its composition, and memory over the step's course."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+#: the part before the step's first one: what is live when the step starts
+START = "start"
+
+#: columns of `timeline` for one step, each a list: thousands of rows travel in one event
+Columns = dict[str, list[str] | list[int]]
+
+
+@dataclass
+class Block:
+    """One storage while it lives."""
+
+    size: int
+    category: str
+    module: str | None
+
+
+class Event(NamedTuple):
+    """A storage that was allocated, freed or resized."""
+
+    block: Block
+    #: bytes gained, or lost where negative
+    change: int
+    #: the part of the step in which it happened
+    part: str
+
+
+@dataclass(frozen=True)
+class Share:
+    """Live bytes at the peak that belong to one category and module."""
+
+    category: str
+    module: str | None
+    size: int
+    blocks: int
+
+    def row(self) -> dict[str, Any]:
+        """Return the columns of `memory`."""
+        return {
+            "category": self.category,
+            "module": self.module,
+            "bytes": self.size,
+            "blocks": self.blocks,
+        }
+
+
+def peak_of(events: Sequence[Event]) -> tuple[int, int]:
+    """Find the peak: the number of events up to it, and its bytes."""
+    live = highest = end = 0
+    for count, event in enumerate(events, start=1):
+        live += event.change
+        if live > highest:
+            highest, end = live, count
+    return end, highest
+
+
+def shares_of(events: Sequence[Event]) -> list[Share]:
+    """Split the bytes that are live after some events by category and module, largest first."""
+    held: dict[int, tuple[Block, int]] = {}
+    for block, change, _ in events:
+        held[id(block)] = (block, held.get(id(block), (block, 0))[1] + change)
+    totals: dict[tuple[str, str | None], list[int]] = defaultdict(lambda: [0, 0])
+    for block, size in held.values():
+        if size:
+            total = totals[block.category, block.module]
+            total[0] += size
+            total[1] += 1
+    shares = [Share(*key, *total) for key, total in totals.items()]
+    return sorted(shares, key=lambda s: (-s.size, s.category, s.module or ""))
+
+
+def timeline(before: Sequence[Event], events: Sequence[Event]) -> Columns:
+    """Add up a step's live bytes by category, each storage under its final category.
+
+    Moment 0 is the step's start, with a row for each category that ever holds something. Every
+    later event is a moment of its own and has one row.
+
+    Args:
+        before: events up to the step's start.
+        events: the step's own, in order.
+
+    Returns:
+        `moment` (from 0), `part`, `category` and `live_bytes` (of that category from this moment
+        on): lists of equal length.
+    """
+    live = dict.fromkeys(sorted({event.block.category for event in [*before, *events]}), 0)
+    for block, change, _ in before:
+        live[block.category] += change
+    rows: list[tuple[int, str, str, int]] = [(0, START, *item) for item in live.items()]
+    for moment, (block, change, part) in enumerate(events, start=1):
+        live[block.category] += change
+        rows.append((moment, part, block.category, live[block.category]))
+    names = ("moment", "part", "category", "live_bytes")
+    return {name: [row[i] for row in rows] for i, name in enumerate(names)}  # type: ignore[misc]
