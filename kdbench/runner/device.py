@@ -1,4 +1,4 @@
-"""Asks torch, in a child process, what it sees, and settles which device a run uses."""
+"""Chooses the device of a run from what torch, in a child process, and NVML report."""
 
 from __future__ import annotations
 
@@ -28,11 +28,13 @@ _KEYS = frozenset(
 
 @dataclass(frozen=True)
 class ResolvedDevice:
-    """The device of a run: `cpu` or `cuda:N` as torch counts, and the card that NVML knows it by.
+    """The device of a run.
 
-    `gpu` may be a MIG instance. It is None on the CPU, and for a card that NVML does not list;
-    `note` is what the user should know of the choice, such as why auto did not take a card.
-    `name` is torch's name of the card; None on the CPU.
+    Attributes:
+        device: `cpu`, or `cuda:N` as torch counts.
+        gpu: the card or MIG instance as NVML knows it; None on the CPU, and if NVML lacks the card.
+        note: what the user should know about the choice, such as why no card is used.
+        name: torch's name of the card; None on the CPU.
     """
 
     device: str
@@ -42,19 +44,16 @@ class ResolvedDevice:
 
     @property
     def card_name(self) -> str | None:
-        """The card's name: NVML's, unless it is not told, or is no text, and torch's is."""
+        """The card's name: NVML's, or torch's where NVML has none or an unreadable one."""
         known = self.gpu.name if self.gpu else None
         return known if known and not (self.name and "\\" in known) else self.name
 
 
 def probe_torch(timeout: float = 60) -> Probe:
-    """Start the probe and return what it printed.
-
-    Args:
-        timeout: seconds after which it is killed; loading torch from a cold disk takes some.
+    """Ask torch in a child process what it sees; kill it after `timeout` seconds.
 
     Raises:
-        WorkerError: it failed, did not answer in time, or answered something else.
+        WorkerError: it failed, was too slow, or answered something else.
     """
     command = [sys.executable, "-P", "-m", _CHILD]
     try:
@@ -88,15 +87,15 @@ def probe_torch(timeout: float = 60) -> Probe:
 def resolve_device(
     request: str, *, nvml: Nvml | None = None, probe: Callable[[], Probe] = probe_torch
 ) -> ResolvedDevice:
-    """Settle `--device auto|cpu|cuda|cuda:N`.
+    """Resolve `--device auto|cpu|cuda|cuda:N`.
 
     Args:
         request: what the user asked for.
         nvml: an open NVML, if the caller has one.
-        probe: how torch is asked.
+        probe: asks torch what it sees.
 
     Raises:
-        InputError: there is no such device, or `request` names none.
+        InputError: there is no such device, or `request` is not one of these forms.
         WorkerError: torch does not load.
     """
     index = _requested_index(request)
@@ -107,14 +106,14 @@ def resolve_device(
             return resolve_device(request, nvml=opened, probe=probe)
     gpus = nvml.gpus()
     if index is None:
-        return _automatic(gpus, nvml, probe)
+        return _choose_automatically(gpus, nvml, probe)
     if torch_cuda_build() is None:
         raise _no_such_device(
-            request, f"torch is a build for {torch_build()}{_others()}", _INSTALL_CUDA
+            request, f"torch is a build for {torch_build()}{_other_cards_note()}", _INSTALL_CUDA
         )
     seen = probe()
     if index >= len(seen["devices"]):
-        raise _no_such_device(request, *_what_is_there(seen, nvml))
+        raise _no_such_device(request, *_describe_devices(seen, nvml))
     return _chosen(index, seen, gpus)
 
 
@@ -132,43 +131,46 @@ def _requested_index(request: str) -> int | None:
     return int(found[1] or 0)
 
 
-def _automatic(gpus: list[Gpu], nvml: Nvml, probe: Callable[[], Probe]) -> ResolvedDevice:
+def _choose_automatically(
+    gpus: list[Gpu], nvml: Nvml, probe: Callable[[], Probe]
+) -> ResolvedDevice:
     if torch_cuda_build() is None:
         return ResolvedDevice("cpu", note=f"on the CPU: {_unused(gpus, nvml)}")
-    # Where it is NVML alone that does not answer, or is not there, torch may still see a card.
+    # Where only NVML is missing or fails, torch may still see a card.
     if not gpus and (nvml.no_driver or nvml.problem is None) and not on_tegra():
         return ResolvedDevice("cpu", note=f"on the CPU: {_no_card(nvml)}")
     seen = probe()
     if seen["devices"]:
         return _chosen(0, seen, gpus)
-    why, _ = _what_is_there(seen, nvml)
+    why, _ = _describe_devices(seen, nvml)
     unused = f"{gpus[0].name} is not used: {why}" if gpus else _no_card(nvml)
     return ResolvedDevice("cpu", note=f"on the CPU: {unused}")
 
 
 def _unused(gpus: list[Gpu], nvml: Nvml) -> str:
-    """Say why no card is used by a torch that has no CUDA."""
     if gpus:
-        return f"{gpus[0].name} is not used: torch is a build for {torch_build()}{_others()}"
+        return (
+            f"{gpus[0].name} is not used: torch is a build for {torch_build()}{_other_cards_note()}"
+        )
     if built_for_other_cards():
-        return f"torch is a build for {torch_build()}{_others()}"
+        return f"torch is a build for {torch_build()}{_other_cards_note()}"
     return _no_card(nvml)
 
 
 def _no_card(nvml: Nvml) -> str:
-    """Say why there is none; where a driver is to be had, or none is needed, without a remedy."""
+    """Say why there is no card; a machine without a driver may need none, and gets no remedy."""
     told = nvml.why_none() or "no NVIDIA card found"
     return told if nvml.no_driver or not nvml.remedy else f"{told}; {nvml.remedy}"
 
 
-def _others() -> str:
+def _other_cards_note() -> str:
     if not built_for_other_cards():
         return ""
     return ", and kdbench measures NVIDIA's cards and the CPU alone: it was never tried on others"
 
 
 def on_tegra(root: Path = Path("/")) -> bool:
-    """Whether this is a Jetson or its like, whose card works without NVML."""
+    """Whether this is a Jetson or similar, whose card works without NVML."""
     try:
         told = (root / "proc/device-tree/compatible").read_bytes()
     except OSError:
@@ -179,24 +181,24 @@ def on_tegra(root: Path = Path("/")) -> bool:
 def _chosen(index: int, seen: Probe, gpus: list[Gpu]) -> ResolvedDevice:
     device = seen["devices"][index]
     name, uuid = f"cuda:{index}", _plain(device["uuid"])
-    settled = partial(ResolvedDevice, name, name=printable(device["name"]))
+    resolved = partial(ResolvedDevice, name, name=printable(device["name"]))
     known = [one for gpu in gpus for one in (gpu, *gpu.instances)]
     gpu = next((one for one in known if uuid and _plain(one.uuid) == uuid), None)
     if gpu is None:
         note = "NVML does not list this card: its memory and energy will be null"
-        return settled(None, note)
+        return resolved(None, note)
     if not gpu.mig or gpu.part_of:
-        return settled(gpu, _instance_note(gpu) if gpu.part_of else None)
-    # Some builds of CUDA give an instance its card's UUID.
+        return resolved(gpu, _instance_note(gpu) if gpu.part_of else None)
+    # Some CUDA builds report the card's UUID for an instance.
     instance = _instance_in_use(gpu)
     if instance is None:
         note = "which MIG instance this is, is not known: its memory will be null; name it in "
-        return settled(None, note + "CUDA_VISIBLE_DEVICES by its UUID")
-    return settled(instance, _instance_note(instance))
+        return resolved(None, note + "CUDA_VISIBLE_DEVICES by its UUID")
+    return resolved(instance, _instance_note(instance))
 
 
 def _instance_in_use(card: Gpu) -> Gpu | None:
-    """Find the instance that a process of CUDA sees, which is one alone: the one it is told."""
+    """Return the one instance that CUDA uses, or None if unknown."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip()
     if named.startswith("MIG-"):
         return next((part for part in card.instances if part.uuid.startswith(named)), None)
@@ -211,12 +213,12 @@ def _instance_note(instance: Gpu) -> str:
 
 
 def _plain(uuid: str | None) -> str:
-    """Bring a UUID to one form: NVML puts GPU- or MIG- in front, torch does not."""
+    """Remove NVML's prefix from a UUID: torch has none."""
     return (uuid or "").lower().removeprefix("gpu-").removeprefix("mig-")
 
 
-def _what_is_there(seen: Probe, nvml: Nvml) -> tuple[str, str]:
-    """Say which CUDA devices there are, or why there are none, and what to do."""
+def _describe_devices(seen: Probe, nvml: Nvml) -> tuple[str, str]:
+    """Return which CUDA devices there are, or why there are none, and what to do."""
     listed = ", ".join(f"cuda:{d['index']} ({d['name']})" for d in seen["devices"])
     if listed:
         return f"torch sees {listed}", "name one of these, or use --device cpu"

@@ -1,4 +1,4 @@
-"""What can be measured on this machine, what cannot, and which columns that leaves null."""
+"""What this machine can measure, what it cannot, and which columns stay null as a result."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import tempfile
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,7 @@ from kdbench.common.errors import WorkerError, printable
 from kdbench.common.memory_limits import memory_limit_bytes
 from kdbench.runner.device import Probe, probe_torch
 from kdbench.runner.machine_report import (
-    FROM_NVML,
+    NVML_COLUMNS,
     Finding,
     card_findings,
     condition_findings,
@@ -38,22 +38,15 @@ from kdbench.runner.telemetry.nvml import open_nvml
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-_FROM_CUDA = ("reserved_peak_bytes",)
+_CUDA_COLUMNS = ("reserved_peak_bytes",)
 
 _HUB = "https://huggingface.co"
 _HUB_TIMEOUT_SECONDS = 3
-# What a disk is tried with: a cell's rows are about as large.
-_LEAST_ROOM = 1 << 20
-# Some batches of a DataLoader's, ahead of a step; Docker's 64 MB hold a few of the smallest.
-_ROOM_FOR_LOADERS = 2**30
+# How much is written to try a disk: about the size of a cell's rows.
+_TRIAL_BYTES = 1 << 20
+# A DataLoader keeps some batches ahead of a step; Docker's default of 64 MB holds very few.
+_LOADER_BYTES = 2**30
 _YES = ("1", "ON", "YES", "TRUE")
-
-
-@dataclass(frozen=True)
-class Report:
-    """All findings, in the order in which they are shown."""
-
-    findings: tuple[Finding, ...]
 
 
 def examine_machine(
@@ -62,37 +55,37 @@ def examine_machine(
     probe: Callable[[], Probe] = probe_torch,
     reaches: Callable[[str], str | None] | None = None,
     root: Path = Path("/"),
-) -> Report:
-    """Look at cards, driver, torch, processor, memory, hub and folders. Raises for nothing found.
+) -> list[Finding]:
+    """Check cards, driver, torch, processor, memory, hub and folders; problems are findings.
 
     Args:
-        results: the folder that runs would write to, if one is meant: no results are in it yet.
-        probe: how torch is asked.
-        reaches: returns why a URL does not answer, or None; a HEAD request unless given.
-        root: of the file system that /proc and /sys are read from.
+        results: the folder that runs would write to, if it holds no results yet.
+        probe: asks torch what it sees.
+        reaches: returns why a URL does not answer, or None; sends a HEAD request by default.
+        root: of the file system that has /proc and /sys.
     """
     environment = collect_environment(None)
     with open_nvml() as nvml:
-        findings = [*_machine(environment), *condition_findings(root), *card_findings(nvml)]
+        findings = [*_processor(environment), *condition_findings(root), *card_findings(nvml)]
         findings.append(_torch(environment, probe, has_card=bool(nvml.gpus())))
     findings += [
         *_shared_memory(root / "dev/shm"),
-        _host_peak(can=can_reset_peak()),
+        _host_peak(),
         _hub(reaches or _why_unreachable),
         *_caches(),
     ]
     if results is not None:
         folder = _folder("results", results)
         findings.append(replace(folder, found=f"{folder.found}; no results in it yet"))
-    return Report(tuple(findings))
+    return findings
 
 
-def examine_results_folder(results: Path) -> Report:
-    """Say whether results can be written to, and nothing of the machine."""
-    return Report((_folder("results", results),))
+def examine_results_folder(results: Path) -> list[Finding]:
+    """Check whether results can be written to, and nothing of the machine."""
+    return [_folder("results", results)]
 
 
-def _machine(environment: dict[str, Any]) -> list[Finding]:
+def _processor(environment: dict[str, Any]) -> list[Finding]:
     model, usable = environment["cpu_model"], environment["cpu_usable"]
     limit = memory_limit_bytes()
     total = environment["memory_bytes"]
@@ -118,33 +111,34 @@ def _torch(environment: dict[str, Any], probe: Callable[[], Probe], *, has_card:
         seen = probe()
     except WorkerError as error:
         return Finding("torch", f"{installed}, and {error}", good=False, remedy="reinstall torch")
-    others = not seen["cuda_build"] and built_for_other_cards()
-    build = f"CUDA {seen['cuda_build']}" if seen["cuda_build"] else "the CPU alone"
-    build = torch_build() if others else build
+    other_cards = not seen["cuda_build"] and built_for_other_cards()
+    if other_cards:
+        build = torch_build()
+    else:
+        build = f"CUDA {seen['cuda_build']}" if seen["cuda_build"] else "the CPU alone"
     parts = [f"{seen['torch_version']}, built for {build}, {seen['threads']} threads"]
     parts += [f"cuda:{d['index']} is {d['name']} ({d['capability']})" for d in seen["devices"]]
     parts.append("computes in bf16" if seen["bf16"] else "bf16 is emulated, slowly")
     if seen["cuda_problem"]:
         parts.append(f"CUDA does not start: {seen['cuda_problem']}")
-    # those of a ROCm build are called cuda too, and no run is on them
-    devices = [] if others else seen["devices"]
+    # a ROCm build calls its devices cuda too, but no run uses them
+    devices = [] if other_cards else seen["devices"]
     unused = has_card and not devices
     remedy = None
-    if others:
+    if other_cards:
         parts.append("kdbench was tried on NVIDIA's cards alone, and NVML tells of no others")
         remedy = "runs are on the CPU; for an NVIDIA card install a CUDA build of torch"
     if unused:
         remedy = "update the driver" if seen["cuda_build"] else "install a CUDA build of torch"
-    null: tuple[str, ...] = () if devices else _FROM_CUDA
-    if unused:  # the card is there, but no run will be on it
-        null = (*_FROM_CUDA, *FROM_NVML)
-    return Finding(
-        "torch", "; ".join(parts), good=not unused and not others, null=null, remedy=remedy
-    )
+    null: tuple[str, ...] = () if devices else _CUDA_COLUMNS
+    if unused:
+        null += NVML_COLUMNS
+    good = not unused and not other_cards
+    return Finding("torch", "; ".join(parts), good=good, null=null, remedy=remedy)
 
 
 def _shared_memory(folder: Path) -> list[Finding]:
-    """Look at what Linux keeps POSIX shared memory and semaphores in; others have no folder."""
+    """Check POSIX shared memory, which is a folder on Linux only."""
     if platform.system() != "Linux":
         return []
     if not folder.is_dir():
@@ -154,7 +148,7 @@ def _shared_memory(folder: Path) -> list[Finding]:
     else:
         free = shutil.disk_usage(folder).free
         found = f"{folder}, {gib(free)} free"
-    if free >= _ROOM_FOR_LOADERS:
+    if free >= _LOADER_BYTES:
         return [Finding("shared memory", found)]
     remedy = (
         "kdbench streams images without it; a DataLoader with workers in a step of your own may "
@@ -163,11 +157,12 @@ def _shared_memory(folder: Path) -> list[Finding]:
     return [Finding("shared memory", found, good=False, remedy=remedy)]
 
 
-def _host_peak(*, can: bool) -> Finding:
-    if can:
-        return Finding("host memory's peak", "exact: the kernel's mark (VmHWM) can be reset")
-    told = "polled: the kernel's mark (VmHWM) cannot be reset here"
-    return Finding("host memory's peak", told, good=False, lower_bound=("host_peak_bytes",))
+def _host_peak() -> Finding:
+    name = "host memory's peak"
+    if can_reset_peak():
+        return Finding(name, "exact: the kernel's mark (VmHWM) can be reset")
+    found = "polled: the kernel's mark (VmHWM) cannot be reset here"
+    return Finding(name, found, good=False, lower_bound=("host_peak_bytes",))
 
 
 def _hub(why_not: Callable[[str], str | None]) -> Finding:
@@ -183,7 +178,7 @@ def _hub(why_not: Callable[[str], str | None]) -> Finding:
 
 
 def _without_password(url: str) -> str:
-    """Leave out who asks, and the password: what is printed here goes into reports."""
+    """Remove user and password: people paste this output into reports."""
     return re.sub(r"//.*@", "//", url)
 
 
@@ -199,13 +194,11 @@ def _why_unreachable(url: str) -> str | None:
         return f"it answers {error.code} {error.reason}"
     except urllib.error.URLError as error:
         return str(error.reason)
-    # http.client has errors of its own, for answers that are not HTTP
-    except Exception as error:  # noqa: BLE001 - whatever a network does is a finding
+    except Exception as error:  # noqa: BLE001 - http.client has errors of its own
         return str(error) or type(error).__name__
 
 
 def _caches() -> list[Finding]:
-    """Find the folder of fitted teachers, and the hub's own."""
     home = os.environ.get("HF_HOME") or user_cache() / "huggingface"
     hub = Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub")
     return [_folder("cache", cache_folder()), _folder("hub's cache", hub)]
@@ -213,13 +206,12 @@ def _caches() -> list[Finding]:
 
 def _folder(name: str, folder: Path) -> Finding:
     folder = Path(os.path.expanduser(folder)).absolute()  # noqa: PTH111 - there may be no home
-    # A folder that is not there yet is judged by the one it would be created in.
+    # A folder that does not exist yet is judged by its nearest parent.
     there = next((f for f in (folder, *folder.parents) if f.exists()), folder)
     try:
-        # Asking for permission is not enough: a read-only mount, or /proc, refuses only the try,
-        # and a full disk only what is written.
+        # Permissions do not tell enough: a read-only mount refuses an open, a full disk a write.
         with tempfile.TemporaryFile(dir=there) as file:
-            file.write(bytes(_LEAST_ROOM))
+            file.write(bytes(_TRIAL_BYTES))
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
@@ -229,16 +221,16 @@ def _folder(name: str, folder: Path) -> Finding:
     return Finding(name, f"{folder}{new}, {gib(shutil.disk_usage(there).free)} free")
 
 
-def render(report: Report) -> RenderableType:
-    """Return the report for a terminal, readable at 80 columns and without colours."""
-    from rich.table import Table  # noqa: PLC0415 - only whoever prints needs it
+def render(findings: Sequence[Finding]) -> RenderableType:
+    """Return findings for a terminal, readable at 80 columns and without colours."""
+    from rich.table import Table  # noqa: PLC0415 - needed only to print
     from rich.text import Text  # noqa: PLC0415
 
     table = Table.grid(padding=(0, 1))
     table.add_column()
     table.add_column(ratio=1, max_width=24)
     table.add_column(ratio=3, overflow="fold")
-    for finding in report.findings:
+    for finding in findings:
         mark = Text("ok", "green") if finding.good else Text("!!", "bold yellow")
         table.add_row(mark, Text(finding.name, "bold"), Text(printable(finding.found)))
         for label, columns in (("null", finding.null), ("lower bound", finding.lower_bound)):

@@ -1,4 +1,4 @@
-"""How long a cell will still take, from what its events have told so far."""
+"""Estimates how long a cell will still take, from its events so far."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from typing import Any
 
 
 class Estimate:
-    """Follows one cell's events: its phase, its step, and the seconds that are left."""
+    """Follows one cell's events: its phase, its step, and the seconds left."""
 
     def __init__(self) -> None:
         self.phase = "starting"
         self.step: int | None = None
-        #: steps expected in the phase; None where the budget's time decides
+        #: steps expected in the phase; None if the budget's time decides
         self.steps: int | None = None
         self.epoch: int | None = None
         self.epochs: int | None = None
-        #: number of this process among those that a training has gone through, from 0
+        #: how often the training was resumed
         self.attempt = 0
         self._seconds: list[float] = []
         self._plan: Mapping[str, Any] = {}
-        #: steps of training done, over all epochs; `step` is forgotten at every phase's start
+        #: steps of training done in all epochs; `step` restarts in each phase
         self._trained = 0
         self._measuring_since: float | None = None
 
     def follow(self, event: Mapping[str, Any]) -> None:
-        """Take in one event."""
+        """Process one event."""
         kind = event.get("event")
         if self.is_replayed(event):
             return
         if kind == "phase_start":
             self.phase, self.step, self.steps = str(event["phase"]), None, None
-            if self.phase == "warmup":  # again, where a step was suspended: a new plan follows
+            if self.phase == "warmup":  # repeated after a suspension: a new plan follows
                 self._plan = {}
             elif self.phase == "measure":
                 self._measuring_since = monotonic()
@@ -46,8 +46,8 @@ class Estimate:
             self.step, self.epoch = int(event["step"]) + 1, event.get("epoch")
             if event["phase"] == "train":
                 self._trained += 1
-            told = event.get("seconds") is not None and not event.get("suspended")
-            if event["phase"] != "account" and told:
+            valid = event.get("seconds") is not None and not event.get("suspended")
+            if event["phase"] != "account" and valid:
                 self._seconds.append(float(event["seconds"]))
         elif kind == "resumed":
             self.attempt = int(event["attempt"])
@@ -57,19 +57,19 @@ class Estimate:
 
     @property
     def epoch_of(self) -> str | None:
-        """The epoch that is trained, from 1, and how many there are; None before the first."""
+        """The current epoch, from 1, and their number, as "3/20"; None before the first."""
         if self.epoch is None:
             return None
-        # a training that was done when it was resumed is in none of them
-        shown = self.epoch + 1 if self.epochs is None else min(self.epoch + 1, self.epochs)
-        return f"{shown}/{self.epochs}"
+        # a training that was complete when it was resumed is past the last epoch
+        number = self.epoch + 1 if self.epochs is None else min(self.epoch + 1, self.epochs)
+        return f"{number}/{self.epochs}"
 
     def is_replayed(self, event: Mapping[str, Any]) -> bool:
-        """Whether an event is of an earlier process, told again: not what goes on now."""
+        """Whether an event repeats what an earlier process did."""
         return int(event.get("attempt") or 0) < self.attempt
 
     def seconds_left(self) -> float | None:
-        """Seconds until the cell is done; None while nothing is known."""
+        """Return the seconds until the cell is done; None while unknown."""
         if not self._seconds or not self._plan:
             return None
         step = median(self._seconds[-50:])

@@ -1,4 +1,4 @@
-"""What doctor finds of cards, of the processors' state, and the columns that leaves null."""
+"""What `doctor` finds about cards and processors, and which columns stay null as a result."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _HEAT = ("gpu_celsius_max", "gpu_celsius")
 _THROTTLE = ("gpu_throttled", "gpu_throttle")
 _STATE = (*_CLOCK, *_HEAT, *_THROTTLE)
 _NEIGHBOURS = ("gpu_neighbours",)
-FROM_NVML = (
+NVML_COLUMNS = (
     *(*_PROCESS, *_DEVICE, *_IDLE, *_ENERGY, "gpu_name", "driver_version", *_SAMPLED),
     *(*_STATE, *_NEIGHBOURS),
 )
@@ -33,49 +33,49 @@ FROM_NVML = (
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at; columns are named as in the store's tables."""
+    """One check of the machine; columns are named as in the store's tables."""
 
     name: str
     found: str
-    #: False where something is lacking that a user might expect
+    #: False where something is missing that a user might expect
     good: bool = True
     #: columns that will be null
     null: tuple[str, ...] = ()
-    #: columns whose value may lie below the truth
+    #: columns whose value may be below the true one
     lower_bound: tuple[str, ...] = ()
     remedy: str | None = None
 
 
 def card_findings(nvml: Nvml) -> list[Finding]:
-    """Find which cards and instances there are, and what the driver tells of each."""
+    """List the cards and MIG instances, and what the driver reports for each."""
     gpus = nvml.gpus()
-    findings = [found for gpu in gpus for found in _card(gpu)]
-    findings += _silent(nvml, alone=not gpus)
+    findings = [finding for gpu in gpus for finding in _card(gpu)]
+    findings += _silent(nvml, has_own=bool(gpus))
     if gpus:
         driver = f"{gpus[0].driver_version or 'unknown'}, for CUDA up to "
         driver += gpus[0].cuda_driver_version or "unknown"
         return [Finding("driver", driver), *findings]
     why = nvml.problem or "the NVIDIA driver lists no card that answers"
-    none = Finding("card", f"none: {why}", good=False, null=FROM_NVML, remedy=nvml.remedy)
+    none = Finding("card", f"none: {why}", good=False, null=NVML_COLUMNS, remedy=nvml.remedy)
     return [*findings, none]
 
 
-def _silent(nvml: Nvml, *, alone: bool) -> list[Finding]:
-    """Find the cards that cannot be asked, by reason."""
-    silent = nvml.silent()
+def _silent(nvml: Nvml, *, has_own: bool) -> list[Finding]:
+    """Report the cards that do not answer, by reason."""
     reasons: dict[Fault, list[int]] = {}
-    for index, why in silent:
+    for index, why in nvml.silent():
         reasons.setdefault(why, []).append(index)
     findings = []
-    for why, which in reasons.items():
-        closed = why in (fault(NO_PERMISSION), fault(OPERATING_SYSTEM))
-        does = "does not answer" if len(which) == 1 else "do not answer"
-        told = f"{len(which)} of {nvml.count()} {does} ({_listed(which)}): {why}"
-        if closed:
-            does = f"may not be opened by this process ({_listed(which)}; {why.name})"
-            told = f"{len(which)} of {nvml.count()} {does}"
-        # others' cards of a shared machine: nothing is lacking where this one has its own
-        others = closed and not alone
+    for why, indices in reasons.items():
+        forbidden = why in (fault(NO_PERMISSION), fault(OPERATING_SYSTEM))
+        count = f"{len(indices)} of {nvml.count()}"
+        if forbidden:
+            told = f"{count} may not be opened by this process ({_listed(indices)}; {why.name})"
+        else:
+            does = "does not answer" if len(indices) == 1 else "do not answer"
+            told = f"{count} {does} ({_listed(indices)}): {why}"
+        # On a shared machine they are other users' cards: no problem if this process has its own.
+        others = forbidden and has_own
         if others:
             told += "; left alone, as where a scheduler gives a job some of a machine's cards"
         remedy = None if others else why.remedy
@@ -111,14 +111,16 @@ def _instance(card: str, number: int, gpu: Gpu) -> list[Finding]:
 
 
 def _device_memory(name: str, told: str, gpu: Gpu, null: tuple[str, ...] = ()) -> Finding:
-    """Say what a card or instance is, and whether the memory in use on all of it is told."""
+    """Describe a card or instance, and whether its used memory is known."""
     if gpu.device_memory == AVAILABLE:
-        # NVML is polled: between two samples the peak may have been higher.
+        # NVML is polled: the peak between two samples may be higher.
         return Finding(name, told, null=null, lower_bound=_DEVICE[:1])
-    remedy = None
-    if gpu.device_memory == NO_OWN_MEMORY:
-        remedy = "read allocated, reserved, process and host memory: each is what it says, and "
-        remedy += "host and card take from the same"
+    remedy = (
+        "read allocated, reserved, process and host memory: each is what it says, and host and "
+        "card take from the same"
+        if gpu.device_memory == NO_OWN_MEMORY
+        else None
+    )
     return Finding(name, told, good=False, null=(*null, *_DEVICE, *_IDLE), remedy=remedy)
 
 
@@ -138,7 +140,7 @@ def _process_memory(card: str, told: str) -> Finding:
     if told in (AVAILABLE, NOT_SEEN):
         return Finding(name, f"memory is {told}", lower_bound=_PROCESS[:1])
     remedy = "read allocated and reserved instead: torch's allocator is exact"
-    # Who is there is known where the list is, whether or not it tells what they hold.
+    # A process list without memory still tells who is on the card.
     null = (*_PROCESS, *_NEIGHBOURS) if told.startswith(NOT_LISTED) else _PROCESS
     return Finding(name, told, good=False, null=null, remedy=remedy)
 
@@ -155,30 +157,28 @@ def _energy(card: str, gpu: Gpu) -> Finding:
 
 
 def _state(gpu: Gpu) -> Finding:
-    """Find whether clock, temperature and throttling are told: of the card, with its instances."""
     parts = {
         "clock": (gpu.clock, _CLOCK),
         "temperature": (gpu.temperature, _HEAT),
         "reasons for throttling": (gpu.throttling, _THROTTLE),
     }
-    name = f"card {gpu.index}: state"
-    return _told(name, parts, "read each second")
+    return _availability(f"card {gpu.index}: state", parts)
 
 
-def _told(name: str, parts: Mapping[str, tuple[bool, Sequence[str]]], how: str) -> Finding:
-    """Say which of several things are told, and which are not."""
-    known = [what for what, (is_told, _) in parts.items() if is_told]
-    unknown = [what for what, (is_told, _) in parts.items() if not is_told]
-    told = [f"{', '.join(known)}: {how}"] if known else []
+def _availability(name: str, parts: Mapping[str, tuple[bool, Sequence[str]]]) -> Finding:
+    """Report which of several readings are available; each has its columns."""
+    known = [what for what, (available, _) in parts.items() if available]
+    unknown = [what for what, (available, _) in parts.items() if not available]
+    told = [f"{', '.join(known)}: read each second"] if known else []
     told += [f"not told: {', '.join(unknown)}"] if unknown else []
-    null = tuple(c for is_told, columns in parts.values() if not is_told for c in columns)
+    null = tuple(column for what in unknown for column in parts[what][1])
     return Finding(name, "; ".join(told), good=not unknown, null=null)
 
 
 def condition_findings(root: Path) -> list[Finding]:
-    """Find what the system tells of the processors while a cell runs.
+    """Report which readings of the processors the system offers.
 
-    Much of it is missing in a virtual machine, which is no fault that a user could mend.
+    A virtual machine lacks many of them, and the user cannot change that.
     """
     usable = usable_processors() or frozenset()
     sensors, packages = Sensors(usable, root), PackageEnergy(root)
@@ -191,19 +191,18 @@ def condition_findings(root: Path) -> list[Finding]:
         "temperature": (sensors.celsius() is not None, ("cpu_celsius", "cpu_celsius_max")),
         "quotas and throttling": (throttled, ("cpu_throttled_seconds",)),
     }
-    seen = _told("processor: state", parts, "read each second")
-    state = replace(seen, good=others)
+    state = replace(_availability("processor: state", parts), good=others)
     energy = ("host_energy_joules", "host_energy_step_joules", "host_energy_source")
+    name = "processor: energy"
     if packages.joules() is not None:
-        return [state, Finding("processor: energy", "counted by the packages (rapl)")]
+        return [state, Finding(name, "counted by the packages (rapl)")]
     if not packages.found:
-        found = Finding("processor: energy", "the system has no counters (RAPL)", null=energy)
-        return [state, found]
+        return [state, Finding(name, "the system has no counters (RAPL)", null=energy)]
     told = "the counters (RAPL) cannot be read: on most systems they are for root alone"
     remedy = "sudo chmod -R a+r /sys/class/powercap/intel-rapl, which lasts until the next start"
-    return [state, Finding("processor: energy", told, good=False, null=energy, remedy=remedy)]
+    return [state, Finding(name, told, good=False, null=energy, remedy=remedy)]
 
 
 def gib(size: int) -> str:
-    """Write bytes as memory is sold."""
+    """Format bytes as GiB."""
     return f"{size / 2**30:.1f} GiB"

@@ -1,4 +1,4 @@
-"""Cells -> launcher -> committed parts; what is committed already is not run again."""
+"""Runs a matrix: each cell is measured and committed unless its result is there already."""
 
 from __future__ import annotations
 
@@ -14,39 +14,43 @@ from kdbench.common.fingerprint import worker_digest
 from kdbench.common.runtime_settings import PRECISION
 from kdbench.matrix.file import Matrix
 from kdbench.runner.cell_runner import CellRunner
-from kdbench.runner.checkpoints import needs_no_more, starts_anew
 from kdbench.runner.device import ResolvedDevice
 from kdbench.runner.outcome import Outcome
 from kdbench.runner.process.launcher import worker_environment
 from kdbench.runner.process.stop_request import StopRequest
 from kdbench.runner.progress import Progress
 from kdbench.runner.recovery import recover
-from kdbench.runner.resume_plan import ResumePlan, plan_resume
+from kdbench.runner.resume_plan import (
+    ResumePlan,
+    can_drop_checkpoints,
+    plan_resume,
+    starts_anew,
+)
 from kdbench.runner.telemetry.host import busy_note
 from kdbench.spec.cell import CellRun, describe_dropped_images
 from kdbench.store import Store
 from kdbench.store.schema import STATUSES
 
-# What goes on with a run that has begun, by whether it starts all over.
+# The command that continues a run, by whether it was started with --fresh.
 _AGAIN = {False: "the same command", True: "the same command without --fresh"}
 
 
 @dataclass
 class RunSummary:
-    """How a matrix's runs stand after `run_matrix`."""
+    """What `run_matrix` did."""
 
     folder: Path
     done: int = 0
     skipped: int = 0
-    #: label and status of what did not end well, now or earlier and skipped
+    #: label and status of each cell that did not end well, now or in an earlier run
     failed: list[tuple[str, str]] = field(default_factory=list)
     interrupted: bool = False
-    #: why the rest was not run, in words; None: it was, or the user stopped it
+    #: why the remaining cells were not run; None if they were, or if the user stopped the run
     given_up: str | None = None
 
     @property
     def exit_code(self) -> int:
-        """Return 0 for all well, 1 for failed or missing cells, 130 for stopped by the user."""
+        """Return 0 if all went well, 1 for failed or missing cells, 130 if interrupted."""
         if self.interrupted:
             return 130
         return 1 if self.failed or self.given_up else 0
@@ -65,15 +69,14 @@ def run_matrix(
 
     Args:
         matrix: the cells.
-        out: results root; the rows go to a folder of the matrix's name in it.
+        out: results root; the rows go to its subfolder with the matrix's name.
         device: where to run.
-        progress: is told what happens.
-        retry: run cells again that ended with one of these statuses.
-        fresh: run everything again; what there is, is set aside at once.
+        progress: receives what happens.
+        retry: statuses whose cells are run again.
+        fresh: run everything again; existing results are set aside first.
 
     Raises:
-        InputError: an unknown status in `retry`, or a folder that cannot be written to, now or
-            any more.
+        InputError: an unknown status in `retry`, or a folder that is not writable.
     """
     for status in retry:
         if status not in STATUSES:
@@ -86,7 +89,6 @@ def run_matrix(
 
 
 def _card(device: ResolvedDevice) -> dict[str, Any] | None:
-    """Describe a run's card for its environment; None on the CPU."""
     gpu = device.gpu
     if gpu is None and device.name is None:
         return None
@@ -98,8 +100,8 @@ def _card(device: ResolvedDevice) -> dict[str, Any] | None:
     }
 
 
-def _kept_back() -> str | None:
-    """Say which of the user's settings no cell computes with."""
+def _ignored_settings() -> str | None:
+    """Name the user's precision settings, which no cell sees."""
     found = [name for name in PRECISION if os.environ.get(name, "0") not in ("", "0")]
     if not found:
         return None
@@ -114,31 +116,50 @@ class _Runner:
         self._store = Store(out / matrix.name)
         self._device = device
         self._progress = progress
-        self._stopping = StopRequest()
-        told = worker_environment(os.environ, network=False)
-        self._environment = collect_environment(_card(device), told)
-        worker = worker_digest()
+        self._stop = StopRequest()
+        self._environment = collect_environment(
+            _card(device), worker_environment(os.environ, network=False)
+        )
+        digest = worker_digest()
         self._machine = decisive(self._environment)
-        if matrix.threads is None:  # else a run's own settings say it
+        if matrix.threads is None:  # else each run's own settings have it
             self._machine["threads"] = self._environment["threads"]
         self._runs = [
-            (run.run_key(worker_digest=worker, environment=self._machine), run)
+            (run.run_key(worker_digest=digest, environment=self._machine), run)
             for run in matrix.runs(device.device)
         ]
+        self._cell_runner = CellRunner(
+            store=self._store,
+            device=device,
+            progress=progress,
+            stop=self._stop,
+            environment=self._environment,
+            machine=self._machine,
+        )
 
     def run(self, *, retry: set[str], fresh: bool) -> RunSummary:
         self._store.prepare()
-        with self._store.writing(), self._stopping:
+        with self._store.writing(), self._stop:
             recover(self._store, self._progress.note)
             self._store.tidy()
             plan = plan_resume(
                 self._store, self._runs, machine=self._machine, retry=retry, fresh=fresh
             )
-            return self._run_missing(plan, fresh=fresh)
+            summary = RunSummary(
+                folder=self._store.root,
+                skipped=len(plan.skipped),
+                failed=[found for found in plan.skipped if found[1] != "ok"],
+            )
+            self._announce(plan)
+            self._cell_runner.latest = plan.latest
+            try:
+                self._run_all(plan, summary, fresh=fresh)
+            finally:
+                self._cell_runner.close()
+                self._progress.finish()
+            return summary
 
-    def _run_missing(self, plan: ResumePlan, *, fresh: bool) -> RunSummary:
-        summary = RunSummary(folder=self._store.root, skipped=len(plan.skipped))
-        summary.failed += [found for found in plan.skipped if found[1] != "ok"]
+    def _announce(self, plan: ResumePlan) -> None:
         self._progress.begin(
             total=len(plan.todo),
             folder=self._store.root,
@@ -146,69 +167,44 @@ class _Runner:
             device=self._device.device,
         )
         left_out = describe_dropped_images(run.cell for _, run in plan.todo)
-        for note in (self._device.note, _kept_back(), busy_note(), left_out, *plan.notes):
+        for note in (self._device.note, _ignored_settings(), busy_note(), left_out, *plan.notes):
             if note:
                 self._progress.note(note)
-        cell_runner = CellRunner(
-            store=self._store,
-            device=self._device,
-            progress=self._progress,
-            stop=self._stopping,
-            environment=self._environment,
-            machine=self._machine,
-            latest=plan.latest,
-        )
-        try:
-            self._run_all(plan, cell_runner, summary, fresh=fresh)
-        finally:
-            cell_runner.close()
-            self._progress.finish()
-        return summary
 
-    def _run_all(
-        self, plan: ResumePlan, cell_runner: CellRunner, summary: RunSummary, *, fresh: bool
-    ) -> None:
+    def _run_all(self, plan: ResumePlan, summary: RunSummary, *, fresh: bool) -> None:
         known = dict(plan.known)
         if fresh:
-            # At once, and rows with their weights: what begins now is gone on with, however it is
-            # stopped, by the same command without --fresh, and never taken for the old one.
+            # All at once, rows and weights: however this run is stopped, the same command without
+            # --fresh continues it, and old results are never taken for new ones.
             for key, _ in plan.todo:
                 self._store.supersede_training(key)
                 known.pop(key, None)
         for number, (key, run) in enumerate(plan.todo, start=1):
-            problem = cell_runner.ensure_teacher(run)
-            if self._stopping.after_cell():
+            problem = self._cell_runner.ensure_teacher(run)
+            if self._stop.after_cell():
                 summary.interrupted = True
                 return
             if starts_anew(run, known.get(key)):
                 self._store.supersede_training(key)
-            status = self._run_one(cell_runner, key, run, problem, again=_AGAIN[fresh])
+            status = self._run_one(key, run, problem, again=_AGAIN[fresh])
             summary.done += 1
             if status not in ("ok", "interrupted"):
                 summary.failed.append((run.cell.label, status))
-            if self._stopping.after_cell():
-                # when the last cell is whole, nothing was left out
+            if self._stop.after_cell():
+                # a run stopped after its last cell is complete
                 summary.interrupted = status == "interrupted" or number < len(plan.todo)
                 return
-            if cell_runner.lost_card is not None:
-                summary.given_up = cell_runner.lost_card
+            if self._cell_runner.lost_card is not None:
+                summary.given_up = self._cell_runner.lost_card
                 return
 
-    def _run_one(
-        self,
-        cell_runner: CellRunner,
-        key: str,
-        run: CellRun,
-        problem: Outcome | None,
-        *,
-        again: str,
-    ) -> str:
-        """Run and commit one cell; returns its status."""
+    def _run_one(self, key: str, run: CellRun, problem: Outcome | None, *, again: str) -> str:
+        """Run and commit one cell; return its status."""
         self._progress.cell_started(run)
-        rows = cell_runner.rows(key, run, problem)
+        rows = self._cell_runner.rows(key, run, problem)
         self._store.commit(key, rows, again=again)
         cell = rows["cells"][0]
-        if needs_no_more(run, cell["status"]):
+        if can_drop_checkpoints(run, cell["status"]):
             self._store.drop_checkpoints(key)
         self._progress.cell_finished(cell)
         return str(cell["status"])

@@ -1,4 +1,4 @@
-"""Asks `kdbench.predict`, in a child process, what cells need; makes rows of its answers."""
+"""Predicts what cells need: runs `kdbench.predict` in child processes and makes rows of it."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from kdbench.spec.device_profile import Profile
 from kdbench.store import Store, read_table
 from kdbench.store.schema import SCHEMA_VERSION, TABLES
 
-# A process that predicts takes some hundreds of megabytes, most of it torch.
-_MOST_PROCESSES = 4
+# Each process takes some hundred megabytes, most of it torch.
+_MAX_PROCESSES = 4
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class Prediction:
 
     Attributes:
         run_key: of its rows.
-        rows: by table, as a measured run's; `cells` has one.
-        fit: whether so much memory suffices (`kdbench.predict.fits.Fit`); None: it was not asked.
+        rows: by table, as of a measured run; `cells` has one.
+        fit: whether it fits a given memory (`kdbench.predict.fits.Fit`); None if not asked.
     """
 
     run_key: str
@@ -58,17 +58,17 @@ def predict_matrix(
     fits_bytes: int | None = None,
     tell: Callable[[Prediction], None] = lambda _: None,
 ) -> list[Prediction]:
-    """Predict each cell of a matrix once, whatever its seeds and repeats.
+    """Predict each cell of a matrix once, for one seed and repeat.
 
     Args:
-        matrix: whose cells.
-        profile: the device that they are predicted for.
-        fits_bytes: ask as well whether the cells fit into so many bytes, and with which batch.
-        tell: told each prediction as soon as it is made.
+        matrix: the cells.
+        profile: the device to predict for.
+        fits_bytes: check as well whether the cells fit this memory, and with which batch size.
+        tell: receives each prediction as soon as it is made.
 
     Raises:
-        InputError: `fits_bytes` is less than the device keeps for itself.
-        WorkerError: the process that predicts died.
+        InputError: `fits_bytes` is less than a process holds on the device without any tensor.
+        WorkerError: a child process died.
     """
     if fits_bytes is not None and fits_bytes <= profile.context_bytes:
         raise InputError(
@@ -101,13 +101,13 @@ def predict_matrix(
 
 
 def store_predictions(predictions: Sequence[Prediction], matrix: Matrix, out: Path) -> Path:
-    """Keep predictions in the matrix's results, in the place of all earlier ones of these cells.
+    """Store predictions in the matrix's results and supersede earlier ones of these cells.
 
     Returns:
         The folder.
 
     Raises:
-        InputError: it cannot be written to, or a run is writing there.
+        InputError: it is not writable, or a run is writing there.
     """
     store = Store(out / matrix.name)
     store.prepare()
@@ -121,7 +121,7 @@ def store_predictions(predictions: Sequence[Prediction], matrix: Matrix, out: Pa
 
 
 def _predicted(root: Path) -> dict[tuple[str, str], list[str]]:
-    """Find the predictions in a store: run keys by label and profile, of whatever code."""
+    """Return the run keys of the stored predictions by label and profile."""
     found: dict[tuple[str, str], list[str]] = {}
     columns = ["run_key", "label", "source", "profile"]
     for row in read_table(root, "cells", columns=columns).to_dict("records"):
@@ -133,10 +133,10 @@ def _predicted(root: Path) -> dict[tuple[str, str], list[str]]:
 def _answers(
     runs: Sequence[CellRun], profile: Profile, fits_bytes: int | None
 ) -> Iterator[tuple[CellRun, dict[str, Any], float]]:
-    """Have child processes predict; yield their answers in order, with the seconds of each."""
-    # each imports torch first: one for a single cell would gain nothing
-    count = max(1, min(_MOST_PROCESSES, _processors(), (len(runs) + 1) // 2))
-    # neighbours may share their traces, and so stay together
+    """Predict in child processes; yield each run, its answer and the seconds it took, in order."""
+    # each child imports torch first, which a single cell does not repay
+    count = max(1, min(_MAX_PROCESSES, _processors(), (len(runs) + 1) // 2))
+    # neighbouring cells may share a trace, so they stay together
     shares = [runs[n * len(runs) // count : (n + 1) * len(runs) // count] for n in range(count)]
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="kdbench-")))
@@ -150,7 +150,7 @@ def _answers(
 
 
 class _Child:
-    """A process that predicts; its answers are read as they come, so that it never waits."""
+    """A process that predicts; a thread reads its answers, so that it never waits."""
 
     def __init__(
         self, folder: Path, runs: Sequence[CellRun], profile: Profile, fits_bytes: int | None
@@ -182,16 +182,15 @@ class _Child:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End it, whether or not it is done."""
         self._process.kill()
         self._process.wait()
         self._reader.join()
 
     def answer(self, run: CellRun) -> tuple[dict[str, Any], float]:
-        """Wait for its next answer, and the seconds that it took.
+        """Wait for the next answer; return it and the seconds it took.
 
         Raises:
-            WorkerError: it died.
+            WorkerError: the process died.
         """
         line = self._lines.get()
         if not line.endswith("\n"):

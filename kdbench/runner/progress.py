@@ -1,4 +1,4 @@
-"""What the user sees while a run goes on: a live view, or plain lines without a terminal."""
+"""Shows a run's progress: a live view on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -18,9 +18,8 @@ if TYPE_CHECKING:
 
 Event = Mapping[str, Any]
 
-_TOLD_PHASES = ("precompute", "warmup", "measure", "account")
-# Without a terminal a training of hours says so often how far it is: a log is to show that it goes
-# on, and not to be filled.
+_NOTED_PHASES = ("precompute", "warmup", "measure", "account")
+# How often a log without a terminal shows a training's epoch.
 _EPOCH_EVERY_SECONDS = 300.0
 
 
@@ -55,11 +54,7 @@ class Progress:
 
 
 class ConsoleProgress(Progress):
-    """Prints a line per cell; on a terminal, the running cell's state below them.
-
-    Args:
-        console: where to print.
-    """
+    """Prints a line per cell; on a terminal, the running cell's state below them."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -70,14 +65,14 @@ class ConsoleProgress(Progress):
         self._title = ""
         self._since = monotonic()
         self._estimate = Estimate()
-        #: when the training was last heard of in plain lines; None: not yet
-        self._trained_at: float | None = None
+        #: when a plain line last showed the training; None: not yet
+        self._epoch_noted: float | None = None
         self._sample: Mapping[str, Any] | None = None
 
     def begin(
         self, *, total: int, folder: Path, environment: Mapping[str, Any], device: str
     ) -> None:
-        """Print where it runs."""
+        """Print the device and the folder of results."""
         from rich.live import Live  # noqa: PLC0415
 
         self._total = total
@@ -100,7 +95,7 @@ class ConsoleProgress(Progress):
         self._begin_job(f"fitting the teacher {teacher}")
 
     def fit_finished(self, teacher: str, result: Event | None, problem: str | None) -> None:
-        """Say how good the teacher is, or that it was cached."""
+        """Print the teacher's accuracy, or that it was cached."""
         if problem is not None:
             self.note(problem)
         elif result is None or result.get("cached"):
@@ -119,14 +114,14 @@ class ConsoleProgress(Progress):
         self._begin_job(f"[{self._started}/{self._total}] {run.cell.label}{seed}{repeat}")
 
     def tick(self, events: Iterable[Event], sample: Mapping[str, Any] | None) -> None:
-        """Take in what happened; without a terminal, say which phase begins."""
+        """Update the view; without a terminal, print a line when a phase begins."""
         state = self._estimate
         for event in events:
             state.follow(event)
             if state.is_replayed(event):
                 continue
             if event.get("event") == "note":
-                if event["text"] not in self._noted:  # of the data, every cell would
+                if event["text"] not in self._noted:  # every cell repeats the notes on its data
                     self.note(f"  {event['text']}")
                 self._noted.add(event["text"])
             elif event.get("event") == "resumed":
@@ -134,7 +129,7 @@ class ConsoleProgress(Progress):
             elif self._live is None and event.get("event") == "phase_start":
                 self._phase_started(event["phase"])
         if self._live is None:
-            self._epoch_now_and_then()
+            self._note_epoch()
         self._sample = sample or self._sample
 
     def cell_finished(self, cell: Mapping[str, Any]) -> None:
@@ -162,10 +157,7 @@ class ConsoleProgress(Progress):
         self._title = ""
 
     def note(self, text: str) -> None:
-        """Print one line above the live view, if it can be: no run ends for want of it.
-
-        Some lines are printed while results are written, and those would be blamed.
-        """
+        """Print one line above the live view; a console that fails ends no run."""
         with suppress(OSError):
             line = encodable(printable(text), self._console.encoding)
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -178,25 +170,25 @@ class ConsoleProgress(Progress):
 
     def _begin_job(self, title: str) -> None:
         self._title, self._since = title, monotonic()
-        self._estimate, self._sample, self._trained_at = Estimate(), None, None
+        self._estimate, self._sample, self._epoch_noted = Estimate(), None, None
         if self._live is None:
             self.note(title)
 
     def _phase_started(self, phase: str) -> None:
-        """Say which phase begins; of a training's epochs, each of which is one, the first."""
-        first = phase == "train" and self._trained_at is None
+        """Print which phase begins; each epoch is a phase, but only the first is printed."""
+        first = phase == "train" and self._epoch_noted is None
         if first:
-            self._trained_at = monotonic()
-        if first or phase in _TOLD_PHASES:
+            self._epoch_noted = monotonic()
+        if first or phase in _NOTED_PHASES:
             self.note(f"  {phase} ...{self._left()}")
 
-    def _epoch_now_and_then(self) -> None:
-        """Say which epoch a training is in, where that was long ago."""
+    def _note_epoch(self) -> None:
+        """Print a training's epoch now and then."""
         now, epoch = monotonic(), self._estimate.epoch_of
-        if self._trained_at is None or now - self._trained_at < _EPOCH_EVERY_SECONDS:
+        if self._epoch_noted is None or now - self._epoch_noted < _EPOCH_EVERY_SECONDS:
             return
         if epoch is not None and self._estimate.phase in ("train", "evaluate"):
-            self._trained_at = now
+            self._epoch_noted = now
             self.note(f"  train: epoch {epoch.replace('/', ' of ')}{self._left()}")
 
     def _state(self) -> Any:  # noqa: ANN401 - rich's renderable is a union of many
@@ -223,7 +215,7 @@ class ConsoleProgress(Progress):
         return Spinner(frames, text=Text(encodable(printable(line), self._console.encoding)))
 
     def _left(self) -> str:
-        """Say how long this cell and, by the finished ones, the whole run still take."""
+        """Return how long the cell and the whole run still take, as text."""
         cell = self._estimate.seconds_left()
         waiting = self._total - self._started
         told = []

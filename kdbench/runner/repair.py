@@ -1,4 +1,4 @@
-"""What `kdbench doctor RESULTS` says of results, and how they are put in order."""
+"""Checks and repairs a folder of results: `kdbench doctor RESULTS`."""
 
 from __future__ import annotations
 
@@ -10,32 +10,24 @@ from kdbench.runner.recovery import recover
 from kdbench.store import Store, find_stores
 from kdbench.store.inspection import Health, inspect
 
-# Of a folder full of rubbish the first files tell enough; all are counted.
-_SHOWN = 20
-_LEFT = "left behind by a run that was killed, or found no room; the next one takes it up"
+# All files are counted, but only the first ones are listed.
+_MAX_LISTED = 20
+_LEFTOVER = "left behind by a run that was killed, or found no room; the next one takes it up"
 
 
 def examine_results(path: Path) -> list[Health]:
-    """Look at each store in a folder.
-
-    Raises:
-        InputError: there is none.
-    """
+    """Inspect each store in a folder; raises InputError where there is none."""
     return [inspect(root) for root in find_stores(path)]
 
 
 def repair_store(health: Health, tell: Callable[[str], None]) -> None:
-    """Put a store in order: nothing is deleted that was measured.
+    """Repair a store and delete nothing that was measured; `tell` receives a line per change.
 
-    Files that are none of its parts are moved to `.set-aside`, also what a newer kdbench wrote;
-    what a killed run left behind becomes rows.
-
-    Args:
-        health: as `inspect` found it.
-        tell: is told, in a line, what was done.
+    Files that are not its parts, including those of a newer kdbench, move to `.set-aside`; what a
+    killed run left behind becomes rows.
 
     Raises:
-        InputError: a run is going on there, or it cannot be written to.
+        InputError: a run is writing there, or the store is not writable.
     """
     store = Store(health.root)
     store.prepare()
@@ -48,7 +40,7 @@ def repair_store(health: Health, tell: Callable[[str], None]) -> None:
 
 
 def remedies(health: Health, path: Path) -> Iterator[str]:
-    """Say what to do about a store, a line for each kind of thing."""
+    """Yield what to do about a store, one line per kind of problem."""
     if any(damage.newer for damage in health.damage):
         yield "update kdbench to read what a newer one wrote"
     if health.damage:
@@ -63,32 +55,24 @@ def remedies(health: Health, path: Path) -> Iterator[str]:
 
 
 def describe(health: Health) -> Iterator[str]:
-    """Say how a store is, a line for each thing."""
+    """Yield the state of a store, one line per item."""
     older = ", ".join(f"{count} of schema {v}" for v, count in sorted(health.older.items()))
-    going_on = "; a run is going on" if health.writing else ""
-    yield (
-        f"{health.root}: {_count(health.runs, 'whole run')}"
-        + (f" ({older}, migrated as they are read)" if older else "")
-        + going_on
-    )
-    yield from _few([f"  {damage}" for damage in health.damage], "damaged or foreign file")
-    yield from _few(
-        [
-            f"  {printable(health.labels[key])} ({key}) has no part in {', '.join(tables)}: the "
-            "command that it came from measures it again"
-            for key, tables in health.lacking.items()
-        ],
-        "run with a table's part gone",
-    )
-    yield from _few(
-        [f"  {path}: {_LEFT}" for path in health.leftovers],
-        "left-over file",
-    )
+    migrated = f" ({older}, migrated as they are read)" if older else ""
+    writing = "; a run is going on" if health.writing else ""
+    yield f"{health.root}: {_count(health.runs, 'whole run')}{migrated}{writing}"
+    yield from _first([f"  {damage}" for damage in health.damage], "damaged or foreign file")
+    lacking = [
+        f"  {printable(health.labels[key])} ({key}) has no part in {', '.join(tables)}: the "
+        "command that it came from measures it again"
+        for key, tables in health.lacking.items()
+    ]
+    yield from _first(lacking, "run with a table's part gone")
+    yield from _first([f"  {path}: {_LEFTOVER}" for path in health.leftovers], "left-over file")
 
 
-def _few(told: Sequence[str], of_what: str) -> list[str]:
-    more = len(told) - _SHOWN
-    return [*told[:_SHOWN], *([f"  ... and {_count(more, of_what)} more"] if more > 0 else [])]
+def _first(lines: Sequence[str], what: str) -> list[str]:
+    more = len(lines) - _MAX_LISTED
+    return [*lines[:_MAX_LISTED], *([f"  ... and {_count(more, what)} more"] if more > 0 else [])]
 
 
 def _count(count: int, what: str) -> str:

@@ -1,4 +1,4 @@
-"""What there is of a matrix's runs before it starts: what is done, what is to do, and why."""
+"""Which runs of a matrix are done already, which are still to do, and why."""
 
 from __future__ import annotations
 
@@ -16,31 +16,50 @@ from kdbench.store.layout import SUPERSEDED
 from kdbench.store.parts import Damage
 from kdbench.store.reading import read_rows, warn_left_out
 
-# Run again without being asked: they were stopped in the middle, and that was not their fault.
+# Statuses that are always run again: these runs were stopped half-way.
 UNFINISHED = ("interrupted",)
-# By these a run is recognised that was made before, with something else changed.
-_WHICH = ("label", "mode", "seed", "repeat", "device", "launch", "source")
-# What else may have changed is told by these, most telling first, then threads and settings; code
-# and budget by nothing.
-_CHANGED = {
+# Statuses after which a training starts from nothing: a diverged one would diverge again.
+_FINISHED = ("ok", "diverged")
+# The columns by which an earlier run with other settings is recognised.
+_IDENTITY = ("label", "mode", "seed", "repeat", "device", "launch", "source")
+# The changes that a note can name, the most telling first.
+_CHANGES = {
     "torch_version": "another torch",
     "gpu_name": "another card",
     "driver_version": "another driver",
     "cpu_model": "another processor",
 }
-_LATER = ("threads", "runtime_settings", "environment")
+_COLUMNS = (
+    *("run_key", "status", "cell_id", "started_at", *_IDENTITY, *_CHANGES),
+    *("threads", "runtime_settings", "environment"),
+)
+
+
+def keeps_checkpoints(run: CellRun) -> bool:
+    """Whether a run leaves checkpoints."""
+    return run.mode == "train" and run.budget.checkpoints != "none"
+
+
+def starts_anew(run: CellRun, status: str | None) -> bool:
+    """Whether a run that ended with this status ignores its earlier checkpoints."""
+    return keeps_checkpoints(run) and status in _FINISHED
+
+
+def can_drop_checkpoints(run: CellRun, status: str) -> bool:
+    """Whether a run that has ended so needs its checkpoints no more."""
+    return run.budget.checkpoints == "resume" and status in _FINISHED
 
 
 @dataclass(frozen=True)
 class ResumePlan:
-    """How a matrix's runs stand.
+    """What to run of a matrix, and what to skip.
 
     Attributes:
-        todo: key and run of those to do, in order.
-        known: status by key of all that is there and whole, of whatever matrix file.
-        skipped: label and status of those that are there already.
-        notes: what the user should know of it, a line each.
-        latest: when the last of all that is there was started; None: nothing is.
+        todo: key and run of each to do, in order.
+        known: status by key of every complete run in the store, of any matrix file.
+        skipped: label and status of each run that is done already.
+        notes: lines for the user.
+        latest: start of the newest run in the store; None if it is empty.
     """
 
     todo: tuple[tuple[str, CellRun], ...]
@@ -58,53 +77,52 @@ def plan_resume(
     retry: Collection[str],
     fresh: bool,
 ) -> ResumePlan:
-    """Look up which runs are there.
+    """Look up which runs are done.
 
-    A part of these runs that cannot be read is set aside, and its run is done again; others are
-    left where they are, and warned of.
+    An unreadable part of one of these runs is set aside, and the run is done again; unreadable
+    parts of other runs stay, with a warning.
 
     Args:
-        store: that nobody else is writing to.
+        store: locked for writing.
         runs: with their keys.
         machine: the parts of the environment that are in the keys.
-        retry: statuses that are run again.
-        fresh: all are.
+        retry: statuses to run again.
+        fresh: run all again.
 
     Raises:
-        InputError: the results cannot be written to.
+        InputError: the store is not writable.
     """
     own, notes = {key for key, _ in runs}, []
     damaged: list[Damage] = []
-    columns = ["run_key", "status", "cell_id", "started_at", *_WHICH, *_CHANGED, *_LATER]
-    rows = read_rows(store.root, "cells", columns, left_out=damaged.append).to_pylist()
+    rows = read_rows(store.root, "cells", [*_COLUMNS], left_out=damaged.append).to_pylist()
     for damage in damaged:
         if damage.part.stem in own:
             aside = store.set_aside(damage.part)
             notes.append(f"{damage}; it is run again, and the file is kept in {aside}")
         else:
             warn_left_out(damage)
-    there = {row["run_key"]: row["status"] for row in rows}
-    lacking = store.incomplete(own & there.keys())
-    known = {key: status for key, status in there.items() if key not in lacking}
+    found = {row["run_key"]: row["status"] for row in rows}
+    incomplete = store.incomplete(own & found.keys())
+    known = {key: status for key, status in found.items() if key not in incomplete}
     again = {*retry, *UNFINISHED}
     todo = [(key, run) for key, run in runs if fresh or known.get(key, "interrupted") in again]
-    left = {key for key, _ in todo}
-    skipped = [(run.cell.label, known[key]) for key, run in runs if key not in left]
-    if lacking:
-        lacks = "lacks" if len(lacking) == 1 else "lack"
-        notes.append(f"{_cells(len(lacking))} {lacks} a table's part, and will be measured again")
-    if fresh and known.keys() & own:
-        count = len(known.keys() & own)
+    todo_keys = {key for key, _ in todo}
+    skipped = [(run.cell.label, known[key]) for key, run in runs if key not in todo_keys]
+    if incomplete:
+        lacks = "lacks" if len(incomplete) == 1 else "lack"
+        notes.append(
+            f"{_cells(len(incomplete))} {lacks} a table's part, and will be measured again"
+        )
+    if fresh and (count := len(known.keys() & own)):
         are = "is there and is" if count == 1 else "are there and are"
         notes.append(f"{_cells(count)} {are} set aside, in {store.root / SUPERSEDED}")
-    notes += _skipped(Counter(status for _, status in skipped))
-    notes += _made_before(todo, rows, machine)
+    notes += _note_skipped(Counter(status for _, status in skipped))
+    notes += _note_changes(todo, rows, machine)
     latest = max((row["started_at"] for row in rows if row["started_at"]), default=None)
     return ResumePlan(tuple(todo), known, tuple(skipped), tuple(notes), latest)
 
 
-def _skipped(statuses: Counter[str]) -> list[str]:
-    """Say what is there already, and how to have it again."""
+def _note_skipped(statuses: Counter[str]) -> list[str]:
     if not statuses:
         return []
     told = ", ".join(f"{count} {status}" for status, count in statuses.most_common())
@@ -115,19 +133,19 @@ def _skipped(statuses: Counter[str]) -> list[str]:
     return [f"{_cells(count)} {are} not run again ({told}); {again}"]
 
 
-def _made_before(
+def _note_changes(
     todo: Sequence[tuple[str, CellRun]],
     rows: Sequence[Mapping[str, Any]],
     machine: Mapping[str, str | None],
 ) -> list[str]:
-    """Say why cells are measured that seem to be there: by which change their rows are stale."""
+    """Explain why cells are measured that seem to be done: what has changed since."""
     earlier: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for row in rows:
-        earlier.setdefault(tuple(row[name] for name in _WHICH), []).append(row)
+        earlier.setdefault(tuple(row[name] for name in _IDENTITY), []).append(row)
     reasons: Counter[str] = Counter()
     for key, run in todo:
         plan = run.plan_row()
-        before = earlier.get(tuple(plan[name] for name in _WHICH), [])
+        before = earlier.get(tuple(plan[name] for name in _IDENTITY), [])
         if before and all(row["run_key"] != key for row in before):
             reasons[_change(run, machine, before)] += 1
     if not reasons:
@@ -144,7 +162,7 @@ def _change(
     same = [row for row in before if row["cell_id"] == run.cell.cell_id]
     if not same:
         return "other settings"
-    for name, words in _CHANGED.items():
+    for name, words in _CHANGES.items():
         if all(row[name] != machine.get(name) for row in same):
             return words
     if (threads := _threads(run, machine, same)) is not None:
@@ -159,24 +177,22 @@ def _change(
 def _threads(
     run: CellRun, machine: Mapping[str, str | None], same: Sequence[Mapping[str, Any]]
 ) -> str | None:
-    """Say that none of the earlier runs was asked for as many threads, if so."""
+    """Report the change if no earlier run was asked for as many threads."""
     now = str(run.threads or machine.get("threads") or "")
     if not now:
         return None
     if now.isdecimal():
         others = all(str(row["threads"]) != now for row in same)
-    else:  # torch's own choice: what it chose then is no sign of what it was asked for
-        others = all(_asked(row["environment"]) not in (None, now) for row in same)
+    else:  # torch chose: the number it chose does not tell what it was asked for
+        others = all(_requested_threads(row["environment"]) not in (None, now) for row in same)
     return f"other threads: {same[-1]['threads']} then, {now} now" if others else None
 
 
-def _asked(environment: str | None) -> str | None:
-    """Read how many threads an earlier run was asked for; None where it does not say."""
+def _requested_threads(environment: str | None) -> str | None:
     try:
-        told = json.loads(environment or "{}")["threads"]
+        return str(json.loads(environment or "{}")["threads"])
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
-    return str(told)
 
 
 def _cells(count: int) -> str:

@@ -1,4 +1,4 @@
-"""From a run's events and samples to its rows in the store."""
+"""Makes a run's rows for the store from its events and samples."""
 
 from __future__ import annotations
 
@@ -16,20 +16,28 @@ from kdbench.runner.telemetry.columns import (
     energy_columns,
     precompute_joules,
 )
-from kdbench.runner.telemetry.spans import holes_of, spans_of
+from kdbench.runner.telemetry.spans import suspensions, timed_spans
 from kdbench.runner.telemetry.windows import Sample, Window, baseline, highest
 from kdbench.spec.cell import CellRun
 from kdbench.store.schema import SCHEMA_VERSION, STEP_PARTS, TABLES
 
 Rows = dict[str, list[dict[str, Any]]]
 
-# The phases whose steps a cell's figures are made of.
+# The phases with timed steps.
 _TIMED = ("measure", "train")
+# The columns that the worker's `result` events hold as they are.
+_RESULT_COLUMNS = (
+    *("precompute_seconds", "precompute_seconds_kind", "precompute_peak_bytes"),
+    *("precompute_kept_bytes", "precompute_key", "precompute_reused", "teacher_revision"),
+    *("teacher_preprocessing", "teacher_preprocessing_source", "data_storage", "parameter_bytes"),
+    *("student_parameters", "method_parameters", "flops_step", "operations_step"),
+    "bytes_moved_step",
+)
 
 
 def summarise(
     run: CellRun,
-    outcome: ProcessResult,
+    process: ProcessResult,
     *,
     samples: Sequence[Sample],
     environment: Mapping[str, Any],
@@ -41,81 +49,63 @@ def summarise(
 
     Args:
         run: what was run.
-        outcome: how its process ended, and what it told.
-        samples: what was seen of it from outside.
+        process: how its process ended, and its events.
+        samples: of the sampler.
         environment: the machine.
         started_at: when its process was started.
-        log: where its output is.
-        rates: what the device reaches at best in the run's precision; empty where not known.
+        log: its output.
+        rates: the highest rates of the device in the run's precision; empty if unknown.
     """
-    events = by_kind(outcome.events)
-    end = judge_outcome(outcome, events, log)
-    # told by every process since there is the word; what has none is of an earlier one
+    events = by_kind(process.events)
+    outcome = judge_outcome(process, events, log)
+    # workers of older versions report no suspensions
     steps = [step | {"suspended": bool(step.get("suspended"))} for step in events.get("step", [])]
     timed = [step for step in steps if step["phase"] in _TIMED]
-    # Times come from these alone: the others are of a suspension, and of steps that it left cold.
+    # A suspended step's time is that of the suspension, and of a cold machine after it.
     clean = [step for step in timed if not step["suspended"]]
     epochs = events.get("epoch", [])
-    last = _last_attempt(events)
+    whole_epochs = _whole(epochs, timed)
+    last = max((_attempt(event) for event in events.get("phase_start", [])), default=0)
     phases = _with_polled_peaks(_phases(events), samples, attempt=last)
-    # The samples are of this process alone, and the clock of an earlier one may be another boot's:
-    # what is sampled is of the last attempt's steps. What a step or phase tells of itself, its
-    # time and its exact peaks, counts whichever process it ran in.
+    # The samples cover the last process only, and an earlier attempt may have another boot's clock:
+    # sampled columns come from the last attempt. What a step or phase measures itself, its time and
+    # exact peaks, counts in every attempt.
     sampled = [step for step in timed if _attempt(step) == last]
-    begun = [phase["started_ns"] for phase in phases if _attempt(phase) == last]
-    holes = holes_of([step for step in steps if _attempt(step) == last])
-    spans = spans_of(sampled, begun, holes)
-    windows = [span.window for span in spans]
-    # bytes are what they are: no suspension makes them more
-    everywhere = [span.window for span in spans_of(sampled, begun, [])]
-    # A later event adds to an earlier one: `result` comes in parts.
+    starts = [phase["started_ns"] for phase in phases if _attempt(phase) == last]
+    holes = suspensions([step for step in steps if _attempt(step) == last])
+    spans = timed_spans(sampled, starts, holes)
+    # a suspension does not change how many bytes are in use
+    memory_windows = [span.window for span in timed_spans(sampled, starts, [])]
+    # `result` comes in parts: a later event adds to an earlier one
     result = {key: value for event in events.get("result", []) for key, value in event.items()}
     threads = next((event["threads"] for event in events.get("started", [])), None)
     cell = {
         **run.plan_row(),
-        **end.columns(),
+        **outcome.columns(),
         "threads": threads,
-        "wall_seconds": outcome.wall_seconds,
+        "wall_seconds": process.wall_seconds,
         "started_at": started_at,
         "schema_version": SCHEMA_VERSION,
         **_environment_columns(environment),
-        **_time_columns(run, clean, _whole(epochs, timed)),
+        **_time_columns(run, clean, whole_epochs),
         "suspended_steps": len(timed) - len(clean) if timed else None,
         **_steadiness_columns(run, steps, clean, result),
-        **_memory_columns(timed, phases, samples, result, everywhere),
-        **energy_columns(run, samples, spans, _whole(epochs, timed)),
+        **_memory_columns(timed, phases, samples, result, memory_windows),
+        **energy_columns(run, samples, spans, whole_epochs),
         **condition_columns(
             run,
             samples,
-            windows,
+            [span.window for span in spans],
             threads=threads,
             streamed=result.get("data_storage") == "stream",
         ),
         "precompute_joules": precompute_joules(samples, result),
         **_accuracy_columns(run, epochs),
+        **{name: result.get(name) for name in _RESULT_COLUMNS},
     }
     if run.mode == "train":
         cell["steps_resumed"] = len(timed) - len(sampled)
-    for name in (
-        "precompute_seconds",
-        "precompute_seconds_kind",
-        "precompute_peak_bytes",
-        "precompute_kept_bytes",
-        "precompute_key",
-        "precompute_reused",
-        "teacher_revision",
-        "teacher_preprocessing",
-        "teacher_preprocessing_source",
-        "data_storage",
-        "parameter_bytes",
-        "student_parameters",
-        "method_parameters",
-        "flops_step",
-        "operations_step",
-        "bytes_moved_step",
-    ):
-        cell[name] = result.get(name)
-    cell |= _limit_columns(cell, result, rates)
+    cell |= _rate_columns(cell, rates)
     rows = {
         "cells": [cell],
         "phases": phases,
@@ -129,16 +119,12 @@ def summarise(
 
 
 def failed_rows(
-    run: CellRun,
-    end: Outcome,
-    *,
-    environment: Mapping[str, Any],
-    started_at: datetime,
+    run: CellRun, outcome: Outcome, *, environment: Mapping[str, Any], started_at: datetime
 ) -> Rows:
-    """Make the row of a run that could not even be started, and of how that ended."""
+    """Make the row of a run whose process did not start."""
     cell = {
         **run.plan_row(),
-        **end.columns(),
+        **outcome.columns(),
         "wall_seconds": 0.0,
         "started_at": started_at,
         "schema_version": SCHEMA_VERSION,
@@ -148,7 +134,7 @@ def failed_rows(
 
 
 def by_kind(events: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """Sort a process's events by their kind; each without it."""
+    """Group events by kind, and remove the kind from each."""
     kinds: dict[str, list[dict[str, Any]]] = {}
     for event in events:
         values = {key: value for key, value in event.items() if key != "event"}
@@ -157,7 +143,7 @@ def by_kind(events: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, Any
 
 
 def _timeline(event: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Unpack a step's timeline, which is told in one event by columns: thousands of rows."""
+    """Make rows of a step's timeline, whose event holds columns."""
     names = [column.name for column in TABLES["timeline"] if column.name in event]
     columns = [event[name] for name in names]
     return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
@@ -171,7 +157,7 @@ def _environment_columns(environment: Mapping[str, Any]) -> dict[str, Any]:
     names = ("cpu_model", "gpu_name", "driver_version", "torch_version", "git_revision")
     return {
         **{name: environment[name] for name in names},
-        # a run that an older kdbench left behind tells of none
+        # missing in the record of an older version
         "runtime_settings": environment.get("runtime_settings"),
         "environment": json.dumps(environment, sort_keys=True),
     }
@@ -180,7 +166,7 @@ def _environment_columns(environment: Mapping[str, Any]) -> dict[str, Any]:
 def _whole(
     epochs: Sequence[Mapping[str, Any]], timed: Sequence[Mapping[str, Any]]
 ) -> list[Mapping[str, Any]]:
-    """Epochs whose time is that of their training: no step of theirs was suspended."""
+    """Return the epochs without a suspended step."""
     lost = {step.get("epoch") for step in timed if step["suspended"]}
     return [epoch for epoch in epochs if epoch["epoch"] not in lost]
 
@@ -219,7 +205,7 @@ def _steadiness_columns(
     timed: Sequence[Mapping[str, Any]],
     result: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Whether the timed steps are of one level; the warm-up's end stands in where they are few."""
+    """Judge whether step times shifted; with few steps, whether the warm-up settled."""
     unstable = has_shifted([step["seconds"] for step in timed])
     settled = result.get("warmup_settled")
     if unstable is None and timed and settled is not None:
@@ -244,12 +230,12 @@ def _memory_columns(
         columns["allocated_peak_bytes"] = max(exact)
         columns["allocated_source"] = "cuda-allocator"
         columns["reserved_peak_bytes"] = max(reserved, default=None)
-    elif result.get("ledger_peak_bytes") is not None:
-        columns["allocated_peak_bytes"] = result["ledger_peak_bytes"]
-        columns["allocated_source"] = "ledger"
-    elif result.get("profiler_peak_bytes") is not None:
-        columns["allocated_peak_bytes"] = result["profiler_peak_bytes"]
-        columns["allocated_source"] = "profiler"
+    else:
+        for source in ("ledger", "profiler"):
+            if result.get(f"{source}_peak_bytes") is not None:
+                columns["allocated_peak_bytes"] = result[f"{source}_peak_bytes"]
+                columns["allocated_source"] = source
+                break
     if result.get("second_peak_bytes") is not None:
         columns["unattributed_bytes"] = result["second_peak_bytes"] - result["ledger_peak_bytes"]
         columns["unattributed_scratch_bytes"] = result.get("scratch_bytes")
@@ -257,7 +243,7 @@ def _memory_columns(
     device, idle = highest(samples, "device_bytes", windows), baseline(samples, "device_bytes")
     if process is not None:
         columns |= {"process_peak_bytes": process, "process_source": "nvml-polled"}
-    # Less than when idle: another process gave memory back, and nothing is known of ours.
+    # Less than when idle: another process freed memory, and ours is unknown.
     if device is not None and idle is not None and device >= idle:
         columns |= {"device_peak_bytes": device - idle, "device_source": "nvml-polled"}
     return columns | _host_columns(phases, samples, windows)
@@ -273,20 +259,20 @@ def _host_columns(
     ]
     if exact:
         return {"host_peak_bytes": max(exact), "host_source": "vmhwm"}
-    # No phase of timed steps came to its end, or the system keeps no high-water mark.
+    # No timed phase ended, or the system keeps no high-water mark.
     seen = highest(samples, "host_bytes", windows)
     return {} if seen is None else {"host_peak_bytes": seen, "host_source": "polled"}
 
 
 def _phases(events: Mapping[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Every phase that began, by attempts; the one that the worker died in has no figures."""
+    """Return every phase by attempt; the one in which the worker died has no figures."""
     finished = {
         (_attempt(row), row["started_ns"]): row | {"suspended": bool(row.get("suspended"))}
         for row in events.get("phase", [])
     }
     begun = events.get("phase_start", [])
     unfinished = [row for row in begun if (_attempt(row), row["started_ns"]) not in finished]
-    # An attempt tells of its own set-up before it tells again of those before it.
+    # An attempt reports its own set-up before it repeats the phases of earlier attempts.
     return sorted([*finished.values(), *unfinished], key=_attempt)
 
 
@@ -294,15 +280,10 @@ def _attempt(event: Mapping[str, Any]) -> int:
     return event.get("attempt") or 0
 
 
-def _last_attempt(events: Mapping[str, list[dict[str, Any]]]) -> int:
-    """Return the number of this very process among those that a training went through."""
-    return max((_attempt(event) for event in events.get("phase_start", [])), default=0)
-
-
 def _with_polled_peaks(
     phases: Sequence[Mapping[str, Any]], samples: Sequence[Sample], *, attempt: int
 ) -> list[dict[str, Any]]:
-    """Fill in the highest sample where a phase has no exact peak of the host's memory."""
+    """Use the highest sample where a phase has no exact peak of host memory."""
     filled = []
     for phase in phases:
         row = dict(phase)
@@ -315,21 +296,14 @@ def _with_polled_peaks(
     return filled
 
 
-def _limit_columns(
-    cell: Mapping[str, Any], result: Mapping[str, Any], rates: Mapping[str, Any]
-) -> dict[str, Any]:
-    """How far the step is from what the device reaches at best."""
-    flops, matmul = result.get("flops_step"), rates.get("matmul_flops_per_second")
-    seconds = cell["step_seconds_median"]
+def _rate_columns(cell: Mapping[str, Any], rates: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the device's highest rates, and the share of them that the step reaches."""
+    flops, seconds = cell["flops_step"], cell["step_seconds_median"]
+    names = ("matmul_flops_per_second", "copy_bytes_per_second", "rates_steady", "rates_contended")
+    columns = {name: rates.get(name) for name in names}
+    matmul = columns["matmul_flops_per_second"]
     known = flops is not None and matmul and seconds
-    return {
-        "flops_step": flops,
-        "matmul_flops_per_second": matmul,
-        "copy_bytes_per_second": rates.get("copy_bytes_per_second"),
-        "rates_steady": rates.get("rates_steady"),
-        "rates_contended": rates.get("rates_contended"),
-        "utilisation": flops / seconds / matmul if known else None,
-    }
+    return columns | {"utilisation": flops / seconds / matmul if known else None}
 
 
 def _accuracy_columns(run: CellRun, epochs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a running cell has written so far: JSON lines that grow, the last one perhaps cut short."""
+"""Reads the JSON lines of a running cell; the last line may be incomplete."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 
 
 class EventTail:
-    """Reads the lines that were added since the last time."""
+    """Reads the lines that were added since the last call."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._offset = 0
 
     def read(self) -> list[dict[str, Any]]:
-        """Return the new whole lines; half a line waits for its other half."""
+        """Return the new complete lines."""
         try:
             with self._path.open("rb") as file:
                 file.seek(self._offset)
@@ -28,7 +28,7 @@ class EventTail:
 
 
 def parse_lines(text: bytes) -> list[dict[str, Any]]:
-    """Parse JSON lines; a line that is not one object is dropped: its writer died in it."""
+    """Parse JSON lines; drop what is no object, such as the line in which the writer died."""
     rows = []
     for line in text.splitlines():
         try:
@@ -41,7 +41,7 @@ def parse_lines(text: bytes) -> list[dict[str, Any]]:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Read a whole file of JSON lines; none where there is no file."""
+    """Read a file of JSON lines; return none if it does not exist."""
     try:
         return parse_lines(path.read_bytes())
     except FileNotFoundError:
@@ -49,7 +49,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def last_line(path: Path) -> dict[str, Any] | None:
-    """Return the newest whole line of a file that is being written; None if there is none."""
+    """Return the newest complete line of a growing file, or None."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - 4096))

@@ -51,8 +51,8 @@ def seen(*devices, build="12.9", problem=None):
 ONE_CARD = seen(("Fake GPU", UUID.removeprefix("GPU-")))
 
 
-def found(report):
-    return {finding.name: finding for finding in report.findings}
+def found(findings):
+    return {finding.name: finding for finding in findings}
 
 
 def look(torch=ONE_CARD, results=None, root=Path("/")):
@@ -259,7 +259,7 @@ def test_cards_of_other_jobs_are_nothing_to_mend(fake_nvml):
     )
     fake_nvml(card(**closed))
     report = examine_machine(probe=lambda: ONE_CARD, reaches=lambda _: None)
-    first, last = (f for f in report.findings if f.name == "card")
+    first, last = (f for f in report if f.name == "card")
     assert not first.good
     assert "--gres=gpu:1" in first.remedy
     assert "device_peak_bytes" in last.null
@@ -465,7 +465,7 @@ def test_the_report_reads_at_80_columns(fake_nvml):
     lines = text.getvalue().splitlines()
     assert max(map(len, lines)) <= 80
     words = set(text.getvalue().replace(",", " ").replace(";", " ").split())
-    for finding in report.findings:
+    for finding in report:
         for part in (finding.name, finding.found, finding.remedy or "", *finding.null):
             missing = set(part.replace(",", " ").replace(";", " ").split()) - words
             assert not [word for word in missing if len(word) < 40]

@@ -1,4 +1,4 @@
-"""A worker's process as the launcher sees it, however it was started."""
+"""A worker's process, and the one that is started as a fresh interpreter."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -17,21 +18,21 @@ _APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Child(Protocol):
-    """A started process that leads a process group of its own."""
+    """A started process, the leader of its own process group."""
 
     @property
     def pid(self) -> int:
-        """Its id, and that of its group."""
+        """The id of the process and of its group."""
 
     @property
     def problem(self) -> str | None:
-        """Why its end says nothing of the job, in one line; None where its status is its own."""
+        """Why the exit status does not describe the job; None if it does."""
 
     def poll(self) -> int | None:
-        """Return its exit status, a signal's number below 0; None while it runs."""
+        """Return the exit status, or a signal as a negative number; None while it runs."""
 
     def wait(self, seconds: float) -> bool:
-        """Wait without busy-waiting beside what it measures; whether it has ended."""
+        """Wait for its end, without a busy loop; return whether it has ended."""
 
 
 #: Starts a job: from its file, into a log.
@@ -39,22 +40,21 @@ Start = Callable[[Path, Path], Child]
 
 
 def open_log(path: Path) -> BinaryIO:
-    """Open a log to write behind what is in it; a link there may lead to any file of the user's.
+    """Open a log for appending, but follow no link: it may lead to any file of the user's.
 
     Raises:
-        WorkerError: it is a link, or cannot be written to.
+        WorkerError: it is a link, or not writable.
     """
     try:
         return os.fdopen(os.open(path, _APPEND, 0o666), "ab")
     except OSError as error:
-        told = (error.strerror or str(error)).lower()
-        raise WorkerError(f"cannot write the log {path}: {told}") from None
+        why = (error.strerror or str(error)).lower()
+        raise WorkerError(f"cannot write the log {path}: {why}") from None
 
 
 class Spawned:
     """A fresh interpreter."""
 
-    #: its exit status is always its own
     problem = None
 
     def __init__(self, job: Path, log: Path, *, environment: Mapping[str, str]) -> None:
@@ -65,31 +65,27 @@ class Spawned:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env=dict(environment),
-                # its own process group: Ctrl-C reaches the runner alone, and a kill them all
+                # in its own group, Ctrl-C reaches only the runner, and one kill ends all of it
                 start_new_session=True,
             )
 
     @property
     def pid(self) -> int:
-        """Its id, and that of its group."""
+        """The id of the process and of its group."""
         return self._process.pid
 
     def poll(self) -> int | None:
-        """Return its exit status; None while it runs."""
+        """Return the exit status; None while it runs."""
         return self._process.poll()
 
     def wait(self, seconds: float) -> bool:
         """Wait for its end on a descriptor, where the system has them."""
-        if hasattr(os, "pidfd_open"):
+        with suppress(AttributeError, OSError):  # macOS, an old kernel, or a sandbox
+            descriptor = os.pidfd_open(self.pid)
             try:
-                descriptor = os.pidfd_open(self.pid)
-            except OSError:  # a kernel without it, or a sandbox that forbids it
-                descriptor = -1
-            if descriptor >= 0:
-                try:
-                    select.select([descriptor], [], [], seconds)
-                finally:
-                    os.close(descriptor)
-                return self.poll() is not None
+                select.select([descriptor], [], [], seconds)
+            finally:
+                os.close(descriptor)
+            return self.poll() is not None
         time.sleep(seconds)
         return self.poll() is not None

@@ -1,4 +1,4 @@
-"""Workers that are forked from a warm process: the runner's side of `kdbench.worker.forker`."""
+"""Workers forked from a warm process; `kdbench.worker.forker` is the other side."""
 
 from __future__ import annotations
 
@@ -20,10 +20,9 @@ from kdbench.runner.process.launcher import environment_of
 from kdbench.runner.process.stop_request import StopRequest
 from kdbench.spec.cell import CellRun
 
-# Importing torch from a cold disk takes some; more, and something is wrong.
+# Importing torch from a cold disk is slow, but not slower than this.
 _READY_SECONDS = 120.0
 _TICK_SECONDS = 0.25
-# It has only to fork.
 _FORK_SECONDS = 20.0
 _STOP_SECONDS = 5.0
 
@@ -32,19 +31,16 @@ class WarmProcesses:
     """The warm processes of a run, each started when the first cell needs it.
 
     There is one for each environment and set of imports, so that a forked cell sees and holds what
-    a fresh one would: a student alone no transformers, and no token of the hub.
+    a fresh process would: without a teacher no transformers, without the hub no token.
     """
 
     def __init__(self) -> None:
         self._warm: dict[tuple[Any, ...], _Warm] = {}
 
     def starter(self, run: CellRun, log: Path, stop: StopRequest) -> Start:
-        """Have a warm process for a run, and return what forks it.
+        """Return the function that forks a run from its warm process; start that if needed.
 
-        Args:
-            run: of a cell.
-            log: where the warm process's own output goes until it forks.
-            stop: says when it is not waited for any more.
+        The warm process writes to `log` until it forks.
 
         Raises:
             WorkerError: it did not start.
@@ -80,46 +76,40 @@ class _Warm:
         self._partial = b""
 
     def alive(self) -> bool:
-        """Whether it has not ended."""
         return self._process.poll() is None
 
     def await_ready(self, log: Path, stop: StopRequest) -> None:
-        """Wait until it is warm.
-
-        Raises:
-            WorkerError: it ended, or is not ready in time.
-        """
-        deadline, told = time.monotonic() + _READY_SECONDS, None
-        while told is None and time.monotonic() < deadline and not stop.now:
-            told = self.answer(_TICK_SECONDS)
-        if not told:
+        """Wait until it is ready to fork; raises WorkerError if it ends or is too slow."""
+        deadline, answer = time.monotonic() + _READY_SECONDS, None
+        while answer is None and time.monotonic() < deadline and not stop.now:
+            answer = self.answer(_TICK_SECONDS)
+        if not answer:
             self.stop()
             lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
             last = stop.now or (lines[-1] if lines else "it said nothing")
             raise WorkerError(f"the warm process to fork from did not start: {last}")
 
     def fork(self, job: Path, log: Path) -> Child:
-        """Fork a child for a job; its environment is the warm process's.
+        """Fork a child for a job, with the environment of the warm process.
 
         Raises:
-            WorkerError: it could not.
+            WorkerError: it did not fork.
         """
         request = {"job": str(job.absolute()), "log": str(log.absolute())}
         try:
             if self._process.stdin is not None:
                 self._process.stdin.write(json.dumps(request).encode() + b"\n")
-            told = self.answer(_FORK_SECONDS)
+            answer = self.answer(_FORK_SECONDS)
         except OSError:
-            told = {}
-        if not told or "pid" not in told:
-            # A child that ended before it told of itself is reported by its status.
+            answer = {}
+        if not answer or "pid" not in answer:  # of a child that ended at once, only its status
             self.stop()
-            why = told.get("problem", f"it answered {told}") if told else "it did not answer"
+            why = answer.get("problem", f"it answered {answer}") if answer else "it did not answer"
             raise WorkerError(f"the warm process did not fork the cell: {why}")
-        return _Forked(self, int(told["pid"]))
+        return _Forked(self, int(answer["pid"]))
 
     def answer(self, seconds: float | None) -> dict[str, Any] | None:
-        """Wait for its next answer; None if there is none in time, empty if it ended."""
+        """Wait for the next answer; None if there is none in time, empty if the process ended."""
         output = self._process.stdout
         if output is None:
             return {}
@@ -131,32 +121,28 @@ class _Warm:
                 return {}
             self._partial += read
         line, _, self._partial = self._partial.partition(b"\n")
-        told: dict[str, Any] = json.loads(line)
-        return told
+        answer: dict[str, Any] = json.loads(line)
+        return answer
 
     def stop(self) -> None:
-        """End it, and with it a child that has not ended."""
-        with suppress(OSError):
-            self._close()
+        """End the process, and with it a child that still runs."""
+        for stream in (self._process.stdin, self._process.stdout):
+            with suppress(OSError):
+                if stream is not None:
+                    stream.close()
         self._process.kill()
         self._process.wait()
 
     def how_it_ended(self) -> str:
-        """Say it in words, when it has."""
         try:
             code = self._process.wait(_STOP_SECONDS)
         except subprocess.TimeoutExpired:
             return "closed its pipe"
         return f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
 
-    def _close(self) -> None:
-        for stream in (self._process.stdin, self._process.stdout):
-            if stream is not None:
-                stream.close()
-
 
 class _Forked:
-    """A child of the warm process, which alone can wait for it and tells how it ended."""
+    """A child of the warm process: only that one can wait for it, and reports its status."""
 
     def __init__(self, warm: _Warm, pid: int) -> None:
         self._warm = warm
@@ -165,22 +151,22 @@ class _Forked:
         self.problem: str | None = None
 
     def poll(self) -> int | None:
-        """Return its exit status; None while it runs."""
+        """Return the exit status; None while it runs."""
         self.wait(0)
         return self._code
 
     def wait(self, seconds: float | None) -> bool:
-        """Wait for the answer that tells of its end."""
+        """Wait for the answer that reports its end."""
         if self._code is None:
-            told = self._warm.answer(seconds)
-            if told:
-                self._code = int(told["returncode"])
-            elif told is not None:
-                self._lost()
+            answer = self._warm.answer(seconds)
+            if answer:
+                self._code = int(answer["returncode"])
+            elif answer is not None:
+                self._orphaned()
         return self._code is not None
 
-    def _lost(self) -> None:
-        """Its parent is gone: the kernel kills it, and nobody can tell its exit status."""
+    def _orphaned(self) -> None:
+        """Kill the child of a warm process that is gone; its exit status stays unknown."""
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
         self._code = -signal.SIGKILL

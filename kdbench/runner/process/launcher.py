@@ -1,4 +1,4 @@
-"""One process per job: started with a chosen environment, waited for, and always ended."""
+"""Runs each job in a process of its own: chooses its environment, waits for it and ends it."""
 
 from __future__ import annotations
 
@@ -23,57 +23,35 @@ from kdbench.runner.process.timeouts import TimeLimits
 from kdbench.runner.spool import EventTail
 from kdbench.spec.cell import CellRun
 
-# What a worker may know of the runner's environment: enough to find its libraries, devices and
-# caches. Everything else could change what is measured, or is nobody's business.
+# What a worker sees of the runner's environment: enough to find its libraries, devices and caches.
+# Anything else could change what is measured, or is a secret (such as NVIDIA_API_KEY).
 _ALLOWED = frozenset(
-    {
+    (
         # compilers for torch.compile, and where it keeps what it compiled
-        "CC",
-        "CXX",
-        "TORCHINDUCTOR_CACHE_DIR",
-        "TRITON_CACHE_DIR",
-        "HOME",
-        "LANG",
-        "LD_LIBRARY_PATH",
-        # by name: NVIDIA_API_KEY is a secret
-        "NVIDIA_DRIVER_CAPABILITIES",
-        "NVIDIA_VISIBLE_DEVICES",
-        "DYLD_LIBRARY_PATH",
-        "PATH",
-        "PYTHONPATH",
-        "SSL_CERT_FILE",
-        "TMPDIR",
-        "TZ",
-        "USER",
-        "VIRTUAL_ENV",
-    }
+        *("CC", "CXX", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"),
+        *("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "VIRTUAL_ENV"),
+        *("NVIDIA_DRIVER_CAPABILITIES", "NVIDIA_VISIBLE_DEVICES"),
+        *("HOME", "LANG", "SSL_CERT_FILE", "TMPDIR", "TZ", "USER"),
+    )
 )
-# What decides figures is let through by its family, and recorded: see `runtime_settings`.
+# Settings that can change results pass by family, and are recorded: see `runtime_settings`.
 _ALLOWED_PREFIXES = ("LC_", "XDG_", *(p for family in FAMILIES for p in family.prefixes))
-# Only a cell that reads from the hub is let onto the network, and is given what that needs.
+# Only a cell that reads from the hub may use the network, and sees the settings for that.
 _NETWORK = (
-    "HF_",
-    "ALL_PROXY",
-    "all_proxy",
-    "HTTP_PROXY",
-    "HTTPS_PROXY",
-    "NO_PROXY",
-    "http_proxy",
-    "https_proxy",
-    "no_proxy",
-    "REQUESTS_CA_BUNDLE",
+    *("HF_", "ALL_PROXY", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"),
+    *("http_proxy", "https_proxy", "no_proxy", "REQUESTS_CA_BUNDLE"),
 )
 
 _TICK_SECONDS = 0.25
-# How long a child that is to end gets after each signal, before the next, harder one: in order,
-# and where a scheduler that wants the run to stop will not wait long.
+# How long a child gets after each signal before the next, harder one. A scheduler that stops the
+# run will not wait long: then it gets less.
 _GRACE_SECONDS = 3.0
 _HASTY_SECONDS = 1.0
-# After the last of them only the kernel can keep it.
+# After SIGKILL only the kernel can keep a process alive.
 _KILLED_SECONDS = 10.0
 # A scheduler signals all processes of a job at once, and the worker may be the first to end.
-_BOTH_TOLD_SECONDS = 0.2
-_TOLD_TO_END = tuple(-signal.Signals[name] for name in STOP_SIGNALS)
+_SIGNAL_DELAY_SECONDS = 0.2
+_END_CODES = tuple(-signal.Signals[name] for name in STOP_SIGNALS)
 
 Task = Literal["cell", "fit"]
 
@@ -82,17 +60,17 @@ Task = Literal["cell", "fit"]
 class ProcessResult:
     """How a job's process ended."""
 
-    #: a signal's number below 0; None: it has not ended, although it was killed
+    #: a signal is a negative number; None if it has not ended, although it was killed
     returncode: int | None
     wall_seconds: float
     events: tuple[dict[str, Any], ...]
-    #: which limit it exceeded, in words; None: none
+    #: which limit it exceeded; None for none
     timed_out: str | None = None
-    #: who wanted it to be stopped, in words; None: nobody. It may have been done by then
+    #: who stopped it; None for nobody. It may have been done by then
     stopped: str | None = None
-    #: why `returncode` says nothing of the job; None: it does
+    #: why `returncode` does not describe the job; None if it does
     problem: str | None = None
-    #: what the kernel's killer ended while it ran; None: the kernel does not tell
+    #: what the kernel's killer ended while it ran; None where that is unknown
     kills: OomKills | None = None
 
 
@@ -117,19 +95,19 @@ def launch(
         task: measure a cell, or fit its teacher.
         run: what to do.
         spool: folder for the job and its events.
-        log: where the process's output goes.
+        log: for the process's output.
         cache: folder of what is kept between runs.
-        machine: the parts of the environment that a result depends on.
-        on_start: told the process's id.
-        on_tick: told the new events, a few times a second.
-        stop: says when the job is to be stopped.
-        checkpoints: folder of the run's checkpoints; None: it neither reads nor writes any.
-        start: starts the process; None: a fresh one.
-        rates: have it measure what the device reaches at best as well.
+        machine: the parts of the environment that results depend on.
+        on_start: receives the process's id.
+        on_tick: receives the new events, a few times a second.
+        stop: says when to stop the job.
+        checkpoints: folder of the run's checkpoints; None if it has none.
+        start: starts the process; None for a fresh one.
+        rates: measure the device's highest rates as well.
 
     Raises:
         OSError: its files cannot be written.
-        WorkerError: it could not be started.
+        WorkerError: it did not start.
     """
     job = {
         "task": task,
@@ -166,70 +144,65 @@ def launch(
         stopped=_stopped(stop, returncode),
         wall_seconds=time.monotonic() - started,
         events=(*events, *new),
-        problem=child.problem if ended else _KEPT,
+        problem=child.problem if ended else _UNKILLABLE,
         kills=killer.kills(),
     )
 
 
-_KEPT = "its process does not end although it was killed: something in the kernel keeps it"
+_UNKILLABLE = "its process does not end although it was killed: something in the kernel keeps it"
 
 
 def _stopped(stop: StopRequest, returncode: int | None) -> str | None:
-    """Say who wanted the job to end; one that was told so itself waits for word of the runner."""
-    if returncode in _TOLD_TO_END and stop.now is None:
-        time.sleep(_BOTH_TOLD_SECONDS)
+    """Return who stopped the job; if a signal ended it, wait until the runner has heard it too."""
+    if returncode in _END_CODES and stop.now is None:
+        time.sleep(_SIGNAL_DELAY_SECONDS)
     return stop.now
 
 
 def spawn(run: CellRun) -> Start:
-    """Return what starts a run in a fresh process."""
+    """Return the function that starts a run in a fresh process."""
     return partial(Spawned, environment=environment_of(run))
 
 
 def environment_of(run: CellRun) -> dict[str, str]:
-    """Return what the process of a run sees of this one's environment."""
+    """Return the environment for the process of a run."""
     return worker_environment(os.environ, network=uses_hub(run))
 
 
 def worker_environment(environment: Mapping[str, str], *, network: bool) -> dict[str, str]:
-    """Pick what a worker may see of the environment.
-
-    Args:
-        environment: the runner's.
-        network: whether it may use the hub; if not, the hub's libraries are told to stay offline.
-    """
+    """Filter an environment for a worker; without `network`, the hub's libraries stay offline."""
     prefixes = _ALLOWED_PREFIXES + (_NETWORK if network else ())
     allowed = {
         name: value
         for name, value in environment.items()
-        if name in _ALLOWED or (name.startswith(prefixes) and not _kept_back(name, network=network))
+        if name in _ALLOWED or (name.startswith(prefixes) and not _is_hidden(name, network=network))
     }
     if not network:
         allowed |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
-        # where the hub's files are kept is no secret, and local data sets are cached there too
+        # local data sets are cached in the hub's folders too
         allowed |= {
             name: environment[name]
             for name in ("HF_HOME", "HF_DATASETS_CACHE")
             if name in environment
         }
-    if not has_home():  # libraries would make a folder called ~ where they run
+    if not has_home():  # or libraries create a folder called ~
         allowed.setdefault("XDG_CACHE_HOME", str(user_cache()))
-    # The child must find the very kdbench that started it.
-    # An empty item would be the current folder, where anybody's files may lie.
+    # The child must find the same kdbench. An empty item would be the current folder, where
+    # anybody's files may be.
     others = filter(None, allowed.get("PYTHONPATH", "").split(os.pathsep))
     allowed["PYTHONPATH"] = os.pathsep.join((str(Path(__file__).parents[3]), *others))
     allowed["PYTHONUNBUFFERED"] = "1"
-    # Files and logs are in UTF-8, whatever the user's terminal takes.
+    # Files and logs are in UTF-8, whatever the terminal's encoding.
     allowed |= {"PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8:backslashreplace"}
     return allowed
 
 
-def _kept_back(name: str, *, network: bool) -> bool:
+def _is_hidden(name: str, *, network: bool) -> bool:
     return is_kept_back(name) and not (network and name.startswith(_NETWORK))
 
 
 def uses_hub(run: CellRun) -> bool:
-    """Whether a run reads a checkpoint or data set that is no local file or folder."""
+    """Whether a run reads a checkpoint or data set that is not a local file or folder."""
     cell = run.cell
     teacher = cell.teacher is not None and cell.teacher.weights == "pretrained"
     names = [
@@ -240,11 +213,7 @@ def uses_hub(run: CellRun) -> bool:
 
 
 def _end(child: Child, *, hasty: bool) -> bool:
-    """Interrupt, terminate, kill: the whole group, each a little later than the one before.
-
-    Returns:
-        Whether it has ended.
-    """
+    """Interrupt, terminate, then kill the whole group; return whether it has ended."""
     grace = _HASTY_SECONDS if hasty else _GRACE_SECONDS
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
         if child.poll() is not None:
@@ -255,7 +224,7 @@ def _end(child: Child, *, hasty: bool) -> bool:
         deadline = time.monotonic() + (_KILLED_SECONDS if last else grace)
         while not child.wait(0.1) and time.monotonic() < deadline:
             pass
-    # whatever the worker itself started goes with it
+    # and what the worker itself started
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(child.pid, signal.SIGKILL)
     return child.poll() is not None

@@ -1,4 +1,4 @@
-"""The kernel's killer, which ends a process when memory has run out: whom it ended is counted."""
+"""Counts the processes that the kernel kills when memory runs out."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _COUNT = re.compile(r"^oom_kill (\d+)$", re.MULTILINE)
 
 @dataclass(frozen=True)
 class OomKills:
-    """How many processes the kernel's killer has ended meanwhile."""
+    """How many processes the kernel killed meanwhile."""
 
     count: int
-    #: whose they are: of one control group, or of the whole machine
+    #: the control group that counts them, or the whole machine
     where: str
 
 
@@ -36,14 +36,14 @@ class _Counter:
 
 
 class OomKillCounter:
-    """Counts from now on what the kernel's killer ends among this process's like.
+    """Counts the kernel's kills from now on.
 
-    A worker is in its runner's control group. That group's counter is of the processes in it (of
-    version 2: and below it), whoever's limit was met. One above it counts others' as well, and is
-    read only where a container shows no lower one. The machine's is the last resort.
+    A worker is in its runner's control group, whose counter covers its processes (in version 2
+    also those of the groups below it). A group above it counts others' processes too, and is used
+    only where a container shows no lower one; the machine's counter is the last resort.
 
     Args:
-        root: of the file system that /proc and /sys are read from; None: the real one.
+        root: of the file system that has /proc and /sys; None for the real one.
     """
 
     def __init__(self, root: Path | None = None) -> None:
@@ -51,7 +51,7 @@ class OomKillCounter:
         self._before = self._counter.read() if self._counter else None
 
     def kills(self) -> OomKills | None:
-        """Return what was ended since; None where the kernel does not tell."""
+        """Return the kills since the start; None where the kernel does not count them."""
         now = self._counter.read() if self._counter else None
         if self._counter is None or self._before is None or now is None:
             return None

@@ -1,4 +1,4 @@
-"""What the user, or a scheduler, wants of a run that goes on: finish this cell, or stop now."""
+"""How the user or a scheduler asks a run to stop: after this cell, or now."""
 
 from __future__ import annotations
 
@@ -9,21 +9,20 @@ from typing import Any, Self
 
 from kdbench.common.lifetime import STOP_SIGNALS
 
-# Said by a person at the keyboard: once is a wish, twice an order. The others are orders: said by
-# a scheduler, a service manager or a terminal that goes away, before a kill that follows soon.
+# A person presses Ctrl-C once to ask and twice to insist. Other signals come from a scheduler, a
+# service manager or a terminal that closes, before a kill that follows soon.
 _ASKS = (signal.SIGINT,)
-# These have one meaning everywhere. What a program that a run is part of does with the rest stays.
+# Other signals keep a handler that the calling program has set.
 _ALWAYS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class StopRequest:
-    """Hears signals while it is entered, and remembers what they ask for.
+    """Handles signals while it is entered, and remembers what they ask for.
 
-    Nothing is raised from within a handler: a run looks at `after_cell` and `now` where it can
-    stop in order, so that no row is half written by it. What was ignored when the run began, as a
-    hang-up under nohup, stays so, and so does a handler of the caller's for SIGUSR1, SIGUSR2,
-    SIGQUIT or SIGXCPU. Outside of the main thread, which alone can hear signals, it
-    hears nothing, and can be told by `ask` and `order`.
+    Its handlers raise nothing: a run checks `after_cell` and `now` where it can stop safely, so no
+    row is half written. Signals that were ignored, such as a hang-up under nohup, stay ignored,
+    and the caller's handlers for SIGUSR1, SIGUSR2, SIGQUIT and SIGXCPU stay too. Outside the main
+    thread it receives no signals; use `ask` and `order`.
     """
 
     def __init__(self) -> None:
@@ -32,32 +31,32 @@ class StopRequest:
         self._before: dict[int, Any] = {}
 
     def after_cell(self) -> bool:
-        """Whether no cell is to be started any more."""
+        """Whether no further cell should start."""
         return self._asked > 0 or self.now is not None
 
     @property
     def now(self) -> str | None:
-        """Who wants the running cell to be stopped, in words; None: nobody."""
+        """Who wants the running cell to stop now; None for nobody."""
         if self._order is not None:
             return self._order
         return "stopped by the user" if self._asked > 1 else None
 
     def ask(self) -> None:
-        """Want the run to end after the running cell; the second time, now."""
+        """Ask for a stop after the running cell; the second time, now."""
         self._asked += 1
 
-    def order(self, words: str) -> None:
-        """Want the run to end now; `words` say who does."""
-        self._order = self._order or words
+    def order(self, who: str) -> None:
+        """Stop the run now; `who` wants that, as text."""
+        self._order = self._order or who
 
     def __enter__(self) -> Self:
-        """Hear signals from now on."""
+        """Handle signals from now on."""
         if threading.current_thread() is threading.main_thread():
             for number in (signal.Signals[name] for name in STOP_SIGNALS):
                 before = signal.getsignal(number)
                 always = number in _ALWAYS and before != signal.SIG_IGN
                 if always or before == signal.SIG_DFL:
-                    self._before[number] = signal.signal(number, self._hear)
+                    self._before[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(
@@ -66,13 +65,13 @@ class StopRequest:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Leave signals to whoever heard them before."""
+        """Restore the previous handlers."""
         for number, handler in self._before.items():
-            # None: it was not set from Python, and cannot be set back from it
+            # None: not set from Python, so Python cannot restore it
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._before.clear()
 
-    def _hear(self, number: int, _frame: FrameType | None) -> None:
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
         if number in _ASKS:
             self.ask()
         else:

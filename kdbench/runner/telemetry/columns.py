@@ -8,7 +8,7 @@ from typing import Any
 
 from kdbench.runner.telemetry.contention import LIST_NS, judge
 from kdbench.runner.telemetry.gpu import throttle_words
-from kdbench.runner.telemetry.spans import APART_NS, Span
+from kdbench.runner.telemetry.spans import MARGIN_NS, Span
 from kdbench.runner.telemetry.windows import (
     Counter,
     Sample,
@@ -119,7 +119,7 @@ def precompute_joules(samples: Sequence[Sample], result: Mapping[str, Any]) -> f
         [(start, end) for start, end in result.get(f"precompute_{which}_ns") or ()]
         for which in ("timed", "suspended")
     )
-    windows = without(timed, padded(lost, APART_NS))
+    windows = without(timed, padded(lost, MARGIN_NS))
     seconds = sum(end - start for start, end in windows) / 1e9
     joules, _ = energy_joules(samples, windows)
     return joules * result["precompute_seconds"] / seconds if joules is not None else None

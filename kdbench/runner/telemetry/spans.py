@@ -1,4 +1,4 @@
-"""When the timed steps ran: the windows in which the samples are of them."""
+"""The windows of time in which the timed steps ran, for picking their samples."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 
 from kdbench.runner.telemetry.windows import Window, padded
 
-# How far from a suspension a reading is believed: the slowest are a second apart, and those next to
-# it on both sides tell of what was in it, too. Some counters start anew after it.
-APART_NS = 1_000_000_000
+# The distance from a suspension at which samples are trusted: the slowest samples are a second
+# apart, and those next to a suspension include it. Some counters restart after it.
+MARGIN_NS = 1_000_000_000
 
 
 @dataclass(frozen=True)
 class Span:
-    """Consecutive timed steps of one epoch, or of a profile: what is between spans is not theirs.
+    """Consecutive timed steps of one epoch, or of a profile.
 
     Attributes:
         window: from the first step's start to the last one's end, on CLOCK_MONOTONIC.
@@ -29,12 +29,10 @@ class Span:
     steps: int
 
 
-def holes_of(steps: Sequence[Mapping[str, Any]]) -> list[Window]:
-    """When suspensions were, and what may have been read of them: no span is over one.
+def suspensions(steps: Sequence[Mapping[str, Any]]) -> list[Window]:
+    """Return when the machine was suspended, with a margin.
 
-    Args:
-        steps: all of one attempt, in order. One that was suspended tells of the time since the
-            step before it.
+    `steps` are all of one attempt, in order; a suspended step was suspended after the step before.
     """
     holes, before = [], None
     for step in steps:
@@ -42,20 +40,20 @@ def holes_of(steps: Sequence[Mapping[str, Any]]) -> list[Window]:
         if step["suspended"]:
             holes.append((start if before is None else before, end))
         before = end
-    return padded(holes, APART_NS)
+    return padded(holes, MARGIN_NS)
 
 
-def spans_of(
+def timed_spans(
     steps: Sequence[Mapping[str, Any]], phases: Sequence[int], holes: Sequence[Window]
 ) -> list[Span]:
-    """Spans of consecutive timed steps of one attempt: the gaps between phases are not in them.
+    """Group consecutive timed steps of one attempt, without the gaps between phases.
 
-    Between two epochs the test images are classified, and within one a checkpoint is written.
+    Test images are classified between two epochs, and checkpoints are written within one.
 
     Args:
         steps: in order.
         phases: when each phase of the attempt began.
-        holes: steps that reach into one of these are in no span.
+        holes: steps that overlap one of these are left out.
     """
     begun, opened = sorted(phases), sorted(first for first, _ in holes)
     spans: dict[tuple[str, int | None, int, int], Span] = {}
@@ -71,6 +69,6 @@ def spans_of(
 
 
 def _window(step: Mapping[str, Any]) -> Window:
-    """From a step's start to its end; of an accounting step, which has no time, the start alone."""
+    """From a step's start to its end; an accounting step has no duration."""
     start = int(step["started_ns"])
     return start, start + int((step["seconds"] or 0.0) * 1e9)
