@@ -139,7 +139,7 @@ class CellRunner:
         """Return how it ended, and what is told of the teacher."""
         spool, log = self.store.spool(key), self.store.log(key)
         try:
-            with self.store.told("a teacher was being fitted"), _process_started():
+            with self.store.reporting_errors("a teacher was being fitted"), _process_started():
                 log.unlink(missing_ok=True)
                 outcome = launch(
                     "fit",
@@ -163,7 +163,10 @@ class CellRunner:
     ) -> tuple[ProcessResult, list[dict[str, Any]]]:
         spool, log = self.store.spool(key), self.store.log(key)
         checkpoints = self.store.checkpoints(key) if keeps_checkpoints(run) else None
-        with self.store.told(f"what was measured is kept in {spool}"), _process_started():
+        with (
+            self.store.reporting_errors(f"what was measured is kept in {spool}"),
+            _process_started(),
+        ):
             Record(key, run, started_at, dict(self.environment)).write(spool)
             if checkpoints is None or not checkpoints.exists():
                 log.unlink(missing_ok=True)  # the log is of the run whose rows these are

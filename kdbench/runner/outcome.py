@@ -9,7 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from kdbench.common.memory_limits import find_limits, process_limits
-from kdbench.common.out_of_memory import REMEDY, Shortage, is_ambiguous, recognise
+from kdbench.common.out_of_memory import (
+    REMEDY,
+    OutOfMemory,
+    may_be_out_of_memory,
+    parse_out_of_memory,
+)
 from kdbench.common.units import format_value
 from kdbench.runner.process.launcher import ProcessResult
 from kdbench.runner.process.oom_killer import OomKills
@@ -26,7 +31,7 @@ class Outcome:
     status: str
     error: str | None = None
     #: of a run that ended for want of memory
-    shortage: Shortage | None = None
+    shortage: OutOfMemory | None = None
 
     def columns(self) -> dict[str, Any]:
         """Return what `cells` keeps of it."""
@@ -74,7 +79,7 @@ def _as_told(told: Mapping[str, Any], killed: OomKills | None) -> Outcome:
         source, *sizes = (
             told.get(f"oom_{name}") for name in ("source", "asked_bytes", "free_bytes")
         )
-        return Outcome("oom", told.get("error"), Shortage(source or "host", *sizes))
+        return Outcome("oom", told.get("error"), OutOfMemory(source or "host", *sizes))
     if told.get("child_died") and killed:
         remedy = f"fewer data.workers need less; {REMEDY}"
         return _by_the_kernel("a process that prepares images", killed, remedy)
@@ -92,7 +97,7 @@ def _by_the_kernel(whom: str, killed: OomKills, remedy: str) -> Outcome:
         f"{killed.count} meanwhile); the least limit is {format_value(least.limit_bytes, 'bytes')} "
         f"({least.name}); {remedy}"
     )
-    return Outcome("oom", error, Shortage("kernel"))
+    return Outcome("oom", error, OutOfMemory("kernel"))
 
 
 def _without_a_word(code: int, kills: OomKills | None, log: Path) -> Outcome:
@@ -105,17 +110,17 @@ def _without_a_word(code: int, kills: OomKills | None, log: Path) -> Outcome:
     if found is not None:
         line = next((line for line in words.splitlines() if _shortage_in(line)), last)
         return Outcome(
-            "oom", found.sentence(f"the worker's last words: {line.strip()[:300]}"), found
+            "oom", found.message(f"the worker's last words: {line.strip()[:300]}"), found
         )
     if code < 0:
         return Outcome("killed", _killed(-code, kills))
     return Outcome("failed", f"the worker ended with exit code {code}: {last}")
 
 
-def _shortage_in(words: str) -> Shortage | None:
-    found, own = recognise(words), process_limits()
-    if found is None and is_ambiguous(words) and own:
-        found = Shortage("host")  # the worker is under the same limits, and these are likely why
+def _shortage_in(words: str) -> OutOfMemory | None:
+    found, own = parse_out_of_memory(words), process_limits()
+    if found is None and may_be_out_of_memory(words) and own:
+        found = OutOfMemory("host")  # the worker is under the same limits, and these are likely why
     if found is None or found.source == "cuda" or not own:
         return found
     # What was free in a process that is gone, nobody knows.

@@ -8,7 +8,7 @@ from pathlib import Path
 from kdbench.common.errors import printable
 from kdbench.runner.recovery import recover
 from kdbench.store import Store, find_stores
-from kdbench.store.inspection import Health, inspect
+from kdbench.store.inspection import Health, inspect_store
 
 # Of a folder full of rubbish the first files tell enough; all are counted.
 _SHOWN = 20
@@ -21,7 +21,7 @@ def examine_results(path: Path) -> list[Health]:
     Raises:
         InputError: there is none.
     """
-    return [inspect(root) for root in find_stores(path)]
+    return [inspect_store(root) for root in find_stores(path)]
 
 
 def repair_store(health: Health, tell: Callable[[str], None]) -> None:
@@ -53,7 +53,7 @@ def remedies(health: Health, path: Path) -> Iterator[str]:
         yield "update kdbench to read what a newer one wrote"
     if health.damage:
         yield f"kdbench doctor {path} --repair moves these files away, and keeps them"
-    if health.lacking:
+    if health.missing_tables:
         yield "kdbench run, as it was called for these results, measures again what they lack"
     if health.leftovers:
         yield (
@@ -76,7 +76,7 @@ def describe(health: Health) -> Iterator[str]:
         [
             f"  {printable(health.labels[key])} ({key}) has no part in {', '.join(tables)}: the "
             "command that it came from measures it again"
-            for key, tables in health.lacking.items()
+            for key, tables in health.missing_tables.items()
         ],
         "run with a table's part gone",
     )

@@ -14,7 +14,7 @@ from kdbench.spec.cell import CellRun
 from kdbench.store import Store
 from kdbench.store.layout import SUPERSEDED
 from kdbench.store.parts import Damage
-from kdbench.store.reading import read_rows, warn_left_out
+from kdbench.store.reading import read_rows, warn_unreadable
 
 # Run again without being asked: they were stopped in the middle, and that was not their fault.
 UNFINISHED = ("interrupted",)
@@ -82,7 +82,7 @@ def plan_resume(
             aside = store.set_aside(damage.part)
             notes.append(f"{damage}; it is run again, and the file is kept in {aside}")
         else:
-            warn_left_out(damage)
+            warn_unreadable(damage)
     there = {row["run_key"]: row["status"] for row in rows}
     lacking = store.incomplete(own & there.keys())
     known = {key: status for key, status in there.items() if key not in lacking}

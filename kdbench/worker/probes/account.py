@@ -101,7 +101,7 @@ def adopt_session(session: Session, draw: Draw, ledger: Ledger) -> None:
     if session.teacher is not None:
         ledger.adopt_module(session.teacher, "teacher", prefix="teacher")
     if session.embeddings is not None:
-        name = session.cell.declared.teacher.replace("-", "_")
+        name = session.cell.method_spec.teacher.replace("-", "_")
         ledger.adopt([session.embeddings], "teacher", name)
     ledger.adopt(session.data.tensors(), "inputs", "data")
     ledger.adopt(draw.tensors(), "inputs")
