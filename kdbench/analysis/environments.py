@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kdbench.common.errors import InputError, clipped, did_you_mean
+from kdbench.common.errors import InputError, did_you_mean, truncate
 from kdbench.common.text import printable
 from kdbench.spec.cell import digest
 
@@ -72,7 +72,7 @@ class Environment:
         parts.append(_threads(self.threads))
         parts.append(f"torch {self.torch_version or 'unknown'}")
         if self.runtime_settings is not None:
-            parts.append(f"with {clipped(self.runtime_settings, _LONGEST_SETTINGS)}")
+            parts.append(f"with {truncate(self.runtime_settings, _LONGEST_SETTINGS)}")
         return printable(f"{self.device}: " + ", ".join(parts))
 
     @property

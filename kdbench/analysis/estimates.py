@@ -9,7 +9,7 @@ from statistics import fmean, median
 from typing import Any, TypeGuard
 
 from kdbench.analysis.metrics import Metric
-from kdbench.common.stats import AGREEING, FEWEST_PROCESSES, mean_interval, median_interval
+from kdbench.common.stats import MAX_AGREEING_RATIO, MIN_PROCESSES, mean_interval, median_interval
 from kdbench.common.text import printable
 
 # What is wrong with a yardstick: a step beats it; or it was measured with others at work, or its
@@ -74,7 +74,7 @@ def estimate_of(rows: Sequence[Mapping[str, Any]], metric: Metric) -> Estimate |
         value = median(values)
         # The median's own interval: that of the mean need not even hold the median. By order
         # statistics it exists from 6 processes on.
-        interval = median_interval(values) if len(values) >= FEWEST_PROCESSES else None
+        interval = median_interval(values) if len(values) >= MIN_PROCESSES else None
         if not agree(interval or (min(values), max(values))):
             marks.append("disagree")
     if metric.name == "utilisation":
@@ -95,7 +95,7 @@ def estimate_of(rows: Sequence[Mapping[str, Any]], metric: Metric) -> Estimate |
 def agree(ends: tuple[float, float]) -> bool:
     """Whether runs lie no further apart than processes that measure the same may."""
     low, high = ends
-    return high <= AGREEING * low if low > 0 else low == high
+    return high <= MAX_AGREEING_RATIO * low if low > 0 else low == high
 
 
 def _computed_once(

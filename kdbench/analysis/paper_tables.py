@@ -70,7 +70,7 @@ def students_table(matrix: Matrix) -> Table:
     inferred = False
     for cell in matrix.cells:
         shape = cell.student
-        width = cell.required_teacher.width if cell.declared.projects else None
+        width = cell.required_teacher.width if cell.method_spec.uses_projection else None
         count = student_parameters(
             shape, image_size=cell.image_size, classes=cell.data.classes, teacher_width=width
         )

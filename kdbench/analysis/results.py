@@ -21,7 +21,7 @@ from kdbench.common.errors import InputError, quoted
 from kdbench.matrix.filter import RowFilter
 from kdbench.store import find_stores, read_table
 from kdbench.store.parts import Damage
-from kdbench.store.reading import warn_left_out
+from kdbench.store.reading import warn_unreadable
 from kdbench.store.schema import TABLES
 
 
@@ -43,7 +43,7 @@ class Results:
     homes: Mapping[str, Path]
     cells: pd.DataFrame
     known: Mapping[str, Environment]
-    left_out: Callable[[Damage], None] = warn_left_out
+    left_out: Callable[[Damage], None] = warn_unreadable
 
     @cached_property
     def phases(self) -> pd.DataFrame:
@@ -138,7 +138,7 @@ def load_results(
     *,
     only: Sequence[str] = (),
     environment: str | None = None,
-    left_out: Callable[[Damage], None] = warn_left_out,
+    left_out: Callable[[Damage], None] = warn_unreadable,
 ) -> Results:
     """Load what was committed; what cannot be read is left out, with a `LeftOutWarning` each.
 

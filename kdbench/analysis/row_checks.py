@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kdbench.common.errors import InputError, brief, quoted
+from kdbench.common.errors import InputError, quoted, short_repr
 from kdbench.store.schema import STATUSES, TABLES
 
 # What is counted on to be there; of the columns that are never null, some a reader can do without.
@@ -100,7 +100,7 @@ def sound(frame: pd.DataFrame, table: str, home: Path) -> pd.DataFrame:
         else:
             continue
         if outside.any():
-            found = brief(values[outside].iloc[0])
+            found = short_repr(values[outside].iloc[0])
             raise _wrong(expected, found, frame[outside], name, table, home)
     return frame
 
@@ -124,7 +124,7 @@ def _wrong(
 ) -> InputError:
     key = rows["run_key"].iloc[0]
     return InputError(
-        f"expected {expected}, found {found} in the run {brief(key)}",
+        f"expected {expected}, found {found} in the run {short_repr(key)}",
         where=home / table,
         key=column,
         hint="no run writes this: move its part away to read the rest",

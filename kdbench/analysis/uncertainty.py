@@ -7,15 +7,16 @@ from collections.abc import Iterator, Sequence
 from kdbench.analysis.aggregate import CellGroup
 from kdbench.analysis.estimates import UNSURE, Estimate
 from kdbench.analysis.metrics import Metric
-from kdbench.common.stats import AGREEING
+from kdbench.common.stats import MAX_AGREEING_RATIO
 from kdbench.common.text import printable
 from kdbench.common.units import format_interval, format_rate, format_value
 
 _MARK = "?"
 _NOTES = {
     "contended": "others were at work in every run behind it",
-    "disagree": f"its runs, or its interval, span more than {100 * (AGREEING - 1):.0f} %, twice "
-    "what one constant step was seen to differ by between processes",
+    "disagree": "its runs, or its interval, span more than "
+    f"{100 * (MAX_AGREEING_RATIO - 1):.0f} %, twice what one constant step was seen to differ by "
+    "between processes",
 }
 
 

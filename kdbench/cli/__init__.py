@@ -16,7 +16,7 @@ from kdbench.cli.examples import epilog
 from kdbench.cli.measure import cells, doctor, predict, run
 from kdbench.cli.output import Output, standard_streams
 from kdbench.cli.results import compare, plot, show, tables
-from kdbench.common.errors import InputError, KdbenchError, LeftOutWarning, OutputError
+from kdbench.common.errors import InputError, KdbenchError, OutputError, UnreadableFileWarning
 from kdbench.common.lifetime import STOP_SIGNALS, ignore_signals
 from kdbench.common.text import printable
 
@@ -84,10 +84,10 @@ def _left_out_told() -> Iterator[None]:
     told: set[str] = set()
     with warnings.catch_warnings():
         show = warnings.showwarning
-        warnings.simplefilter("always", LeftOutWarning)
+        warnings.simplefilter("always", UnreadableFileWarning)
 
         def line(message: Any, category: Any, *where: Any) -> None:  # noqa: ANN401
-            if not issubclass(category, LeftOutWarning):
+            if not issubclass(category, UnreadableFileWarning):
                 show(message, category, *where)
             elif str(message) not in told:
                 told.add(str(message))

@@ -14,8 +14,8 @@ from kdbench.cli.options import (
     ProfileOption,
     SetOption,
     console,
+    is_matrix_path,
     matrix_file,
-    names_matrix,
 )
 from kdbench.common.errors import InputError
 from kdbench.common.text import printable
@@ -69,7 +69,7 @@ def check(
 
     emitter = Emitter(format=format, json=json, junit=junit, console=console())
     with emitter.errors():
-        if results is not None and names_matrix(results):
+        if results is not None and is_matrix_path(results):
             results, matrix = None, matrix_file(results, matrix)
         if matrix is None and (preset or set):
             raise InputError("these are laid over a matrix file: --matrix", where="--preset, --set")

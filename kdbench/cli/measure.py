@@ -16,10 +16,10 @@ from kdbench.cli.options import (
     SetOption,
     check_format,
     console,
+    format_records,
     matrix_file,
-    printed,
 )
-from kdbench.cli.output import steady_console
+from kdbench.cli.output import run_console
 from kdbench.common.errors import printable
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ def predict(
         kept = f"kept; see: kdbench show {folder} --only source=predicted --memory"
         typer.echo(printable(kept), err=True)
     else:
-        typer.echo(printed(predicted.records(rows, fitting), format), nl=format == "json")
+        typer.echo(format_records(predicted.records(rows, fitting), format), nl=format == "json")
     raise typer.Exit(1 if any(row["status"] != "ok" for row in rows) else 0)
 
 
@@ -197,7 +197,7 @@ def run(
         device=device,
         retry=[s for s in retry.split(",") if s],
         fresh=fresh,
-        progress=ConsoleProgress(steady_console()),
+        progress=ConsoleProgress(run_console()),
     )
     _tell(done, fresh=fresh)
     raise typer.Exit(done.summary.exit_code)

@@ -89,7 +89,7 @@ def matrix_file(argument: Path | None, option: Path | None) -> Path:
     return named
 
 
-def names_matrix(path: Path) -> bool:
+def is_matrix_path(path: Path) -> bool:
     """Whether a path is of a matrix file, where a folder of results could be meant as well."""
     from kdbench.common.document import is_stream
 
@@ -110,7 +110,7 @@ def check_format(found: str, known: Sequence[str]) -> None:
         )
 
 
-def printed(records: list[dict[str, Any]], format: str) -> str:
+def format_records(records: list[dict[str, Any]], format: str) -> str:
     """Write records as csv or json."""
     import csv
     import io

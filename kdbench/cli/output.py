@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdo
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from kdbench.common.errors import OutputError
-from kdbench.common.text import encodable
+from kdbench.common.text import fit_encoding
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -50,7 +50,7 @@ class Output:
             OutputError: it cannot be written, and the stream is not steady.
         """
         try:
-            self._file.write(encodable(text, self._file.encoding))
+            self._file.write(fit_encoding(text, self._file.encoding))
         except OSError as error:
             self._failed(error)
         return len(text)
@@ -109,7 +109,7 @@ def standard_streams() -> Iterator[Output | None]:
         yield out
 
 
-def steady_console() -> Console:
+def run_console() -> Console:
     """Return the console of what goes on whether its lines can be written or not."""
     from rich.console import Console
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kdbench.common.errors import InputError, brief, clipped, did_you_mean, quoted
-from kdbench.common.text import decoded
+from kdbench.common.errors import InputError, did_you_mean, quoted, short_repr, truncate
+from kdbench.common.text import decode_text
 
 Document = dict[str, Any]
 
@@ -36,7 +36,7 @@ def read_document(path: Path, *, kind: str = "matrix file") -> Document:
         InputError: it is missing, unreadable, too large or not TOML, or holds what no TOML file
             of ours can: nesting without end, integers of more than 64 bits.
     """
-    where = shown(path)
+    where = display_path(path)
     try:
         raw = _read(path)
     except (OSError, ValueError) as error:  # ValueError: no name that a file can have
@@ -46,7 +46,7 @@ def read_document(path: Path, *, kind: str = "matrix file") -> Document:
     if len(raw) > MAX_BYTES:
         raise InputError(f"expected a {kind} of at most {MAX_BYTES} bytes, found more", where=where)
     try:
-        text = decoded(raw)
+        text = decode_text(raw)
     except ValueError as error:
         raise InputError(str(error), where=where) from None
     if not text.strip():
@@ -65,7 +65,7 @@ def is_stream(path: Path) -> bool:
     return path == STANDARD_INPUT or (path.parent in _OWN_FILES and not path.is_file())
 
 
-def shown(path: Path) -> Path:
+def display_path(path: Path) -> Path:
     """Return how messages name a file."""
     return Path("standard input") if path == STANDARD_INPUT else path
 
@@ -123,12 +123,14 @@ def _check_values(document: Document, *, where: object, prefix: str = "") -> Non
         waiting += [(name, level + 1, value) for name, value in inside]
 
 
-def with_preset(document: Document, preset: str | None, *, where: object) -> Document:
+def apply_preset(document: Document, preset: str | None, *, where: object) -> Document:
     """Lay `[presets.NAME]` over the file: tables merge, everything else is replaced."""
     presets = document.get("presets", {})
     base = {key: value for key, value in document.items() if key != "presets"}
     if not isinstance(presets, dict):
-        raise InputError(f"expected a table, found {brief(presets)}", where=where, key="presets")
+        raise InputError(
+            f"expected a table, found {short_repr(presets)}", where=where, key="presets"
+        )
     if len(presets) > _MOST_PRESETS:
         problem = f"expected at most {_MOST_PRESETS} presets, found {len(presets)}"
         raise InputError(problem, where=where, key="presets")
@@ -142,12 +144,12 @@ def with_preset(document: Document, preset: str | None, *, where: object) -> Doc
     override = presets[preset]
     if not isinstance(override, dict):
         raise InputError(
-            f"expected a table, found {brief(override)}", where=where, key=f"presets.{preset}"
+            f"expected a table, found {short_repr(override)}", where=where, key=f"presets.{preset}"
         )
     return _merged(base, override)
 
 
-def with_assignments(document: Document, assignments: Sequence[str]) -> Document:
+def apply_assignments(document: Document, assignments: Sequence[str]) -> Document:
     """Apply `KEY=VALUE` strings: a dotted path into the file and a TOML value each.
 
     Raises:
@@ -158,7 +160,7 @@ def with_assignments(document: Document, assignments: Sequence[str]) -> Document
         key = key.strip()
         if not equals or not all(key.split(".")):
             raise InputError(
-                f"expected KEY=VALUE, found {brief(assignment)}",
+                f"expected KEY=VALUE, found {short_repr(assignment)}",
                 where="--set",
                 hint="for instance --set training.batch_size=32",
             )
@@ -182,10 +184,10 @@ def _toml_value(text: str, key: str) -> Any:  # noqa: ANN401
         parsed = {}
     if set(parsed) != {"value"}:
         raise InputError(
-            f"expected a TOML value, found {brief(text)}",
+            f"expected a TOML value, found {short_repr(text)}",
             where="--set",
             key=key,
-            hint=f"""a string needs quotes: --set '{key}="{clipped(text.strip(), 80)}"'""",
+            hint=f"""a string needs quotes: --set '{key}="{truncate(text.strip(), 80)}"'""",
         )
     return parsed["value"]
 
@@ -196,7 +198,8 @@ def _check_path(document: Mapping[str, Any], key: str) -> None:
         node = node.get(part, {})
         if not isinstance(node, dict):
             raise InputError(
-                f"{'.'.join(key.split('.')[:depth])} is {brief(node)}, no table to set a key in",
+                f"{'.'.join(key.split('.')[:depth])} is {short_repr(node)}, "
+                "no table to set a key in",
                 where="--set",
                 key=key,
             )

@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 
 from kdbench.common.errors import printable
-from kdbench.common.runtime_settings import asked_threads, limited_processors, runtime_settings
+from kdbench.common.runtime_settings import processor_limit, requested_threads, runtime_settings
 
 _PACKAGES = (
     "kdbench",
@@ -41,7 +41,7 @@ def collect_environment(
         worker: the environment that its workers get; None: it has none.
     """
     usable = _usable_cpus()
-    limited = limited_processors(usable, os.cpu_count())
+    limited = processor_limit(usable, os.cpu_count())
     return {
         "cpu_model": cpu_model(),
         "cpu_count": os.cpu_count(),
@@ -59,12 +59,12 @@ def collect_environment(
         "gpu_name": gpu and gpu.get("name"),
         "driver_version": gpu and gpu.get("driver_version"),
         "gpu": gpu,
-        "threads": None if worker is None else asked_threads(worker, usable),
+        "threads": None if worker is None else requested_threads(worker, usable),
         "runtime_settings": None if worker is None else runtime_settings(worker, limited),
     }
 
 
-def decisive(environment: dict[str, Any]) -> dict[str, str | None]:
+def environment_identity(environment: dict[str, Any]) -> dict[str, str | None]:
     """Pick the parts that a result depends on: another value is another run."""
     keys = ("torch_version", "cpu_model", "gpu_name", "driver_version", "runtime_settings")
     return {key: environment[key] for key in keys}

@@ -24,7 +24,7 @@ class KdbenchError(Exception):
     exit_code = 1
 
     def __init__(self, message: str = "") -> None:
-        super().__init__(clipped(printable(message), _LONGEST))
+        super().__init__(truncate(printable(message), _LONGEST))
 
 
 class InputError(KdbenchError):
@@ -48,11 +48,11 @@ class InputError(KdbenchError):
         hint: str | None = None,
     ) -> None:
         self.where, self.key, self.problem, self.hint = where, key, problem, hint
-        place = [clipped(str(part), _LONGEST_PLACE) for part in (where, key) if part is not None]
+        place = [truncate(str(part), _LONGEST_PLACE) for part in (where, key) if part is not None]
         parts = [part for part in (*place, problem) if part]
         super().__init__(": ".join(parts) + (f"; {hint}" if hint else ""))
 
-    def elsewhere(self, where: object) -> InputError:
+    def at(self, where: object) -> InputError:
         """Return the same error of an input that something else holds."""
         return type(self)(self.problem, where=where, key=self.key, hint=self.hint)
 
@@ -63,7 +63,7 @@ class OutputError(KdbenchError):
     exit_code = 2
 
 
-class LeftOutWarning(UserWarning):
+class UnreadableFileWarning(UserWarning):
     """A file among results that cannot be read, and is left out; the rest is read."""
 
 
@@ -92,20 +92,20 @@ def quoted(names: Iterable[object], joint: str = ", ") -> str:
 
     Of very many, the first are named and the rest is counted.
     """
-    each = [brief(str(name)) for name in names]
+    each = [short_repr(str(name)) for name in names]
     more = len(each) - _MOST_QUOTED
     return joint.join(each[:_MOST_QUOTED]) + (f" and {more} more" if more > 0 else "")
 
 
-def brief(value: object) -> str:
+def short_repr(value: object) -> str:
     """Write a value from a file for a message, as Python does, and no more of it than fits."""
     try:
-        return clipped(repr(value), _LONGEST_VALUE)
+        return truncate(repr(value), _LONGEST_VALUE)
     except (RecursionError, ValueError):  # an integer of very many digits has no decimal text
         return f"a value ({type(value).__name__}) too large to be shown"
 
 
-def clipped(text: str, most: int) -> str:
+def truncate(text: str, most: int) -> str:
     """Cut a text that is longer than `most` letters, and say so."""
     return text if len(text) <= most else f"{text[:most]}... ({len(text)} letters)"
 

@@ -37,14 +37,14 @@ def fingerprint_path(path: Path) -> str:
         OSError: a file cannot be read, or it is the system's own folder: a matrix file of somebody
             else's is not to have all of a disk read, nor the kernel's memory.
     """
-    if of_the_system(path):
+    if is_system_path(path):
         raise OSError("a folder of the system")
     if path.is_file():
         return _digest_files(path.parent, [path])
     return _digest_files(path, sorted(found for found in path.rglob("*") if found.is_file()))
 
 
-def of_the_system(path: Path) -> bool:
+def is_system_path(path: Path) -> bool:
     """Whether a path is all of the disk, or the kernel's."""
     there = path.resolve()
     return there == there.parent or there.is_relative_to("/proc") or there.is_relative_to("/sys")

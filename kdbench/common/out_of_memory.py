@@ -50,7 +50,7 @@ _TOTAL = re.compile(rf"total capac\w+ of {_SIZE}|{_SIZE} total capacity")
 
 
 @dataclass(frozen=True)
-class Shortage:
+class OutOfMemory:
     """Memory that was asked for and not there; None for what nobody told."""
 
     source: Source
@@ -68,7 +68,7 @@ class Shortage:
             "oom_free_bytes": self.free_bytes,
         }
 
-    def sentence(self, told: str) -> str:
+    def message(self, told: str) -> str:
         """Say it in one line: what was asked for, what was free, under which limit, what helps.
 
         Args:
@@ -87,14 +87,14 @@ class Shortage:
         return f"out of memory {where}: {asked}{free}{limit}; {REMEDY} ({told})"
 
 
-def recognise(text: str) -> Shortage | None:
+def parse_out_of_memory(text: str) -> OutOfMemory | None:
     """Tell from an error's text whether memory ran out, and read the sizes in it.
 
     Torch writes CUDA's sizes with two decimals of their unit, so that "20.00 GiB" may be 5 MiB more
     or less; the CPU allocator's are exact.
     """
     if _CUDA.search(text):
-        return Shortage(
+        return OutOfMemory(
             "cuda",
             asked_bytes=_size(_ASKED, text),
             free_bytes=_size(_FREE, text),
@@ -103,10 +103,10 @@ def recognise(text: str) -> Shortage | None:
     if not _HOST.search(text):
         return None
     arrow = _ASKED_OF_ARROW.search(text)
-    return Shortage("host", asked_bytes=int(arrow[1]) if arrow else _size(_ASKED, text))
+    return OutOfMemory("host", asked_bytes=int(arrow[1]) if arrow else _size(_ASKED, text))
 
 
-def is_ambiguous(text: str) -> bool:
+def may_be_out_of_memory(text: str) -> bool:
     """Whether memory that ran out is one of two things that an error's text may mean."""
     return _AMBIGUOUS.search(text) is not None
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from kdbench.common.errors import clipped, printable
+from kdbench.common.errors import printable, truncate
 
 #: these alone say how many threads torch computes with, and the column `threads` says it
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
@@ -22,7 +22,7 @@ _LONGEST_SHOWN = 160
 
 
 @dataclass(frozen=True)
-class Family:
+class VariableFamily:
     """Variables that begin with one of some words.
 
     Attributes:
@@ -36,24 +36,32 @@ class Family:
     bytes: bool
 
 
-FAMILIES = (
-    Family(
+VARIABLE_FAMILIES = (
+    VariableFamily(
         ("PYTORCH_", "TORCH_"),
         "torch's allocators (PYTORCH_ALLOC_CONF and its older names, "
         "PYTORCH_NO_CUDA_MEMORY_CACHING), its choice of BLAS (TORCH_BLAS_PREFER_), cuBLAS's "
         "workspace (TORCH_CUBLAS_), cuDNN's caches (TORCH_CUDNN_), its compiler",
         bytes=True,
     ),
-    Family(("TORCHINDUCTOR_", "TRITON_"), "what torch.compile makes of a student", bytes=True),
-    Family(
+    VariableFamily(
+        ("TORCHINDUCTOR_", "TRITON_"), "what torch.compile makes of a student", bytes=True
+    ),
+    VariableFamily(
         ("CUBLAS_", "CUBLASLT_", "CUDNN_"),
         "the workspaces and kernels of cuBLAS and cuDNN, also for deterministic results",
         bytes=True,
     ),
-    Family(("CUDA_",), "launches one by one (CUDA_LAUNCH_BLOCKING), when kernels load", bytes=True),
-    Family(("ATEN_CPU_CAPABILITY",), "the processor's instructions in torch's kernels", bytes=True),
-    Family(("ONEDNN_", "DNNL_"), "the processor's instructions in oneDNN's kernels", bytes=True),
-    Family(
+    VariableFamily(
+        ("CUDA_",), "launches one by one (CUDA_LAUNCH_BLOCKING), when kernels load", bytes=True
+    ),
+    VariableFamily(
+        ("ATEN_CPU_CAPABILITY",), "the processor's instructions in torch's kernels", bytes=True
+    ),
+    VariableFamily(
+        ("ONEDNN_", "DNNL_"), "the processor's instructions in oneDNN's kernels", bytes=True
+    ),
+    VariableFamily(
         ("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "VECLIB_"),
         "how threads are placed, wait and share, and MKL's kernels and buffers",
         bytes=False,
@@ -72,12 +80,12 @@ _DECIDING = ("TORCH_CUBLAS_WORKSPACE_CACHE",)
 _SECRET = re.compile(r"TOKEN|SECRET|PASS|CREDENTIAL|AUTH|(?:API|ACCESS|PRIVATE)_?KEY")
 
 
-def decides(name: str) -> bool:
+def affects_results(name: str) -> bool:
     """Whether a variable decides a step's time or bytes, once a worker is told of it."""
     return _family(name) is not None
 
 
-def is_kept_back(name: str) -> bool:
+def is_withheld(name: str) -> bool:
     """Whether a variable is no worker's business: a secret, or a precision beside the cell's."""
     return name in PRECISION or _SECRET.search(name) is not None
 
@@ -92,14 +100,14 @@ def runtime_settings(environment: Mapping[str, str], processors: str | None = No
     found = {
         name: printable("".join(value.split()))
         for name, value in environment.items()
-        if name not in THREADS and value.strip() and decides(name)
+        if name not in THREADS and value.strip() and affects_results(name)
     }
     if processors is not None:
         found["processors"] = processors
     return " ".join(f"{name}={found[name]}" for name in sorted(found)) or None
 
 
-def of_memory(settings: str | None) -> str | None:
+def memory_settings(settings: str | None) -> str | None:
     """Keep the settings that decide bytes as well as times."""
     kept = [
         pair
@@ -113,13 +121,13 @@ def changed_settings(before: str | None, now: str | None) -> str:
     """Name the settings that differ, with what they are now."""
     first, second = _pairs(before), _pairs(now)
     names = [n for n in sorted({*first, *second}) if first.get(n) != second.get(n)]
-    return clipped(
+    return truncate(
         ", ".join(f"{n}={second[n]}" if n in second else f"{n} is not set" for n in names),
         _LONGEST_SHOWN,
     )
 
 
-def asked_threads(environment: Mapping[str, str], usable: int | None) -> str:
+def requested_threads(environment: Mapping[str, str], usable: int | None) -> str:
     """Say how many threads torch will compute with, where no matrix file sets it.
 
     It is a number only where all that sets it agrees: else torch's own rule decides, by the
@@ -138,9 +146,7 @@ def asked_threads(environment: Mapping[str, str], usable: int | None) -> str:
     return ", ".join(f"{name}={count}" for name, count in told.items() if count is not None)
 
 
-def limited_processors(
-    usable: int | None, machine: int | None, root: Path = Path("/")
-) -> str | None:
+def processor_limit(usable: int | None, machine: int | None, root: Path = Path("/")) -> str | None:
     """Say how many processors may be used, if an affinity or a quota leaves fewer than there are.
 
     Args:
@@ -154,12 +160,12 @@ def limited_processors(
     return f"{least:g}" if least is not None and machine and least < machine else None
 
 
-def _family(name: str) -> Family | None:
-    if is_kept_back(name):
+def _family(name: str) -> VariableFamily | None:
+    if is_withheld(name):
         return None
     if name not in _DECIDING and _NOT_DECIDING.fullmatch(name):
         return None
-    return next((family for family in FAMILIES if name.startswith(family.prefixes)), None)
+    return next((family for family in VARIABLE_FAMILIES if name.startswith(family.prefixes)), None)
 
 
 def _pairs(settings: str | None) -> dict[str, str]:

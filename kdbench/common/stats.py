@@ -9,13 +9,13 @@ from itertools import pairwise
 from statistics import median as _median
 
 # An interval over processes is not shown under this many: see DESIGN, The store.
-FEWEST_PROCESSES = 5
+MIN_PROCESSES = 5
 # One constant training step was seen to differ by 9 % between processes: runs that lie further
 # apart than twice that did not measure the same, and nothing is to be divided by their middle.
-AGREEING = 1.18
+MAX_AGREEING_RATIO = 1.18
 
 # The fewest values among which Pettitt's test can find a change at `_SIGNIFICANT` at all.
-FEWEST_FOR_CHANGE = 16
+MIN_VALUES_FOR_CHANGE = 16
 _SIGNIFICANT = 0.01
 # A change of level that makes a median stand for neither level. One constant step was seen to vary
 # by 4 % within a process.
@@ -70,7 +70,7 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float] | None:
         The two ends, or None under `FEWEST_PROCESSES` values.
     """
     n = len(values)
-    if n < FEWEST_PROCESSES:
+    if n < MIN_PROCESSES:
         return None
     mean = math.fsum(values) / n
     deviation = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1))
@@ -89,7 +89,7 @@ def is_narrow(values: Sequence[float], width: float) -> bool:
     return interval[1] - interval[0] <= width * abs(middle)
 
 
-def is_settled(values: Sequence[float]) -> bool | None:
+def is_steady(values: Sequence[float]) -> bool | None:
     """Whether a series that began with a warm-up has become steady by its end.
 
     The medians of its last two windows of five differ by no more than 2 %, or than twice the
@@ -156,7 +156,7 @@ def has_shifted(values: Sequence[float]) -> bool | None:
     Returns:
         None under `FEWEST_FOR_CHANGE` values, which cannot tell.
     """
-    if len(values) < FEWEST_FOR_CHANGE:
+    if len(values) < MIN_VALUES_FOR_CHANGE:
         return None
     change = change_point(values)
     return change is not None and change.p < _SIGNIFICANT and abs(change.ratio - 1) > _CHANGED

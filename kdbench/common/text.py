@@ -5,16 +5,16 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from kdbench.common.errors import brief, printable
+from kdbench.common.errors import printable, short_repr
 
 __all__ = [
-    "checked_name",
-    "decoded",
-    "encodable",
+    "decode_text",
+    "fit_encoding",
     "fold_label",
     "is_name",
-    "near_name",
     "printable",
+    "suggest_name",
+    "validate_name",
 ]
 
 # What stands in for signs that a stream's encoding lacks. None of it means anything to CSV, JSON,
@@ -45,7 +45,7 @@ _NAME, _LONGEST_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*"), 80
 _MARKS = ((b"\xff\xfe\0\0", "UTF-32"), (b"\xff\xfe", "UTF-16"), (b"\xfe\xff", "UTF-16"))
 
 
-def decoded(raw: bytes) -> str:
+def decode_text(raw: bytes) -> str:
     """Decode a text file: UTF-8, a byte order mark in front of it or not.
 
     Raises:
@@ -64,7 +64,7 @@ def decoded(raw: bytes) -> str:
         raise ValueError(f"not UTF-8 text (byte {error.start})") from None
 
 
-def checked_name(text: str) -> str:
+def validate_name(text: str) -> str:
     """Return a name that may be one.
 
     Raises:
@@ -72,10 +72,10 @@ def checked_name(text: str) -> str:
     """
     if is_name(text):
         return text
-    near = near_name(text)
+    near = suggest_name(text)
     raise ValueError(
         "expected a name of letters from A to Z, digits and any of . _ + -, with a letter or digit "
-        f"first and at most {_LONGEST_NAME} in all, found {brief(text)}"
+        f"first and at most {_LONGEST_NAME} in all, found {short_repr(text)}"
         + (f"; {near!r} would do" if near else "")
     )
 
@@ -85,7 +85,7 @@ def is_name(text: str) -> bool:
     return bool(_NAME.fullmatch(text)) and len(text) <= _LONGEST_NAME
 
 
-def near_name(text: str) -> str | None:
+def suggest_name(text: str) -> str | None:
     """Make a name of a text that is none; None where nothing of it may be in a name."""
     plain = unicodedata.normalize("NFKD", text[: 4 * _LONGEST_NAME])
     plain = plain.encode("ascii", "ignore").decode()
@@ -114,7 +114,7 @@ def fold_label(label: str, width: int) -> list[str]:
     return [line.strip() for line in lines if line.strip()]
 
 
-def encodable(text: str, encoding: str | None) -> str:
+def fit_encoding(text: str, encoding: str | None) -> str:
     r"""Write a text in what an encoding has: `×` as `x`, a letter without any likeness as `\u5b66`.
 
     Args:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from decimal import Decimal
 from typing import Literal
 
-from kdbench.common.errors import brief
+from kdbench.common.errors import short_repr
 
 Unit = Literal["bytes", "seconds", "joules", "fraction"]
 
@@ -71,7 +71,7 @@ def parse_size(text: str) -> int:
     size = _WRITTEN.get(found[2].lower()) if found else None
     if found is None or size is None:
         names = ", ".join(_SIZES)
-        raise ValueError(f"expected a size such as '24 GiB' (in {names}), found {brief(text)}")
+        raise ValueError(f"expected a size such as '24 GiB' (in {names}), found {short_repr(text)}")
     return int(Decimal(found[1]) * size)
 
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from kdbench.common.errors import InputError, brief, did_you_mean, quoted
+from kdbench.common.errors import InputError, did_you_mean, quoted, short_repr
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -39,7 +39,7 @@ _BOUNDS = {
 }
 
 
-def validated(
+def validate(
     model: type[Model],
     document: Mapping[str, Any],
     *,
@@ -68,7 +68,7 @@ def validated(
         raise _as_input_error(found[0], model, shown, where, prefix) from None
 
 
-def dotted(parts: Sequence[str | int], document: object) -> str:
+def dotted_key(parts: Sequence[str | int], document: object) -> str:
     """Write a path into `document` as a user would: `axes.student[1]`.
 
     An index into what is no list is left out: a scalar may stand for a list of one.
@@ -96,7 +96,7 @@ def _as_input_error(
     path, kind, found = error["loc"], error["type"], error["input"]
     if path and path[-1] == "[key]":  # pydantic's word for a table's name that may be none
         path = path[:-1]
-    key = ".".join(filter(None, (prefix, dotted(path, document))))
+    key = ".".join(filter(None, (prefix, dotted_key(path, document))))
     context = error.get("ctx", {})
     if kind == "extra_forbidden":
         known = _fields_at(model, path[:-1])
@@ -105,7 +105,7 @@ def _as_input_error(
     if kind == "literal_error":
         expected = _literals_at(model, path) or context.get("expected", "")
         shown = quoted(expected) if isinstance(expected, list) else expected
-        problem = f"expected one of {shown}, found {brief(found)}"
+        problem = f"expected one of {shown}, found {short_repr(found)}"
         near = did_you_mean(found, expected) if isinstance(expected, list) else None
         return InputError(problem, where=where, key=key, hint=near)
     if kind == "missing":
@@ -113,12 +113,12 @@ def _as_input_error(
     if kind == "value_error":
         return InputError(str(context.get("error", error["msg"])), where=where, key=key)
     if kind in _TYPES:
-        kindly = f"{brief(found)} ({type(found).__name__})"
+        kindly = f"{short_repr(found)} ({type(found).__name__})"
         return InputError(f"expected {_TYPES[kind]}, found {kindly}", where=where, key=key)
     told = error["msg"].removeprefix("Input should ").removeprefix("be ")
     bounds = {name: f"{v:.15g}" if isinstance(v, float) else v for name, v in context.items()}
     expected = _BOUNDS[kind].format(**bounds) if kind in _BOUNDS else told
-    return InputError(f"expected {expected}, found {brief(found)}", where=where, key=key)
+    return InputError(f"expected {expected}, found {short_repr(found)}", where=where, key=key)
 
 
 def _fields_at(model: type[BaseModel], path: Sequence[str | int]) -> list[str]:

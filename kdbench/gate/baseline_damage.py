@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kdbench.common.errors import InputError
-from kdbench.common.text import decoded
+from kdbench.common.text import decode_text
 
 # Thousands of cells; whatever is larger was not written by a gate, and is not read into memory.
 MAX_BYTES = 64_000_000
@@ -46,7 +46,7 @@ def read_text(path: Path) -> str:
             f"expected a baseline of at most {MAX_BYTES} bytes, found more", where=path
         )
     try:
-        text = decoded(raw).replace("\r\n", "\n")
+        text = decode_text(raw).replace("\r\n", "\n")
     except ValueError as error:
         raise InputError(f"not a baseline: {error}", where=path) from None
     if not text.strip():

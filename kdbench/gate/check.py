@@ -184,11 +184,11 @@ def _observe(gate: Gate, like: About | None, left_out: list[Damage]) -> Observed
 
     if gate.results is not None:
         from kdbench.analysis.results import load_results  # noqa: PLC0415
-        from kdbench.store.reading import warn_left_out  # noqa: PLC0415
+        from kdbench.store.reading import warn_unreadable  # noqa: PLC0415
 
         def note(damage: Damage) -> None:
             left_out.append(damage)
-            warn_left_out(damage)
+            warn_unreadable(damage)
 
         results = load_results(
             gate.results, only=gate.only, environment=gate.environment, left_out=note

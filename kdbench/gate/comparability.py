@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from kdbench.common.runtime_settings import of_memory
+from kdbench.common.runtime_settings import memory_settings
 from kdbench.gate.snapshot import MACHINE, About
 from kdbench.spec.gated_metrics import Kind
 from kdbench.store.schema import COMPARABLE_SINCE
@@ -78,7 +78,10 @@ def _exact_on(before: About, now: About) -> dict[str, tuple[str | None, str | No
         "torch_version": (before.torch_version, now.torch_version),
         "device": (kinds[0], kinds[1]),
         "gpu_name": (before.gpu_name, now.gpu_name),
-        "runtime_settings": (of_memory(before.runtime_settings), of_memory(now.runtime_settings)),
+        "runtime_settings": (
+            memory_settings(before.runtime_settings),
+            memory_settings(now.runtime_settings),
+        ),
     }
 
 

@@ -38,7 +38,7 @@ from itertools import accumulate
 from statistics import NormalDist
 from typing import Literal
 
-from kdbench.common.stats import FEWEST_PROCESSES
+from kdbench.common.stats import MIN_PROCESSES
 
 Outcome = Literal["held", "regressed", "improved", "cannot-tell"]
 
@@ -106,8 +106,8 @@ def judge(
     ratios = sorted(b / a for a in before for b in after)
     ratio = _ratio(ratios) if ratios else None
     fewest = min(len(before), len(after))
-    if fewest < FEWEST_PROCESSES:
-        more = FEWEST_PROCESSES - fewest
+    if fewest < MIN_PROCESSES:
+        more = MIN_PROCESSES - fewest
         reason = f"{_sides(before, after)} are too few: {more} more, at least"
         return Verdict("cannot-tell", ratio, None, None, more, reason)
     verdict = _of_enough(ratios, (len(before), len(after)), 1 + tolerance, alarm)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from kdbench.common.errors import InputError, brief
+from kdbench.common.errors import InputError, short_repr
 from kdbench.common.fingerprint import fingerprint_module, fingerprint_path
-from kdbench.spec.method import defining_module
+from kdbench.spec.method import plugin_module
 from kdbench.spec.settings import Data, Teacher
 
 
@@ -30,7 +30,7 @@ def content_digests(
         InputError: something there cannot be read.
     """
     found = []
-    module = defining_module(method)
+    module = plugin_module(method)
     if module is not None:
         found.append(("method", fingerprint_module(module)))
     if teacher is not None and teacher.weights == "pretrained":
@@ -49,4 +49,6 @@ def _local_digest(kind: str, path: str | None, where: Path, key: str) -> Iterato
         yield kind, fingerprint_path(Path(path))
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
-        raise InputError(f"cannot read {brief(path)}: {reason}", where=where, key=key) from None
+        raise InputError(
+            f"cannot read {short_repr(path)}: {reason}", where=where, key=key
+        ) from None

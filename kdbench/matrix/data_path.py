@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from kdbench.common.errors import InputError, brief, did_you_mean, quoted
-from kdbench.common.fingerprint import of_the_system
+from kdbench.common.errors import InputError, did_you_mean, quoted, short_repr
+from kdbench.common.fingerprint import is_system_path
 from kdbench.spec.settings import Data
 
 _EXPECTED = "a .parquet file or a folder of parquet, of save_to_disk or of SPLIT/CLASS/PICTURE"
@@ -27,13 +27,13 @@ def check_data_path(data: Data, where: Path) -> None:
         if not root.exists():
             _check_hub_name(data.path, where)
             return
-        if of_the_system(root):  # told where it would be read
+        if is_system_path(root):  # told where it would be read
             return
         if data.config is not None:
             root, key = root / data.config, "data.config"
             if not root.is_dir():
                 raise InputError(
-                    f"no such folder: {brief(str(root))}",
+                    f"no such folder: {short_repr(str(root))}",
                     where=where,
                     key=key,
                     hint=_near(root),
@@ -42,7 +42,7 @@ def check_data_path(data: Data, where: Path) -> None:
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise InputError(
-            f"cannot read {brief(str(root))}: {reason}", where=where, key=key
+            f"cannot read {short_repr(str(root))}: {reason}", where=where, key=key
         ) from None
 
 
@@ -59,7 +59,8 @@ def _check_hub_name(path: str, where: Path) -> None:
     if path.startswith("~"):
         hint = f"write it out: {os.path.expanduser(path)}"  # noqa: PTH111 - as it was written
     raise InputError(
-        f"no such file or folder, and no name on the hub such as 'uoft-cs/cifar100': {brief(path)}",
+        "no such file or folder, and no name on the hub such as 'uoft-cs/cifar100': "
+        f"{short_repr(path)}",
         where=where,
         key="data.path",
         hint=hint,
@@ -75,7 +76,7 @@ def _check_kind(root: Path, data: Data, where: Path, key: str) -> None:
     if root.suffix == ".parquet" and root.is_file():
         return
     if not root.is_dir():
-        found = f"something else: {brief(str(root))}"
+        found = f"something else: {short_repr(str(root))}"
     elif any(next(root.glob(pattern), None) for pattern in _TABLES):
         return
     else:
@@ -86,12 +87,14 @@ def _check_kind(root: Path, data: Data, where: Path, key: str) -> None:
             return
         if folders:
             raise InputError(
-                f"{brief(str(root))} has no folder for the split {split!r}",
+                f"{short_repr(str(root))} has no folder for the split {split!r}",
                 where=where,
                 key="data.train_split",
                 hint=did_you_mean(split, folders) or f"the folders are {quoted(folders)}",
             )
-        found = f"{'a folder without any' if entries else 'an empty folder'}: {brief(str(root))}"
+        found = (
+            f"{'a folder without any' if entries else 'an empty folder'}: {short_repr(str(root))}"
+        )
     raise InputError(f"expected {_EXPECTED}, found {found}", where=where, key=key)
 
 

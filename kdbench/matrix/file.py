@@ -13,15 +13,15 @@ from pathlib import Path
 from kdbench.common.document import (
     STANDARD_INPUT,
     Document,
+    apply_assignments,
+    apply_preset,
+    display_path,
     is_stream,
     read_document,
-    shown,
-    with_assignments,
-    with_preset,
 )
-from kdbench.common.errors import InputError, brief
-from kdbench.common.text import is_name, near_name
-from kdbench.common.validation import validated
+from kdbench.common.errors import InputError, short_repr
+from kdbench.common.text import is_name, suggest_name
+from kdbench.common.validation import validate
 from kdbench.matrix.filter import RowFilter
 from kdbench.matrix.resolve import MatrixFile, resolve_cells
 from kdbench.matrix.sizes import check_runs
@@ -92,13 +92,13 @@ def load_matrix(
         InputError: anything wrong with the file or these arguments, the first thing found.
     """
     document = read_document(Path(path))
-    where = shown(Path(path))
+    where = display_path(Path(path))
     for other in document.get("presets") or ():
         # A mistake in a preset is told now, not on the day somebody picks it.
         _check_preset(document, other, where)
-    chosen = with_assignments(with_preset(document, preset, where=where), assignments)
+    chosen = apply_assignments(apply_preset(document, preset, where=where), assignments)
     with _blamed_on(assignments, where):
-        matrix = _matrix(chosen, where, f"preset {brief(preset)}" if preset else None)
+        matrix = _matrix(chosen, where, f"preset {short_repr(preset)}" if preset else None)
     columns = [column.name for column in PLAN_COLUMNS]
     matrix = replace(matrix, only=tuple(RowFilter.parse(text, columns) for text in only))
     matrix.runs()  # so that a wrong filter is told here
@@ -106,13 +106,13 @@ def load_matrix(
 
 
 def _check_preset(document: Document, preset: str, where: Path) -> None:
-    chosen = with_preset(document, preset, where=where)
+    chosen = apply_preset(document, preset, where=where)
     try:
-        _parsed(chosen, where=where, origin=f"preset {brief(preset)}")
+        _parsed(chosen, where=where, origin=f"preset {short_repr(preset)}")
     except InputError as error:
         # What is wrong without it too is the file's own, and no mistake of a preset.
-        own = _mistake(with_preset(document, None, where=where), where)
-        if own is not None and str(own) == str(error.elsewhere(where)):
+        own = _mistake(apply_preset(document, None, where=where), where)
+        if own is not None and str(own) == str(error.at(where)):
             raise own from None
         raise
 
@@ -139,7 +139,7 @@ def _blamed_on(assignments: Sequence[str], where: Path) -> Iterator[None]:
         keys = (assignment.partition("=")[0].strip() for assignment in assignments)
         # the key itself, or what is below it
         if any(re.match(rf"{re.escape(key)}($|[.\[])", error.key or "") for key in keys):
-            raise error.elsewhere("--set") from None
+            raise error.at("--set") from None
         raise
 
 
@@ -178,7 +178,7 @@ def _check_launch(launch: Launch, where: Path) -> None:
 
 
 def _name_from(path: Path) -> str:
-    if path == shown(STANDARD_INPUT) or is_stream(path):
+    if path == display_path(STANDARD_INPUT) or is_stream(path):
         raise InputError(
             "results are kept under the matrix's name, which a pipe does not have",
             where=path,
@@ -187,17 +187,17 @@ def _name_from(path: Path) -> str:
         )
     if not is_name(path.stem):
         raise InputError(
-            f"cannot name the matrix after the file {brief(path.name)}",
+            f"cannot name the matrix after the file {short_repr(path.name)}",
             where=path,
             key="name",
-            hint=f'give it a name: name = "{near_name(path.stem) or "my-matrix"}"',
+            hint=f'give it a name: name = "{suggest_name(path.stem) or "my-matrix"}"',
         )
     return path.stem
 
 
 def _parsed(document: Document, *, where: Path, origin: str | None) -> MatrixFile:
     source = f"{where} ({origin})" if origin else where
-    file = validated(MatrixFile, document, where=source)
+    file = validate(MatrixFile, document, where=source)
     check_steps(file.budget, source)
     parse_tolerances(file.tolerances, where=source)
     return file

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kdbench.common.errors import InputError, brief, did_you_mean, quoted
+from kdbench.common.errors import InputError, did_you_mean, quoted, short_repr
 
 
 @dataclass(frozen=True)
@@ -27,16 +27,16 @@ class RowFilter:
         column, equals, values = condition.partition("=")
         column = column.strip()
         if not equals:
-            raise InputError(f"expected COLUMN=V1,V2, found {brief(condition)}", where=option)
+            raise InputError(f"expected COLUMN=V1,V2, found {short_repr(condition)}", where=option)
         if column not in known:
             hint = did_you_mean(column, known) or f"the columns are {quoted(known)}"
-            raise InputError(f"unknown column {brief(column)}", where=option, hint=hint)
+            raise InputError(f"unknown column {short_repr(column)}", where=option, hint=hint)
         wanted = tuple(value.strip() for value in values.split(","))
         for value in wanted:
             other, another, _ = value.partition("=")
             if another and other in known:
                 raise InputError(
-                    f"expected values of {column!r}, found a second filter, {brief(value)}",
+                    f"expected values of {column!r}, found a second filter, {short_repr(value)}",
                     where=option,
                     hint=f"give each its own: {option} {value}",
                 )

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import Field, PositiveInt
 
 from kdbench.common.errors import InputError, did_you_mean, quoted
-from kdbench.common.validation import validated
+from kdbench.common.validation import validate
 from kdbench.spec.settings import Attention, Frozen, Loss, Name, OptimizerKernels, Precision, Side
 
 #: values by axis
@@ -76,7 +76,7 @@ def parse_values(entry: Mapping[str, Any], *, where: object, key: str) -> dict[s
             raise InputError(
                 "expected at least one value, found none", where=where, key=f"{key}.{name}"
             )
-    return validated(AxisValues, lists, where=where, prefix=key, written=entry).given()
+    return validate(AxisValues, lists, where=where, prefix=key, written=entry).given()
 
 
 def grid(axes: Values, where: object) -> Iterator[Point]:

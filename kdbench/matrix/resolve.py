@@ -9,8 +9,8 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator
 
 from kdbench.common.document import Document
-from kdbench.common.errors import InputError, brief, did_you_mean, quoted
-from kdbench.common.validation import dotted, validated
+from kdbench.common.errors import InputError, did_you_mean, quoted, short_repr
+from kdbench.common.validation import dotted_key, validate
 from kdbench.matrix.contents import content_digests
 from kdbench.matrix.data_path import check_data_path
 from kdbench.matrix.grid import (
@@ -28,7 +28,7 @@ from kdbench.matrix.grid import (
 from kdbench.matrix.sizes import check_embedded, check_size
 from kdbench.spec.budget import Budget
 from kdbench.spec.cell import Cell, Launch, Mode
-from kdbench.spec.method import Method, find_method, known_methods, near_methods
+from kdbench.spec.method import Method, find_method, known_methods, suggest_methods
 from kdbench.spec.pretrained.local import read_local_teacher
 from kdbench.spec.settings import Data, Frozen, Name, Seed, Student, Teacher, Training
 
@@ -61,7 +61,7 @@ class MatrixFile(Frozen):
     def _different(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
         # The second run of a seed would take the place of the first: `repeats` is for more of one.
         if len(set(seeds)) < len(seeds):
-            raise ValueError(f"expected different seeds, found {brief(list(seeds))}")
+            raise ValueError(f"expected different seeds, found {short_repr(list(seeds))}")
         return seeds
 
 
@@ -121,8 +121,8 @@ def _check_names(
             raise InputError(
                 f"unknown method {name!r}",
                 where=where,
-                key=f"{key}.{dotted(['method', index], written)}",
-                hint=near_methods(name),
+                key=f"{key}.{dotted_key(['method', index], written)}",
+                hint=suggest_methods(name),
             )
     tables: dict[str, dict[str, Any]] = {
         "student": dict(file.students),
@@ -135,7 +135,7 @@ def _check_names(
                 raise InputError(
                     f"unknown {kind} {name!r}: no [{kind}s.{name}]",
                     where=where,
-                    key=f"{key}.{dotted([kind, index], written)}",
+                    key=f"{key}.{dotted_key([kind, index], written)}",
                     hint=hint,
                 )
 
@@ -158,7 +158,7 @@ def _resolve(
     settings = document.get("training", {}) | {
         name: point[name] for name in extra if point.get(name) is not None
     }
-    training = validated(Training, settings, where=where, prefix="training")
+    training = validate(Training, settings, where=where, prefix="training")
     student = file.students[point["student"]]
     teacher = file.teachers[teacher_name] if teacher_name else None
     classes = file.data.classes
@@ -234,7 +234,8 @@ def _check_teacher(key: str, teacher: Teacher, file: MatrixFile, where: Path) ->
         )
     if teacher.weights == "pretrained" and _is_missing_path(str(teacher.checkpoint)):
         raise InputError(
-            f"expected a hub name or a local folder, found no folder {brief(teacher.checkpoint)}",
+            "expected a hub name or a local folder, found no folder "
+            f"{short_repr(teacher.checkpoint)}",
             where=where,
             key=f"{key}.checkpoint",
             hint="a path is relative to the folder that kdbench is started in",
@@ -249,13 +250,13 @@ def _check_teacher(key: str, teacher: Teacher, file: MatrixFile, where: Path) ->
 
 def _check_checkpoint(cell: Cell, checked: set[tuple[str | None, bool]], where: Path) -> None:
     """Refuse a local checkpoint that no run could use: once, and before anything is started."""
-    of = (cell.teacher_name, cell.declared.classifier)
+    of = (cell.teacher_name, cell.method_spec.classifier)
     if cell.teacher is None or of in checked:
         return
     try:
         read_local_teacher(cell)
     except InputError as error:
-        raise error if error.where is not None else error.elsewhere(where) from None
+        raise error if error.where is not None else error.at(where) from None
     checked.add(of)
 
 

@@ -109,7 +109,7 @@ class FakeLoader:
         synthetic = cell.data.model_copy(update={"source": "synthetic"})
         cell = cell.model_copy(update={"data": synthetic})
         plan = make_plan(cell, data, device=HOST, seed=self._run.seed)
-        self._ledger.register([plan.result], "teacher", cell.declared.teacher.replace("-", "_"))
+        self._ledger.register([plan.result], "teacher", cell.method_spec.teacher.replace("-", "_"))
         self._ledger.mark("teacher")
         done = compute(plan, cell, data, teacher, budget=_ONE_BATCH, probes=Probes(HOST), key=None)
         self._ledger.mark("setup")

@@ -138,7 +138,7 @@ class CellRunner:
         """Return the outcome, and the event that describes the teacher."""
         spool, log = self.store.spool(key), self.store.log(key)
         try:
-            with self.store.told("a teacher was being fitted"), _process_started():
+            with self.store.reporting_errors("a teacher was being fitted"), _process_started():
                 log.unlink(missing_ok=True)
                 result = self._launch("fit", run, spool, log, on_start=lambda _pid: None)
         except WorkerError as error:
@@ -152,7 +152,10 @@ class CellRunner:
     ) -> tuple[ProcessResult, list[dict[str, Any]]]:
         spool, log = self.store.spool(key), self.store.log(key)
         checkpoints = self.store.checkpoints(key) if keeps_checkpoints(run) else None
-        with self.store.told(f"what was measured is kept in {spool}"), _process_started():
+        with (
+            self.store.reporting_errors(f"what was measured is kept in {spool}"),
+            _process_started(),
+        ):
             Record(key, run, started_at, dict(self.environment)).write(spool)
             if checkpoints is None or not checkpoints.exists():
                 log.unlink(missing_ok=True)  # a log belongs to one run, with all its attempts

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kdbench.common.environment import collect_environment, decisive
+from kdbench.common.environment import collect_environment, environment_identity
 from kdbench.common.errors import InputError, did_you_mean, quoted
 from kdbench.common.fingerprint import worker_digest
 from kdbench.common.runtime_settings import PRECISION
@@ -121,7 +121,7 @@ class _Runner:
             _card(device), worker_environment(os.environ, network=False)
         )
         digest = worker_digest()
-        self._machine = decisive(self._environment)
+        self._machine = environment_identity(self._environment)
         if matrix.threads is None:  # else each run's own settings have it
             self._machine["threads"] = self._environment["threads"]
         self._runs = [

@@ -9,7 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from kdbench.common.memory_limits import find_limits, process_limits
-from kdbench.common.out_of_memory import REMEDY, Shortage, is_ambiguous, recognise
+from kdbench.common.out_of_memory import (
+    REMEDY,
+    OutOfMemory,
+    may_be_out_of_memory,
+    parse_out_of_memory,
+)
 from kdbench.common.units import format_value
 from kdbench.runner.process.launcher import ProcessResult
 from kdbench.runner.process.oom_killer import OomKills
@@ -26,7 +31,7 @@ class Outcome:
     status: str
     error: str | None = None
     #: of a run that ran out of memory
-    shortage: Shortage | None = None
+    shortage: OutOfMemory | None = None
 
     def columns(self) -> dict[str, Any]:
         """Return the columns of `cells`."""
@@ -66,7 +71,7 @@ def _reported(end: Mapping[str, Any], kills: OomKills | None) -> Outcome:
         source, *sizes = (
             end.get(f"oom_{name}") for name in ("source", "asked_bytes", "free_bytes")
         )
-        return Outcome("oom", end.get("error"), Shortage(source or "host", *sizes))
+        return Outcome("oom", end.get("error"), OutOfMemory(source or "host", *sizes))
     if end.get("child_died") and kills:
         remedy = f"fewer data.workers need less; {REMEDY}"
         return _killed_by_kernel("a process that prepares images", kills, remedy)
@@ -81,7 +86,7 @@ def _killed_by_kernel(process: str, kills: OomKills, remedy: str) -> Outcome:
         f"{kills.count} meanwhile); the least limit is {format_value(least.limit_bytes, 'bytes')} "
         f"({least.name}); {remedy}"
     )
-    return Outcome("oom", error, Shortage("kernel"))
+    return Outcome("oom", error, OutOfMemory("kernel"))
 
 
 def _unreported(code: int, kills: OomKills | None, log: Path) -> Outcome:
@@ -92,17 +97,17 @@ def _unreported(code: int, kills: OomKills | None, log: Path) -> Outcome:
     shortage = _shortage_in(output) if code > 0 or code == -signal.SIGABRT else None
     if shortage is not None:
         line = next((line for line in output.splitlines() if _shortage_in(line)), last)
-        error = shortage.sentence(f"the worker's last words: {line.strip()[:300]}")
+        error = shortage.message(f"the worker's last words: {line.strip()[:300]}")
         return Outcome("oom", error, shortage)
     if code < 0:
         return Outcome("killed", _killed(-code, kills))
     return Outcome("failed", f"the worker ended with exit code {code}: {last}")
 
 
-def _shortage_in(output: str) -> Shortage | None:
-    shortage, own = recognise(output), process_limits()
-    if shortage is None and is_ambiguous(output) and own:
-        shortage = Shortage("host")  # the worker shares this process's limits: the likely cause
+def _shortage_in(output: str) -> OutOfMemory | None:
+    shortage, own = parse_out_of_memory(output), process_limits()
+    if shortage is None and may_be_out_of_memory(output) and own:
+        shortage = OutOfMemory("host")  # the worker shares this process's limits: the likely cause
     if shortage is None or shortage.source == "cuda" or not own:
         return shortage
     least = min(own, key=lambda limit: limit.limit_bytes)

@@ -8,7 +8,7 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from kdbench.common.text import encodable, printable
+from kdbench.common.text import fit_encoding, printable
 from kdbench.common.units import format_value
 from kdbench.runner.estimate import Estimate
 from kdbench.spec.cell import CellRun
@@ -159,7 +159,7 @@ class ConsoleProgress(Progress):
     def note(self, text: str) -> None:
         """Print one line above the live view; a console that fails ends no run."""
         with suppress(OSError):
-            line = encodable(printable(text), self._console.encoding)
+            line = fit_encoding(printable(text), self._console.encoding)
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def finish(self) -> None:
@@ -212,7 +212,7 @@ class ConsoleProgress(Progress):
             f"{self._title}: {', '.join(parts)}{self._left()} [{monotonic() - self._since:.0f} s]"
         )
         frames = "line" if self._console.options.ascii_only else "dots"
-        return Spinner(frames, text=Text(encodable(printable(line), self._console.encoding)))
+        return Spinner(frames, text=Text(fit_encoding(printable(line), self._console.encoding)))
 
     def _left(self) -> str:
         """Return how long the cell and the whole run still take, as text."""

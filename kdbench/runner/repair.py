@@ -8,7 +8,7 @@ from pathlib import Path
 from kdbench.common.errors import printable
 from kdbench.runner.recovery import recover
 from kdbench.store import Store, find_stores
-from kdbench.store.inspection import Health, inspect
+from kdbench.store.inspection import Health, inspect_store
 
 # All files are counted, but only the first ones are listed.
 _MAX_LISTED = 20
@@ -17,7 +17,7 @@ _LEFTOVER = "left behind by a run that was killed, or found no room; the next on
 
 def examine_results(path: Path) -> list[Health]:
     """Inspect each store in a folder; raises InputError where there is none."""
-    return [inspect(root) for root in find_stores(path)]
+    return [inspect_store(root) for root in find_stores(path)]
 
 
 def repair_store(health: Health, tell: Callable[[str], None]) -> None:
@@ -45,7 +45,7 @@ def remedies(health: Health, path: Path) -> Iterator[str]:
         yield "update kdbench to read what a newer one wrote"
     if health.damage:
         yield f"kdbench doctor {path} --repair moves these files away, and keeps them"
-    if health.lacking:
+    if health.missing_tables:
         yield "kdbench run, as it was called for these results, measures again what they lack"
     if health.leftovers:
         yield (
@@ -64,7 +64,7 @@ def describe(health: Health) -> Iterator[str]:
     lacking = [
         f"  {printable(health.labels[key])} ({key}) has no part in {', '.join(tables)}: the "
         "command that it came from measures it again"
-        for key, tables in health.lacking.items()
+        for key, tables in health.missing_tables.items()
     ]
     yield from _first(lacking, "run with a table's part gone")
     yield from _first([f"  {path}: {_LEFTOVER}" for path in health.leftovers], "left-over file")

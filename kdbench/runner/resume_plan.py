@@ -14,7 +14,7 @@ from kdbench.spec.cell import CellRun
 from kdbench.store import Store
 from kdbench.store.layout import SUPERSEDED
 from kdbench.store.parts import Damage
-from kdbench.store.reading import read_rows, warn_left_out
+from kdbench.store.reading import read_rows, warn_unreadable
 
 # Statuses that are always run again: these runs were stopped half-way.
 UNFINISHED = ("interrupted",)
@@ -100,7 +100,7 @@ def plan_resume(
             aside = store.set_aside(damage.part)
             notes.append(f"{damage}; it is run again, and the file is kept in {aside}")
         else:
-            warn_left_out(damage)
+            warn_unreadable(damage)
     found = {row["run_key"]: row["status"] for row in rows}
     incomplete = store.incomplete(own & found.keys())
     known = {key: status for key, status in found.items() if key not in incomplete}

@@ -61,7 +61,7 @@ class Cell(Frozen):
         )
 
     @property
-    def declared(self) -> Method:
+    def method_spec(self) -> Method:
         """What the cell's method declares.
 
         Raises:

@@ -13,9 +13,9 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from kdbench.common.document import read_document
-from kdbench.common.errors import InputError, brief, did_you_mean, quoted
+from kdbench.common.errors import InputError, did_you_mean, quoted, short_repr
 from kdbench.common.units import parse_size
-from kdbench.common.validation import validated
+from kdbench.common.validation import validate
 from kdbench.spec.cell import digest
 from kdbench.spec.profiles import known_profiles, profile_text
 from kdbench.spec.settings import Frozen, Name
@@ -59,14 +59,14 @@ class Profile(Frozen):
     def _founded(self) -> Profile:
         entries = self.model_fields_set - {"name", "title", "device", "basis", "verified"}
         for name in sorted(entries - self.basis.keys()):
-            raise ValueError(f"basis: expected what {brief(name)} rests on, found nothing")
+            raise ValueError(f"basis: expected what {short_repr(name)} rests on, found nothing")
         for name, words in sorted(self.basis.items()):
             if name not in entries:
-                raise ValueError(f"basis: there is no entry {brief(name)}")
+                raise ValueError(f"basis: there is no entry {short_repr(name)}")
             if words.partition(":")[0] not in _GRADES:
                 raise ValueError(
                     f"basis.{name}: expected words after one of {quoted(_GRADES)} and a colon, "
-                    f"found {brief(words)}"
+                    f"found {short_repr(words)}"
                 )
         return self
 
@@ -85,7 +85,7 @@ def load_profile(wanted: str) -> Profile:
     if wanted.endswith(".toml"):
         path = Path(wanted)
         document = {"name": path.stem, **read_document(path, kind="device profile")}
-        return validated(Profile, document, where=path)
+        return validate(Profile, document, where=path)
     known = known_profiles()
     if wanted not in known:
         hint = (
@@ -93,7 +93,7 @@ def load_profile(wanted: str) -> Profile:
         )
         raise InputError(f"no device profile {wanted!r}", where="--profile", hint=hint)
     document = tomllib.loads(profile_text(wanted))
-    return validated(Profile, {"name": wanted, **document}, where=f"profile {wanted}")
+    return validate(Profile, {"name": wanted, **document}, where=f"profile {wanted}")
 
 
 def missing_profile_error(text: str) -> InputError:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from kdbench.common.errors import InputError, brief, did_you_mean, quoted
+from kdbench.common.errors import InputError, did_you_mean, quoted, short_repr
 from kdbench.common.units import parse_size
 
 #: exact: the same on every run, so any difference is a change; time: differs from process to
@@ -144,7 +144,7 @@ def _parsed(value: object, metric: GatedMetric) -> Tolerance:
     sizes = ' or a size in quotes ("1 MiB"),' if metric.unit == "bytes" else ""
     expected = f'expected a fraction up to 1 (0.05: 5 %),{sizes} or "off"'
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise ValueError(f"{expected}, found {brief(value)}")
+        raise ValueError(f"{expected}, found {short_repr(value)}")
     if metric.unit == "seconds" and value == 0:
         raise ValueError("expected more than 0: no two times are the same, found 0")
     return Tolerance(fraction=float(value))

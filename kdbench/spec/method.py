@@ -17,7 +17,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Literal
 
 from kdbench.common.errors import InputError, did_you_mean, quoted
-from kdbench.common.text import checked_name
+from kdbench.common.text import validate_name
 
 GROUP = "kdbench.methods"
 
@@ -71,7 +71,7 @@ class Method:
         return self.teacher in ("class-embeddings", "image-embeddings")
 
     @property
-    def projects(self) -> bool:
+    def uses_projection(self) -> bool:
         """Whether the student brings the teacher's embeddings to its own width."""
         return self.has_teacher and not self.classifier and self.projection
 
@@ -96,7 +96,7 @@ def find_method(name: str) -> Method:
         return BUILT_IN[name]
     plugged = _plugged()
     if name not in plugged:
-        raise InputError(f"unknown method {name!r}", hint=near_methods(name))
+        raise InputError(f"unknown method {name!r}", hint=suggest_methods(name))
     return _loaded(plugged[name])
 
 
@@ -105,7 +105,7 @@ def known_methods() -> tuple[str, ...]:
     return (*BUILT_IN, *(name for name in _plugged() if name not in BUILT_IN))
 
 
-def near_methods(name: str) -> str:
+def suggest_methods(name: str) -> str:
     """Hint at what an unknown name may have meant."""
     known = known_methods()
     return did_you_mean(name, known) or f"the methods are {quoted(known)}"
@@ -124,7 +124,7 @@ def _plugged() -> dict[str, EntryPoint]:
 def _loaded(point: EntryPoint) -> Method:
     where = f"entry point {point.name!r} of {GROUP} ({point.value})"
     try:
-        checked_name(point.name)
+        validate_name(point.name)
     except ValueError as error:
         raise InputError(str(error), where=where) from None
     try:
@@ -141,7 +141,7 @@ def _loaded(point: EntryPoint) -> Method:
     return method
 
 
-def defining_module(name: str) -> str | None:
+def plugin_module(name: str) -> str | None:
     """Top-level module whose files define a plugged-in method's step; None for kdbench's own."""
     if name in BUILT_IN:
         return None

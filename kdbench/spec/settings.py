@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
-from kdbench.common.errors import brief, did_you_mean, quoted
-from kdbench.common.text import checked_name
+from kdbench.common.errors import did_you_mean, quoted, short_repr
+from kdbench.common.text import validate_name
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 Attention = Literal["eager", "sdpa"]
@@ -29,18 +29,18 @@ Weight = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
 Rate = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Seconds = Annotated[float, Field(gt=0, le=10**8, allow_inf_nan=False)]
-Name = Annotated[str, AfterValidator(checked_name)]
+Name = Annotated[str, AfterValidator(validate_name)]
 
 
 def _path(text: str) -> str:
     if any(len(part.encode()) > 255 for part in text.split("/")) or not text.isprintable():
-        raise ValueError(f"expected a path or a name on the hub, found {brief(text)}")
+        raise ValueError(f"expected a path or a name on the hub, found {short_repr(text)}")
     return text
 
 
 def _inside(text: str) -> str:
     if text.startswith(("/", "~")) or ".." in text.split("/"):
-        raise ValueError(f"expected a name inside the data set, found {brief(text)}")
+        raise ValueError(f"expected a name inside the data set, found {short_repr(text)}")
     return _path(text)
 
 
@@ -138,7 +138,7 @@ class Teacher(Frozen):
             near = did_you_mean(said, NORMALISATIONS)
             raise ValueError(
                 f"expected one of {quoted(NORMALISATIONS)}, or {{ mean = [...], std = [...] }}, "
-                f"found {brief(said)}" + (f"; {near}" if near else "")
+                f"found {short_repr(said)}" + (f"; {near}" if near else "")
             )
         mean, std = NORMALISATIONS[said]
         return {"mean": mean, "std": std}

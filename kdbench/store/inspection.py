@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdbench.store.layout import EMPTY_PART, LOCK, SPOOL, part_files, unfinished_files
-from kdbench.store.migrate import tables_of
+from kdbench.store.migrate import tables_in_version
 from kdbench.store.parts import Damage, DamagedPartError, read_versioned
 from kdbench.store.schema import SCHEMA_VERSION, TABLES
 
@@ -24,8 +24,8 @@ class Health:
         runs: whole, readable runs.
         older: how many of them have which older schema version; they are migrated on read.
         damage: files in the tables' folders that are none of their parts.
-        lacking: committed runs of which another table's part is gone, with those tables; none
-            while a run is going on, which may just be setting them aside.
+        missing_tables: committed runs of which another table's part is gone, with those tables;
+            none while a run is going on, which may just be setting them aside.
         labels: of those runs.
         leftovers: what runs left behind that were killed: spools, temporary files, rows without a
             commit. The next run deals with them.
@@ -36,7 +36,7 @@ class Health:
     runs: int
     older: dict[int, int]
     damage: tuple[Damage, ...]
-    lacking: dict[str, tuple[str, ...]]
+    missing_tables: dict[str, tuple[str, ...]]
     labels: dict[str, str]
     leftovers: tuple[Path, ...]
     writing: bool
@@ -44,10 +44,10 @@ class Health:
     @property
     def good(self) -> bool:
         """Whether there is nothing to repair."""
-        return not (self.damage or self.lacking or (self.leftovers and not self.writing))
+        return not (self.damage or self.missing_tables or (self.leftovers and not self.writing))
 
 
-def inspect(root: Path) -> Health:
+def inspect_store(root: Path) -> Health:
     """Read every part of a store, whole, and look for what is missing or left over."""
     writing = _is_locked(root / LOCK)
     damage: list[Damage] = []
@@ -77,7 +77,7 @@ def inspect(root: Path) -> Health:
         if (
             gone := tuple(
                 table
-                for table in tables_of(version)
+                for table in tables_in_version(version)
                 if key not in sound[table] and (table, key) not in damaged
             )
         )
@@ -87,7 +87,7 @@ def inspect(root: Path) -> Health:
         runs=len(versions.keys() - lacking.keys() - {key for _, key in damaged}),
         older=dict(Counter(v for v in versions.values() if v != SCHEMA_VERSION)),
         damage=tuple(damage),
-        lacking=lacking,
+        missing_tables=lacking,
         labels={key: labels[key] for key in lacking},
         leftovers=() if writing else tuple(_leftovers(root, sound)),
         writing=writing,

@@ -128,12 +128,12 @@ _LATE_FILLS: Mapping[int, Mapping[str, Mapping[str, object]]] = {
 }
 
 
-def tables_of(version: int) -> tuple[str, ...]:
+def tables_in_version(version: int) -> tuple[str, ...]:
     """Return the tables of which each run of a version has a part."""
     return tuple(name for name in TABLES if _SINCE.get(name, OLDEST) <= version)
 
 
-def migrated(found: pa.Table, table: str, version: int) -> pa.Table:
+def migrate(found: pa.Table, table: str, version: int) -> pa.Table:
     """Give a part of an older version today's columns.
 
     Args:

@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 
 from kdbench.common.errors import KdbenchError
 from kdbench.store.layout import ARROW, EMPTY_PART, VERSION_KEY, arrow_schema
-from kdbench.store.migrate import OLDEST, migrated
+from kdbench.store.migrate import OLDEST, migrate
 from kdbench.store.schema import SCHEMA_VERSION
-from kdbench.store.sealing import is_broken
+from kdbench.store.sealing import has_broken_seal
 
 # No part of a run comes near these: a training of weeks has some million samples. They are held
 # against what a file says of itself before anything of it is unpacked, since a kilobyte of
@@ -100,7 +100,7 @@ def read_versioned(
             _check_size(file.metadata, table)
             rows = _rows(file, content, columns, version)
         if version != SCHEMA_VERSION:
-            rows = migrated(rows, table, version)
+            rows = migrate(rows, table, version)
         _check_key(rows, part)
         return _checked(_cast(rows, table, columns)), version
     except FileNotFoundError:
@@ -151,7 +151,7 @@ def _content(part: Path) -> bytes:
     if found.st_size > _MOST_FILE_BYTES:
         raise _UnfitError(f"foreign: expected at most {_MOST_FILE_BYTES:,} bytes")
     content = part.read_bytes()
-    if is_broken(content):
+    if has_broken_seal(content):
         raise _UnfitError("damaged: its bytes are not those that were written")
     return content
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from kdbench.common.errors import InputError, LeftOutWarning
+from kdbench.common.errors import InputError, UnreadableFileWarning
 from kdbench.store.layout import arrow_schema, part_files
 from kdbench.store.parts import Damage, DamagedPartError, read_part
 
@@ -47,14 +47,14 @@ def find_stores(path: Path) -> list[Path]:
     return found
 
 
-def warn_left_out(damage: Damage) -> None:
+def warn_unreadable(damage: Damage) -> None:
     """Warn of a part that is left out: on the command line, a line on stderr."""
     remedy = (
         "update kdbench to read it"
         if damage.newer
         else "`kdbench doctor RESULTS --repair` moves it away"
     )
-    warnings.warn(f"left out {damage}; {remedy}", LeftOutWarning, stacklevel=2)
+    warnings.warn(f"left out {damage}; {remedy}", UnreadableFileWarning, stacklevel=2)
 
 
 def read_table(
@@ -62,7 +62,7 @@ def read_table(
     table: str,
     *,
     columns: Sequence[str] | None = None,
-    left_out: Callable[[Damage], None] = warn_left_out,
+    left_out: Callable[[Damage], None] = warn_unreadable,
 ) -> pd.DataFrame:
     """Read one table of a store, committed or not, with nullable pandas types.
 
@@ -85,7 +85,7 @@ def read_rows(
     table: str,
     columns: Sequence[str] | None = None,
     *,
-    left_out: Callable[[Damage], None] = warn_left_out,
+    left_out: Callable[[Damage], None] = warn_unreadable,
 ) -> pa.Table:
     """Read one table as `read_table` does, as an Arrow table."""
     tables = []

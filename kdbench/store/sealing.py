@@ -17,7 +17,7 @@ _DIGITS = 64
 BLANK = (_MARK + b"0" * _DIGITS).decode()
 
 
-def sealed(content: bytes) -> bytes:
+def add_seal(content: bytes) -> bytes:
     """Return a file with its seal in the place of the blank one.
 
     Raises:
@@ -27,7 +27,7 @@ def sealed(content: bytes) -> bytes:
     return content[:place] + _digest(content) + content[place + _DIGITS :]
 
 
-def is_broken(content: bytes) -> bool:
+def has_broken_seal(content: bytes) -> bool:
     """Whether a file has a seal that is not of its content; an older kdbench's has none."""
     place = content.rfind(_MARK) + len(_MARK)
     if place < len(_MARK):

@@ -32,7 +32,7 @@ from kdbench.store.layout import (
 )
 from kdbench.store.parts import is_sound, is_whole
 from kdbench.store.schema import TABLES
-from kdbench.store.sealing import BLANK, SEAL, sealed
+from kdbench.store.sealing import BLANK, SEAL, add_seal
 
 Row = Mapping[str, Any]
 
@@ -60,7 +60,7 @@ class Store:
         Raises:
             InputError: the folder cannot be written to, or leads elsewhere.
         """
-        with self.told(_ELSEWHERE):
+        with self.reporting_errors(_ELSEWHERE):
             for folder in (self.root, self.root / CHECKPOINTS, self.root / SET_ASIDE):
                 _refuse_link(folder)
             for table in TABLES:
@@ -80,7 +80,7 @@ class Store:
         Raises:
             InputError: another run is writing here.
         """
-        with self.told(_ELSEWHERE):
+        with self.reporting_errors(_ELSEWHERE):
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             descriptor = os.open(self.root / LOCK, flags, 0o666)
         with os.fdopen(descriptor, "r+", encoding="utf-8", errors="replace") as file:
@@ -90,7 +90,7 @@ class Store:
                     where=self.root,
                     hint="wait until it is done, or choose another folder with --out",
                 )
-            with self.told(_ELSEWHERE):
+            with self.reporting_errors(_ELSEWHERE):
                 file.truncate(0)
                 file.write(str(os.getpid()))
                 file.flush()
@@ -99,7 +99,7 @@ class Store:
     def spool(self, run_key: str) -> Path:
         """Return an empty folder for what a running cell writes line by line."""
         folder = self.root / SPOOL / run_key
-        with self.told(_ELSEWHERE):
+        with self.reporting_errors(_ELSEWHERE):
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
         return folder
@@ -143,7 +143,7 @@ class Store:
             ValueError: the rows are not such as the tables hold; nothing was changed.
         """
         name = part_name(run_key)
-        with self.told(self._kept(run_key, again)), ExitStack() as staged:
+        with self.reporting_errors(self._kept(run_key, again)), ExitStack() as staged:
             unfinished = {
                 table: staged.enter_context(
                     self._staged(
@@ -191,7 +191,7 @@ class Store:
         What is no part of ours stays, for readers to name.
         """
         committed = {part.name for part in part_files(self.root, "cells")}
-        with self.told(_ELSEWHERE):
+        with self.reporting_errors(_ELSEWHERE):
             for table in TABLES:
                 for unfinished in unfinished_files(self.root, table):
                     unfinished.unlink(missing_ok=True)
@@ -210,7 +210,7 @@ class Store:
         }
 
     @contextmanager
-    def told(self, hint: str) -> Iterator[None]:
+    def reporting_errors(self, hint: str) -> Iterator[None]:
         """Turn what the system says of this folder into an error with a hint.
 
         Raises:
@@ -257,7 +257,7 @@ class Store:
 
     def _move(self, path: Path, folder: Path) -> Path:
         """Move something into a folder of ours under a name that nothing there has."""
-        with self.told(_ELSEWHERE):
+        with self.reporting_errors(_ELSEWHERE):
             _make_own(folder.parent)
             _make_own(folder)
             # the clock may have been set back: a name is taken by what is there, not by the time
@@ -289,7 +289,7 @@ def _packed(table: str, rows: Sequence[Row]) -> bytes:
     with pq.ParquetWriter(sink, content.schema, write_page_checksum=True, **how) as writer:
         writer.write_table(content)
         writer.add_key_value_metadata({SEAL: BLANK})
-    return sealed(sink.getvalue().to_pybytes())
+    return add_seal(sink.getvalue().to_pybytes())
 
 
 def _locked(file: TextIO) -> bool:

@@ -89,7 +89,7 @@ def _report_failure(events: Events, error: Exception, device: str) -> int:
         if found is None:
             # The runner knows whether it was the kernel's killer who ended the child.
             return _report(events, "failed", error, child_died=child_died(error))
-        told = found.sentence(_first_line(error)[:300])
+        told = found.message(_first_line(error)[:300])
         return _report(events, "oom", error, told=told, **found.columns())
     except MemoryError:
         os.write(2, b"\nMemoryError: while the end was being told\n")  # for the runner to read

@@ -13,7 +13,7 @@ import torch
 
 from kdbench.common.errors import KdbenchError
 from kdbench.common.memory_limits import process_limits, tightest_limit
-from kdbench.common.out_of_memory import Shortage, is_ambiguous, recognise
+from kdbench.common.out_of_memory import OutOfMemory, may_be_out_of_memory, parse_out_of_memory
 from kdbench.worker.data.decoder_processes import DecoderDiedError
 
 # What a new thread takes of address space, unless told otherwise.
@@ -47,7 +47,7 @@ def is_shortage(error: BaseException) -> bool:
     return any(_of(link) is not None for link in _chain(error))
 
 
-def shortage_behind(error: BaseException, device: str) -> Shortage | None:
+def shortage_behind(error: BaseException, device: str) -> OutOfMemory | None:
     """Find what ran out of memory behind an error; None: that was not it.
 
     What was free is what torch's message says, else what is free while the error is handled: more
@@ -88,33 +88,33 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         link = link.__cause__ or link.__context__
 
 
-def _of(error: BaseException) -> Shortage | None:
+def _of(error: BaseException) -> OutOfMemory | None:
     """Judge one error alone."""
     if isinstance(error, KdbenchError):  # our own words, such as a refusal with sizes in it
         return None
     told = str(error)
     if isinstance(error, torch.OutOfMemoryError):
-        return recognise(told) or Shortage("cuda")
+        return parse_out_of_memory(told) or OutOfMemory("cuda")
     if isinstance(error, MemoryError):
-        return _of_array(error) or recognise(told) or Shortage("host")
+        return _of_array(error) or parse_out_of_memory(told) or OutOfMemory("host")
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:
-        return recognise(told) or Shortage("host")
-    if is_ambiguous(told) or getattr(error, "errno", None) == errno.EAGAIN:
+        return parse_out_of_memory(told) or OutOfMemory("host")
+    if may_be_out_of_memory(told) or getattr(error, "errno", None) == errno.EAGAIN:
         # Under a limit of its own that leaves no room for a stack, or a library, it is memory.
         needed = _LIBRARY_BYTES if isinstance(error, ImportError) else _STACK_BYTES
-        return Shortage("host") if any(r.free_bytes < needed for r in process_limits()) else None
-    return recognise(told) if isinstance(error, Exception) else None
+        return OutOfMemory("host") if any(r.free_bytes < needed for r in process_limits()) else None
+    return parse_out_of_memory(told) if isinstance(error, Exception) else None
 
 
-def _of_array(error: MemoryError) -> Shortage | None:
+def _of_array(error: MemoryError) -> OutOfMemory | None:
     """Read numpy's, whose text is rounded and whose shape is not."""
     shape, kind = getattr(error, "shape", None), getattr(error, "dtype", None)
     if shape is None or kind is None:
         return None
-    return Shortage("host", asked_bytes=prod(shape) * int(kind.itemsize))
+    return OutOfMemory("host", asked_bytes=prod(shape) * int(kind.itemsize))
 
 
-def _with_card(found: Shortage, device: str) -> Shortage:
+def _with_card(found: OutOfMemory, device: str) -> OutOfMemory:
     """Ask the driver what its message did not tell; after such an error it may not answer."""
     with suppress(Exception):
         if torch.cuda.is_initialized():

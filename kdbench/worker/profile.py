@@ -6,7 +6,7 @@ import itertools
 from time import monotonic
 from typing import Any
 
-from kdbench.common.stats import is_narrow, is_settled
+from kdbench.common.stats import is_narrow, is_steady
 from kdbench.spec.budget import Budget
 from kdbench.worker.events import Events
 from kdbench.worker.probes.suspension import DisturbedError
@@ -80,7 +80,7 @@ class _Series:
                 # Where fp16 overflowed, the optimizer did nothing: no step to be warm after.
                 if len(seconds) < self._budget.warmup_steps or self._loss_scale() < scale:
                     continue
-                settled = is_settled(seconds)
+                settled = is_steady(seconds)
                 if settled or monotonic() - started >= self._budget.warmup_seconds:
                     return settled
 

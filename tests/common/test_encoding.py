@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import pytest
 from rich.console import Console
 
-from kdbench.common.text import encodable
+from kdbench.common.text import fit_encoding
 from kdbench.runner.process.launcher import worker_environment
 from kdbench.runner.progress import ConsoleProgress
 from tests.conftest import TINY
@@ -130,7 +130,7 @@ def test_what_is_printed_stays_readable(said, encoding):
         as_meant = said["utf-8"][name][1]
         assert len(out.splitlines()) == len(as_meant.splitlines()), name
         assert out.count("?") == as_meant.count("?"), name
-        assert out == encodable(as_meant, encoding), name
+        assert out == fit_encoding(as_meant, encoding), name
     assert "\\u5b66\\u751f" in said[encoding]["show"][1]
     assert "no\\udcffwhere: expected a results folder" in said[encoding]["nowhere"][2]
 

@@ -7,10 +7,10 @@ from kdbench.analysis.environments import Environment
 from kdbench.common.runtime_settings import (
     PRECISION,
     THREADS,
-    asked_threads,
     changed_settings,
-    limited_processors,
-    of_memory,
+    memory_settings,
+    processor_limit,
+    requested_threads,
     runtime_settings,
 )
 from kdbench.gate.baseline import read_baseline, render
@@ -94,7 +94,7 @@ def test_settings_are_one_text_whatever_their_order_and_spaces():
     written = "KMP_BLOCKTIME=0 PYTORCH_ALLOC_CONF=a:1,b:2\\x1b processors=1.5"
     assert runtime_settings(told, "1.5") == written
     assert runtime_settings(dict(reversed(told.items())), "1.5") == written
-    assert of_memory(written) == "PYTORCH_ALLOC_CONF=a:1,b:2\\x1b"
+    assert memory_settings(written) == "PYTORCH_ALLOC_CONF=a:1,b:2\\x1b"
     assert changed_settings(written, "KMP_BLOCKTIME=1") == (
         "KMP_BLOCKTIME=1, PYTORCH_ALLOC_CONF is not set, processors is not set"
     )
@@ -114,7 +114,7 @@ def test_settings_are_one_text_whatever_their_order_and_spaces():
     ],
 )
 def test_how_many_threads_are_asked_for(environment, told):
-    assert asked_threads(environment, 8) == told
+    assert requested_threads(environment, 8) == told
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_fewer_processors_than_the_machine_has_are_told(files, usable, told, tmp
     for name, text in {"proc/self/cgroup": group, **files}.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
-    assert limited_processors(usable, 8, tmp_path) == told
+    assert processor_limit(usable, 8, tmp_path) == told
 
 
 def test_other_threads_and_settings_are_other_runs(kdbench, tmp_path, monkeypatch, forked_workers):

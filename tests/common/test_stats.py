@@ -12,7 +12,7 @@ from kdbench.common.stats import (
     change_point,
     has_shifted,
     is_narrow,
-    is_settled,
+    is_steady,
     mean_interval,
     median,
     median_interval,
@@ -297,9 +297,9 @@ def test_alarms_on_noise_are_rare():
     ],
 )
 def test_a_settled_series(values, settled):
-    assert is_settled(values) is settled
+    assert is_steady(values) is settled
     if settled is not None:
-        assert is_settled([100.0, *values]) is settled, "only the last ten count"
+        assert is_steady([100.0, *values]) is settled, "only the last ten count"
 
 
 def test_a_narrow_interval():

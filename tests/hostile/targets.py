@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from kdbench.store import Store
 from kdbench.store.schema import TABLES
-from kdbench.store.sealing import BLANK, sealed
+from kdbench.store.sealing import BLANK, add_seal
 from tests.conftest import TINY
 from tests.hostile import readers
 from tests.hostile.parts import Reader
@@ -175,7 +175,7 @@ def resealed(content: bytes) -> bytes:
     digits = len(BLANK) - len(mark)
     if place < len(mark) or place + digits > len(content):
         return content
-    return sealed(content[:place] + b"0" * digits + content[place + digits :])
+    return add_seal(content[:place] + b"0" * digits + content[place + digits :])
 
 
 def row_examples() -> st.SearchStrategy[dict[str, dict[str, Any]]]:

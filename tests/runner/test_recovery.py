@@ -24,7 +24,7 @@ from kdbench.runner.progress import Progress
 from kdbench.runner.recovery import Record, recover
 from kdbench.runner.resume_plan import plan_resume
 from kdbench.store import Store, arrow_schema, read_table
-from kdbench.store.inspection import inspect
+from kdbench.store.inspection import inspect_store
 from kdbench.store.schema import TABLES
 from tests.support.consistency import check_results
 from tests.support.models import tiny_matrix
@@ -119,7 +119,7 @@ def test_a_runner_that_is_killed_leaves_a_row(tiny, tmp_path, kdbench):
     # another budget is another run: the first is still to be done
     assert set(cells.index) == {"interrupted", "ok"}
     assert cells["run_key"].is_unique
-    assert inspect(root).good
+    assert inspect_store(root).good
 
 
 def events(root):
@@ -149,7 +149,7 @@ def test_what_a_worker_had_finished_is_kept(where, times, kept, run, tmp_path, m
     assert list(statuses(root).values()) == ["ok"]
     assert check_results(root) == 1
     assert not events(root)
-    assert inspect(root).good
+    assert inspect_store(root).good
 
 
 @pytest.mark.parametrize(
@@ -379,7 +379,7 @@ def test_a_run_of_which_a_table_is_gone_is_done_again(run, done, kdbench, tmp_pa
     assert (summary.done, summary.exit_code) == (1, 0)
     assert "1 cell lacks a table's part, and will be measured again" in notes
     assert not any("measured before" in note for note in notes)
-    assert inspect(root).good
+    assert inspect_store(root).good
     assert check_results(root) == 1
 
 
@@ -393,7 +393,7 @@ def test_a_run_whose_other_table_is_damaged_is_done_again(damage, done, matrix):
     plan = plan_resume(Store(done), runs, **known)
     assert list(plan.todo) == runs
     assert plan.notes == ("1 cell lacks a table's part, and will be measured again",)
-    assert inspect(done).runs == 0
+    assert inspect_store(done).runs == 0
 
 
 @pytest.mark.parametrize(

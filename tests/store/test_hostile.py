@@ -20,7 +20,14 @@ from kdbench.analysis.figures import style
 from kdbench.analysis.markup import Table, latex, markdown
 from kdbench.analysis.row_checks import sound
 from kdbench.cli.options import csv_value
-from kdbench.common.errors import InputError, KdbenchError, WorkerError, brief, did_you_mean, quoted
+from kdbench.common.errors import (
+    InputError,
+    KdbenchError,
+    WorkerError,
+    did_you_mean,
+    quoted,
+    short_repr,
+)
 from kdbench.gate import report_github
 from kdbench.gate.findings import Finding, Report
 from kdbench.gate.report_files import as_junit
@@ -106,8 +113,8 @@ def test_the_key_that_is_set_is_bounded_too(tiny):
 
 
 def test_messages_are_bounded():
-    assert len(brief("x" * 10**6)) < 300
-    assert brief(int("f" * 9999, 16)).startswith("a value (int) too large")
+    assert len(short_repr("x" * 10**6)) < 300
+    assert short_repr(int("f" * 9999, 16)).startswith("a value (int) too large")
     assert len(quoted("x" * 500 for _ in range(10_000))) < 20_000
     assert did_you_mean("x" * 10**6, ["x" * 10**6]) is None
     assert len(str(KdbenchError("x" * 10**6))) < 5000

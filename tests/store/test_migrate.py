@@ -7,10 +7,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from kdbench.common.errors import LeftOutWarning
+from kdbench.common.errors import UnreadableFileWarning
 from kdbench.store import arrow_schema, find_stores, read_table
-from kdbench.store.inspection import inspect
-from kdbench.store.migrate import tables_of
+from kdbench.store.inspection import inspect_store
+from kdbench.store.migrate import tables_in_version
 from kdbench.store.schema import SCHEMA_VERSION, TABLES
 from tests.support import REPOSITORY
 
@@ -34,7 +34,7 @@ def test_there_is_a_fixture_of_every_version_and_it_is_one():
         assert len(parts) > 30
         for part in parts:
             assert pq.read_schema(part).metadata[b"kdbench_schema_version"] == b"%d" % version
-        assert {part.parent.name for part in parts} == set(tables_of(version))
+        assert {part.parent.name for part in parts} == set(tables_in_version(version))
 
 
 def test_every_table_has_todays_columns_and_yesterdays_rows(old):
@@ -93,7 +93,7 @@ def test_they_are_shown_drawn_and_compared(old, kdbench, tmp_path):
 def test_a_doctor_finds_nothing_wrong_with_them(old):
     version, root = old
     for store in find_stores(root):
-        health = inspect(store)
+        health = inspect_store(store)
         assert health.good, health
         assert health.older == {version: health.runs}
 
@@ -108,7 +108,7 @@ def test_a_run_of_today_stands_beside_them(old, kdbench, tiny):
     after = read_table(root / "tiny", "cells")
     assert len(after) == len(before) + 1
     assert sorted(after["schema_version"].unique()) == [version, SCHEMA_VERSION]
-    assert inspect(root / "tiny").good
+    assert inspect_store(root / "tiny").good
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_a_column_that_came_late_in_its_version_may_be_missing(version, column, 
 def test_a_column_that_its_version_has_is_missed(tmp_path):
     root = copied(3, tmp_path)
     count = drop(root / "tiny", "cells", "status")
-    with pytest.warns(LeftOutWarning, match="it has no column 'status'") as caught:
+    with pytest.warns(UnreadableFileWarning, match="it has no column 'status'") as caught:
         assert len(read_table(root / "tiny", "cells")) == 0
     assert len(caught) == count
 

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from kdbench.store import Store, arrow_schema, inspection, read_table
-from kdbench.store.inspection import inspect
+from kdbench.store.inspection import inspect_store
 from kdbench.store.schema import TABLES
 from tests.support.analysis_fixtures import cell_row, commit, paper_rows
 from tests.support.stores import statuses
@@ -31,7 +31,7 @@ def test_good_results_are_good(results, kdbench):
     said = kdbench("doctor", results)
     assert said.code == 0, said
     assert f"{results}/fig4: 4 whole runs" in said.out.splitlines()
-    assert inspect(results / "fig4").good
+    assert inspect_store(results / "fig4").good
 
 
 def test_what_is_wrong_is_named_and_moved_away(results, kdbench):
@@ -85,7 +85,7 @@ def test_a_run_that_goes_on_is_left_alone(results, kdbench):
     assert said.code == 1
     assert said.out.count("left behind by a run that was killed") == 2
     assert kdbench("doctor", results, "--repair").code == 0
-    assert inspect(store.root).good
+    assert inspect_store(store.root).good
 
 
 def test_a_pipe_in_the_place_of_the_lock_is_not_waited_for(results, kdbench):
@@ -105,10 +105,10 @@ def test_a_run_that_replaces_its_rows_meanwhile_lacks_nothing(results):
     with store.writing():
         for table in ("steps", "memory"):  # as a run does, its commit first
             (store.root / table / f"{key}.parquet").unlink()
-        health = inspect(store.root)
+        health = inspect_store(store.root)
     assert health.writing
     assert health.good
-    assert set(inspect(store.root).lacking) == {key}
+    assert set(inspect_store(store.root).lacking) == {key}
 
 
 def test_a_part_that_goes_while_it_is_looked_at_is_no_damage(results, monkeypatch):
@@ -123,7 +123,7 @@ def test_a_part_that_goes_while_it_is_looked_at_is_no_damage(results, monkeypatc
 
     monkeypatch.setattr(inspection, "read_versioned", reading)
     with store.writing():
-        assert inspect(store.root).damage == ()
+        assert inspect_store(store.root).damage == ()
 
 
 def test_rows_without_a_commit_are_kept_aside(results, kdbench):

@@ -17,9 +17,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kdbench.common.errors import InputError, LeftOutWarning
+from kdbench.common.errors import InputError, UnreadableFileWarning
 from kdbench.store import Store, arrow_schema, find_stores, read_table, writing
-from kdbench.store.inspection import inspect
+from kdbench.store.inspection import inspect_store
 from kdbench.store.parts import DamagedPartError, is_whole, read_part
 from kdbench.store.schema import SCHEMA_VERSION, TABLES
 from tests.support import REPOSITORY
@@ -189,7 +189,7 @@ def test_a_full_disk_leaves_what_was_there_before(table, store, monkeypatch):
     monkeypatch.undo()
     assert statuses(store.root) == {KEY: "failed"}
     assert not any((store.root / ".superseded").iterdir())
-    assert inspect(store.root).good
+    assert inspect_store(store.root).good
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,7 @@ def test_a_value_that_no_table_holds_changes_nothing(column, wrong, store):
     with pytest.raises(ValueError, match="a row that 'cells' cannot hold"):
         store.commit(KEY, rows(**{column: wrong}))
     assert statuses(store.root) == {KEY: "failed"}
-    assert inspect(store.root).good
+    assert inspect_store(store.root).good
 
 
 @pytest.mark.parametrize("broken", TABLES)
@@ -513,7 +513,7 @@ def test_a_part_that_is_none_is_named_and_the_rest_is_read(damage, store):
     part = store.root / "cells" / "deadbeef.parquet"
     make, told = DAMAGE[damage]
     make(part)
-    with pytest.warns(LeftOutWarning, match=told) as caught:
+    with pytest.warns(UnreadableFileWarning, match=told) as caught:
         assert read_table(store.root, "cells")["run_key"].tolist() == [KEY]
     (warning,) = caught
     said = str(warning.message)
@@ -565,7 +565,7 @@ def test_a_bomb_in_a_table_of_many_rows_is_not_unpacked(bomb, told, store):
     part = store.root / "steps" / "deadbeef.parquet"
     bomb(part)
     before = pa.default_memory_pool().max_memory()
-    with pytest.warns(LeftOutWarning, match=told):
+    with pytest.warns(UnreadableFileWarning, match=told):
         assert len(read_table(store.root, "steps")) == 0
     assert pa.default_memory_pool().max_memory() < max(before, 100 * 2**20)
 

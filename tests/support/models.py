@@ -33,12 +33,12 @@ def tiny_session(folder, method, *assignments):
 def session_of(cell, device, cache):
     """A training of any cell that is set up, from seed 0, its embeddings all ones."""
     data, teacher, embeddings = load_data(cell, device=device), None, None
-    if cell.declared.teacher == "step":
+    if cell.method_spec.teacher == "step":
         teacher = load_teacher(cell, device=device, cache=cache)
-    elif cell.declared.teacher == "class-embeddings":
+    elif cell.method_spec.teacher == "class-embeddings":
         shape = (cell.data.classes, cell.required_teacher.width)
         embeddings = torch.ones(shape, device=device)
-    elif cell.declared.teacher == "image-embeddings":
+    elif cell.method_spec.teacher == "image-embeddings":
         shape = (cell.data.train_images, 2, cell.required_teacher.width)
         embeddings = torch.ones(shape, device=device)
     return build_session(

@@ -9,7 +9,7 @@ import torch
 
 from kdbench.common.errors import InputError, WorkerError
 from kdbench.common.memory_limits import MemoryLimit
-from kdbench.common.out_of_memory import recognise
+from kdbench.common.out_of_memory import parse_out_of_memory
 from kdbench.runner import outcome
 from kdbench.runner.outcome import judge_outcome
 from kdbench.runner.process.launcher import ProcessResult
@@ -126,13 +126,13 @@ NONE_OF_IT = [
 @pytest.mark.parametrize("case", TEXTS)
 def test_texts_of_memory_that_ran_out(case):
     text, expected = TEXTS[case]
-    found = recognise(text)
+    found = parse_out_of_memory(text)
     assert (found.source, found.asked_bytes, found.free_bytes, found.limit_bytes) == expected
 
 
 @pytest.mark.parametrize("text", NONE_OF_IT)
 def test_texts_of_something_else(text):
-    assert recognise(text) is None
+    assert parse_out_of_memory(text) is None
     assert not is_shortage(RuntimeError(text))
 
 

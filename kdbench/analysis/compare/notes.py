@@ -9,11 +9,11 @@ from kdbench.analysis.compare.axes import options_for
 from kdbench.analysis.compare.comparison import Comparison, Sheet
 from kdbench.analysis.notes import doubt_notes, footnotes, problem_notes
 from kdbench.common.errors import quoted
-from kdbench.common.stats import FEWEST_PROCESSES
+from kdbench.common.stats import MIN_PROCESSES
 from kdbench.common.text import printable
 
 # By order statistics, the median's interval over processes exists from here on.
-_FEWEST_FOR_MEDIAN = FEWEST_PROCESSES + 1
+_FEWEST_FOR_MEDIAN = MIN_PROCESSES + 1
 
 
 def title_of(comparison: Comparison, sheet: Sheet) -> str:
@@ -118,7 +118,7 @@ def _meaning(sheet: Sheet) -> Iterator[str]:
     if any(one.no_interval for one in compared):
         yield (
             f"an interval takes {_FEWEST_FOR_MEDIAN} processes a side, of accuracies "
-            f"{FEWEST_PROCESSES} seeds: repeats = {_FEWEST_FOR_MEDIAN} in the matrix file"
+            f"{MIN_PROCESSES} seeds: repeats = {_FEWEST_FOR_MEDIAN} in the matrix file"
         )
 
 

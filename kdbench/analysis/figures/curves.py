@@ -24,7 +24,7 @@ from kdbench.analysis.figures.series import Block, Look, blocks, looks
 from kdbench.analysis.figures.sheet import Sheet, headline, provenance
 from kdbench.analysis.notes import footnotes, problem_notes
 from kdbench.common.errors import InputError
-from kdbench.common.stats import FEWEST_PROCESSES, mean_interval
+from kdbench.common.stats import MIN_PROCESSES, mean_interval
 
 # column of `epochs`, the panel's title, the vertical axis' name, its note
 _QUANTITIES = (
@@ -128,7 +128,7 @@ def mean_curve(runs: Sequence[tuple[int, Mapping[int, float]]]) -> Curve | None:
         low=tuple(low for low, _ in bands) if several else (),
         high=tuple(high for _, high in bands) if several else (),
         seeds=len(seeds),
-        interval=len(seeds) >= FEWEST_PROCESSES,
+        interval=len(seeds) >= MIN_PROCESSES,
     )
 
 
@@ -264,10 +264,10 @@ def _band_note(drawn: Sequence[CellGroup], rows: _Rows) -> str:
         return "Lines: one training each, of one seed."
     told = " to ".join(str(n) for n in dict.fromkeys((counts[0], counts[-1])))
     line = f"Lines: mean over seeds ({told} per line)."
-    if any(n >= FEWEST_PROCESSES for n in counts):
-        few = f" (from {FEWEST_PROCESSES} seeds on)" if counts[0] < FEWEST_PROCESSES else ""
+    if any(n >= MIN_PROCESSES for n in counts):
+        few = f" (from {MIN_PROCESSES} seeds on)" if counts[0] < MIN_PROCESSES else ""
         line += f" Bands{few}: 95 % interval of that mean."
-    if any(1 < n < FEWEST_PROCESSES for n in counts):
-        fewer = f" (under {FEWEST_PROCESSES})" if counts[-1] >= FEWEST_PROCESSES else ""
+    if any(1 < n < MIN_PROCESSES for n in counts):
+        fewer = f" (under {MIN_PROCESSES})" if counts[-1] >= MIN_PROCESSES else ""
         line += f" Bands{fewer}: from the lowest to the highest seed."
     return line

@@ -16,7 +16,7 @@ from kdbench.analysis.figures.series import Block, Look, blocks, looks
 from kdbench.analysis.figures.sheet import Sheet, headline, provenance
 from kdbench.analysis.notes import footnotes
 from kdbench.common.errors import InputError
-from kdbench.common.stats import FEWEST_PROCESSES
+from kdbench.common.stats import MIN_PROCESSES
 
 _MOST_LINES = 16
 _LEVEL = (0, (4, 2))
@@ -169,11 +169,11 @@ def _seed_note(drawn: Sequence[CellGroup]) -> str:
     few, most = min(counts), max(counts)
     told = f"{few}" if few == most else f"{few} to {most}"
     line += f"mean over seeds ({told} per point)"
-    if most >= FEWEST_PROCESSES:
-        aside = f" from {FEWEST_PROCESSES} seeds on" if few < FEWEST_PROCESSES else ""
+    if most >= MIN_PROCESSES:
+        aside = f" from {MIN_PROCESSES} seeds on" if few < MIN_PROCESSES else ""
         line += f"; whiskers{aside}: 95 % interval of that mean"
-    if few < FEWEST_PROCESSES:
-        aside = f", under {FEWEST_PROCESSES} seeds" if most >= FEWEST_PROCESSES else ""
+    if few < MIN_PROCESSES:
+        aside = f", under {MIN_PROCESSES} seeds" if most >= MIN_PROCESSES else ""
         line += f"; small dots{aside}: single seeds"
     return line + "."
 

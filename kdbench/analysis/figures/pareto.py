@@ -17,7 +17,7 @@ from kdbench.analysis.figures.sheet import Sheet, headline, provenance
 from kdbench.analysis.metrics import METRICS
 from kdbench.analysis.notes import doubt_notes, footnotes, source_note
 from kdbench.common.errors import InputError
-from kdbench.common.stats import FEWEST_PROCESSES
+from kdbench.common.stats import MIN_PROCESSES
 from kdbench.common.text import printable
 from kdbench.common.units import Unit, axis_unit
 
@@ -252,10 +252,10 @@ def _seed_note(trained: Sequence[CellGroup]) -> str:
         return line + "of one seed each."
     few, most = min(counts), max(counts)
     line += f"mean over seeds ({few if few == most else f'{few} to {most}'} per point)"
-    if most >= FEWEST_PROCESSES:
-        aside = f" from {FEWEST_PROCESSES} seeds on" if few < FEWEST_PROCESSES else ""
+    if most >= MIN_PROCESSES:
+        aside = f" from {MIN_PROCESSES} seeds on" if few < MIN_PROCESSES else ""
         line += f"; bars{aside}: 95 % interval of that mean"
-    if any(1 < count < FEWEST_PROCESSES for count in counts):
-        aside = f" under {FEWEST_PROCESSES} seeds" if most >= FEWEST_PROCESSES else ""
+    if any(1 < count < MIN_PROCESSES for count in counts):
+        aside = f" under {MIN_PROCESSES} seeds" if most >= MIN_PROCESSES else ""
         line += f"; bars{aside}: from the lowest to the highest seed"
     return line + "."

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from kdbench.common.environment import has_home, user_cache
 from kdbench.common.lifetime import STOP_SIGNALS
-from kdbench.common.runtime_settings import FAMILIES, is_kept_back
+from kdbench.common.runtime_settings import VARIABLE_FAMILIES, is_withheld
 from kdbench.runner.process.child import Child, Spawned, Start
 from kdbench.runner.process.oom_killer import OomKillCounter, OomKills
 from kdbench.runner.process.stop_request import StopRequest
@@ -35,7 +35,7 @@ _ALLOWED = frozenset(
     )
 )
 # Settings that can change results pass by family, and are recorded: see `runtime_settings`.
-_ALLOWED_PREFIXES = ("LC_", "XDG_", *(p for family in FAMILIES for p in family.prefixes))
+_ALLOWED_PREFIXES = ("LC_", "XDG_", *(p for family in VARIABLE_FAMILIES for p in family.prefixes))
 # Only a cell that reads from the hub may use the network, and sees the settings for that.
 _NETWORK = (
     *("HF_", "ALL_PROXY", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"),
@@ -198,7 +198,7 @@ def worker_environment(environment: Mapping[str, str], *, network: bool) -> dict
 
 
 def _is_hidden(name: str, *, network: bool) -> bool:
-    return is_kept_back(name) and not (network and name.startswith(_NETWORK))
+    return is_withheld(name) and not (network and name.startswith(_NETWORK))
 
 
 def uses_hub(run: CellRun) -> bool:

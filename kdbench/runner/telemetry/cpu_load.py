@@ -63,7 +63,7 @@ class Processors:
         self._proc = proc
         self._last: _Reading | None = None
 
-    def elsewhere(self, worker: Collection[int] = ()) -> float | None:
+    def at(self, worker: Collection[int] = ()) -> float | None:
         """Return the mean number of processors that others kept busy since the last reading.
 
         Args:

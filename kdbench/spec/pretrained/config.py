@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from kdbench.common.errors import InputError, brief, quoted
+from kdbench.common.errors import InputError, quoted, short_repr
 from kdbench.spec.pretrained.files import CONFIG, Checkpoint, read_json
 from kdbench.spec.settings import Teacher
 
@@ -118,7 +118,7 @@ def read_config(checkpoint: Checkpoint, teacher: Teacher) -> Config:
     kind = held.get("model_type") if isinstance(held, dict) else None
     if kind != "vit":
         raise checkpoint.error(
-            f"expected model_type 'vit' in {CONFIG}, found {brief(kind)}",
+            f"expected model_type 'vit' in {CONFIG}, found {short_repr(kind)}",
             hint="a teacher is a ViT, such as google/vit-base-patch16-224-in21k",
         )
     # null is transformers' own way to say nothing
@@ -134,7 +134,7 @@ def read_config(checkpoint: Checkpoint, teacher: Teacher) -> Config:
 
 def _wrong(checkpoint: Checkpoint, error: ValidationError) -> InputError:
     (found, *_) = error.errors()
-    name, value, context = str(found["loc"][0]), brief(found["input"]), found.get("ctx", {})
+    name, value, context = str(found["loc"][0]), short_repr(found["input"]), found.get("ctx", {})
     kinds = {"int_type": "an integer", "float_type": "a number", "bool_type": "true or false"}
     bounds = {"greater_than_equal": ("ge", "least"), "less_than_equal": ("le", "most")}
     if found["type"] in kinds:

@@ -42,7 +42,7 @@ def read_local_teacher(cell: Cell) -> LocalTeacher | None:
             None if teacher.weights == "pretrained" else LocalTeacher(preprocessing=preprocessing)
         )
     config = read_config(checkpoint, teacher)
-    classifier = cell.declared.classifier
+    classifier = cell.method_spec.classifier
     has_pooler = check_weights(checkpoint, config, classifier=classifier)
     if classifier:
         check_class_count(checkpoint, config, cell.data.classes)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any, cast
 
-from kdbench.common.errors import InputError, brief, quoted
+from kdbench.common.errors import InputError, quoted, short_repr
 from kdbench.spec.preprocessing import CLIP, Channels, Preprocessing, resolve_preprocessing
 from kdbench.spec.pretrained.files import Checkpoint, read_json
 from kdbench.spec.settings import NORMALISATIONS, Resampling, Teacher
@@ -114,7 +114,7 @@ class _File:
         else:
             said = f"set {table}.{instead} in the matrix file to say it instead"
         return self.checkpoint.error(
-            f"expected {expected} for {key} in {self.name}, found {brief(found)}",
+            f"expected {expected} for {key} in {self.name}, found {short_repr(found)}",
             key=instead,
             hint=said,
         )
@@ -144,13 +144,13 @@ def _find(checkpoint: Checkpoint) -> _File | None:
             continue
         held = read_json(checkpoint, name)
         if not isinstance(held, dict):
-            raise checkpoint.error(f"expected a table in {name}, found {brief(held)}")
+            raise checkpoint.error(f"expected a table in {name}, found {short_repr(held)}")
         nested = name == FILES[0]
         if nested and "image_processor" not in held:  # of texts, or where the other file is
             continue
         keys = held["image_processor"] if nested else held
         if not isinstance(keys, dict):
-            problem = f"expected a table as image_processor in {name}, found {brief(keys)}"
+            problem = f"expected a table as image_processor in {name}, found {short_repr(keys)}"
             raise checkpoint.error(problem)
         return _File(checkpoint=checkpoint, name=name, keys=keys)
     return None

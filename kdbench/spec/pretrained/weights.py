@@ -14,7 +14,7 @@ from typing import Annotated
 
 from pydantic import Field, TypeAdapter
 
-from kdbench.common.errors import InputError, brief, quoted
+from kdbench.common.errors import InputError, quoted, short_repr
 from kdbench.spec.pretrained.config import OWN_CLASSES, Config
 from kdbench.spec.pretrained.files import CONFIG, Checkpoint, check_fetched, read_json
 
@@ -77,7 +77,7 @@ def _check_unwrapped(checkpoint: Checkpoint, shapes: Shapes) -> None:
     wrapped = next((name for name in shapes if _LAYERS in name), None)
     if wrapped is not None:
         raise checkpoint.error(
-            f"expected weights named {_LAYERS}0. and so on, found {brief(wrapped)}",
+            f"expected weights named {_LAYERS}0. and so on, found {short_repr(wrapped)}",
             hint="save the model itself, not what is wrapped around it: `.module` of "
             "DistributedDataParallel, `._orig_mod` of torch.compile",
         )
@@ -104,7 +104,7 @@ def _files(checkpoint: Checkpoint) -> list[str]:
         raise checkpoint.error(f"expected a weight_map in {_INDEX}, found none")
     for name in names.values():
         if not isinstance(name, str) or Path(name).name != name:
-            problem = f"expected names of files beside it in {_INDEX}, found {brief(name)}"
+            problem = f"expected names of files beside it in {_INDEX}, found {short_repr(name)}"
             raise checkpoint.error(problem)
     return sorted(set(names.values()))
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdbench.common.errors import InputError, brief, did_you_mean, quoted
+from kdbench.common.errors import InputError, did_you_mean, quoted, short_repr
 from kdbench.spec.settings import Data
 from kdbench.worker.data.tables import open_tables
 
@@ -54,7 +54,7 @@ class TableSource:
             file = _file_in(self._folder, path)
             if file is not None:
                 return file
-            told = f"the path {brief(path)}, which is no file here"
+            told = f"the path {short_repr(path)}, which is no file here"
         raise InputError(
             f"expected a picture, found {told}",
             where=self.where(row),

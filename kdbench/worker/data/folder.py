@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from kdbench.common.errors import InputError, clipped, did_you_mean, printable, quoted
+from kdbench.common.errors import InputError, did_you_mean, printable, quoted, truncate
 from kdbench.spec.settings import Data
 from kdbench.worker.data.decode import SUFFIXES, is_picture
 
@@ -130,7 +130,7 @@ def _listed(folder: Path, names: list[str]) -> FolderSource:
             if kind is None:
                 found.append(entry.path)
             else:
-                others[printable(clipped(kind, _LONGEST_KIND))] += 1
+                others[printable(truncate(kind, _LONGEST_KIND))] += 1
         files += sorted(found)
         labels += [numbers[name]] * len(found)
     numbered = torch.tensor(labels, dtype=torch.int64)

@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from kdbench.common.errors import InputError, brief
+from kdbench.common.errors import InputError, short_repr
 
 _MAGIC = b"PAR1"
 _POINTER = b"version https://git-lfs.github.com/spec/"
@@ -136,11 +136,11 @@ def check_saved(folder: Path) -> list[str]:
     for name in names:
         if Path(name).name != name:
             raise InputError(
-                f"expected names of files beside it, found {brief(name)}",
+                f"expected names of files beside it, found {short_repr(name)}",
                 where=folder / "state.json",
                 key="data.path",
             )
         if not (folder / name).is_file():
-            raise FileNotFoundError(f"there is no file {brief(name)}")
+            raise FileNotFoundError(f"there is no file {short_repr(name)}")
         _check_no_pointer(folder / name, "an Arrow file", "data.path")
     return names

@@ -43,7 +43,7 @@ def read_pretrained(
         InputError: the checkpoint is absent, partial or damaged, or not what is asked for.
     """
     teacher, table = cell.required_teacher, f"teachers.{cell.teacher_name}"
-    classifier = cell.declared.classifier
+    classifier = cell.method_spec.classifier
     checkpoint = find_checkpoint(teacher, table)
     config = read_config(checkpoint, teacher)
     if checkpoint.revision is None:

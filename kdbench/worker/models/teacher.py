@@ -53,7 +53,7 @@ class Teacher(nn.Module):
         preprocessing: Preprocessing,
     ) -> Teacher:
         """Take what the cell's method needs of a model: all of it, or a classifier's two parts."""
-        parts = (model.vit, model.classifier) if cell.declared.classifier else (model,)
+        parts = (model.vit, model.classifier) if cell.method_spec.classifier else (model,)
         return cls(*parts, revision=revision, preprocessing=preprocessing)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -101,7 +101,7 @@ def load_teacher(
     """
     shape, revision = cell.required_teacher, None
     preprocessing = resolve_preprocessing(shape, None)
-    classes = cell.data.classes if cell.declared.classifier else None
+    classes = cell.data.classes if cell.method_spec.classifier else None
     if shape.weights == "random":
         model = random_vit(shape, device, classes=classes)
     elif shape.weights == "pretrained":
@@ -126,11 +126,11 @@ def teacher_shape(cell: Cell) -> Teacher:
     local = read_local_teacher(cell) or LocalTeacher(
         preprocessing=resolve_preprocessing(shape, None)
     )
-    if shape.weights == "fitted" and not cell.declared.classifier:
+    if shape.weights == "fitted" and not cell.method_spec.classifier:
         return Teacher.of(
             _without_storage(shape, cell.data.classes).vit, cell, preprocessing=local.preprocessing
         )
-    classes = cell.data.classes if cell.declared.classifier else None
+    classes = cell.data.classes if cell.method_spec.classifier else None
     if local.config is None:
         model = _without_storage(shape, classes)
     else:

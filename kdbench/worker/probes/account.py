@@ -121,7 +121,7 @@ def register_session(session: Session, draw: Draw, ledger: Ledger) -> None:
     if session.teacher is not None:
         ledger.register_module(session.teacher, "teacher", prefix="teacher")
     if session.embeddings is not None:
-        name = session.cell.declared.teacher.replace("-", "_")
+        name = session.cell.method_spec.teacher.replace("-", "_")
         ledger.register([session.embeddings], "teacher", name)
     ledger.register(session.data.tensors(), "inputs", "data")
     ledger.register(draw.tensors(), "inputs")

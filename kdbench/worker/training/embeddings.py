@@ -53,7 +53,7 @@ def make_plan(cell: Cell, data: DataSet, *, device: torch.device, seed: int) -> 
     Raises:
         InputError: a class has no training image.
     """
-    if cell.declared.teacher == "class-embeddings":
+    if cell.method_spec.teacher == "class-embeddings":
         return plan_class_embeddings(cell, data, device=device, seed=seed)
     return plan_image_embeddings(cell, data, device=device)
 

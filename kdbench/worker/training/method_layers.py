@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from kdbench.common.errors import InputError, brief, quoted
+from kdbench.common.errors import InputError, quoted, short_repr
 
 Layer = TypeVar("Layer", nn.Module, nn.Parameter)
 
@@ -42,14 +42,14 @@ class OwnLayers(nn.Module):
         """
         if self.closed_by is not None:
             raise InputError(
-                f"the layer {brief(name)} comes too late to be trained",
+                f"the layer {short_repr(name)} comes too late to be trained",
                 where=self.closed_by,
                 hint=_HINT,
             )
         if not isinstance(name, str) or not name.isidentifier() or hasattr(self, name):
             raise InputError(
                 "expected a name for a layer, such as 'projector', that is not taken, "
-                f"found {brief(name)}"
+                f"found {short_repr(name)}"
             )
         if isinstance(layer, nn.Module):
             _let_go(layer, others)

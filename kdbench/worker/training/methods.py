@@ -193,7 +193,7 @@ def build_forward(method: Method, parts: Parts) -> Forward:
         _take_layers(parts, before, forward)
         parts.layers.closed_by = method.step
     except InputError as error:
-        raise error.elsewhere(method.step) from error
+        raise error.at(method.step) from error
     return forward
 
 

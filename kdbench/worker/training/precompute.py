@@ -203,7 +203,7 @@ def compute(
 def recipe_of(run: CellRun, data: DataSet, teacher: nn.Module, machine: Recipe) -> dict[str, Any]:
     """Collect all that the embeddings, their rounding and their cost depend on: JSON values."""
     cell, training = run.cell, run.cell.training
-    kind = cell.declared.teacher
+    kind = cell.method_spec.teacher
     chosen = (
         {"images_per_class": training.images_per_class, "seed": run.seed}
         if kind == "class-embeddings"
@@ -229,7 +229,7 @@ def recipe_of(run: CellRun, data: DataSet, teacher: nn.Module, machine: Recipe) 
 
 def _check_room(cell: Cell, data: DataSet, device: torch.device) -> None:
     """Refuse embeddings of images that the device's free memory does not hold."""
-    if cell.declared.teacher != "image-embeddings":
+    if cell.method_spec.teacher != "image-embeddings":
         return
     flips = 2 if cell.data.flip else 1
     needed = 4 * data.train_count * flips * cell.required_teacher.width

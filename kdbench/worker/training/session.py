@@ -93,7 +93,7 @@ class Session:
             teacher_size=self._teacher_size(),
             teacher_how=CLIP if self.teacher is None else wanted_by(self.teacher),
         )
-        if self.embeddings is not None and self.cell.declared.teacher == "image-embeddings":
+        if self.embeddings is not None and self.cell.method_spec.teacher == "image-embeddings":
             batch = batch._replace(teacher_embeddings=_of_images(self.embeddings, draw))
         self.optimizer.zero_grad(set_to_none=True)
         with autocast(self.cell.training.precision, self.device):
@@ -175,14 +175,14 @@ def build_session(
         InputError: the device does not compute in the cell's precision, or the method's layers
             cannot be trained.
     """
-    training, declared = cell.training, cell.declared
+    training, declared = cell.training, cell.method_spec
     set_precision(training.precision, device)
     torch.manual_seed(seed)
     student = Student(
         cell.student,
         image_size=cell.image_size,
         classes=cell.data.classes,
-        teacher_width=cell.required_teacher.width if declared.projects else None,
+        teacher_width=cell.required_teacher.width if declared.uses_projection else None,
         attention=training.attention,
         checkpointing=training.checkpointing,
     ).train()

@@ -58,7 +58,7 @@ def set_up(run: CellRun, supplies: Supplies, *, device: torch.device, probes: Pr
         data = supplies.data()
         if cell.teacher is not None:
             teacher = supplies.teacher(data)
-    if cell.declared.precomputes and teacher is not None:
+    if cell.method_spec.precomputes and teacher is not None:
         embeddings = supplies.embeddings(data, teacher)
         # The teacher has done its work: nothing of it stays for the training.
         teacher = None
