@@ -1,7 +1,5 @@
 """Where a step's memory is at its peak: what the ledger told of each cell, put together."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Results as tables: a tidy frame for programs, rich tables for people."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 

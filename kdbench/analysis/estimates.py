@@ -1,7 +1,5 @@
 """One number from several runs, with its interval over processes or seeds."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """A table written as markdown or LaTeX, with all that these would obey escaped."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Where each cell's memory is at its peak, as tables: by category, and the heaviest modules."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """The figures that tables and pictures can show: where each comes from and what it means."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 

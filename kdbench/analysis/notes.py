@@ -1,7 +1,5 @@
 """The small print under tables and figures: what a reader must know to trust a number."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 

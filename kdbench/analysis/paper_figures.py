@@ -1,7 +1,5 @@
 """What the paper reports in its Figure 4, as package data (source: reported)."""
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Mapping
 from dataclasses import dataclass

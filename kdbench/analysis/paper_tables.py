@@ -1,7 +1,5 @@
 """The paper's tables, from a matrix: teachers, students, and how they are trained."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 
 from kdbench.analysis.markup import FORMATS, Table

@@ -3,8 +3,6 @@
 The command line must not load torch, so nothing is built; a test holds each count to the model.
 """
 
-from __future__ import annotations
-
 from kdbench.spec.settings import Student, Teacher
 
 _CHANNELS = 3

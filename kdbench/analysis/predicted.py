@@ -1,7 +1,5 @@
 """Predictions as a table: what each cell needs, and what fits."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

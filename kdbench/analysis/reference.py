@@ -1,7 +1,5 @@
 """Which cell the others are set against, and when a method has paid for its precompute."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 `Results` keep them, and so does the store. What is shown is how things stand.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any

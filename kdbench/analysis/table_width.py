@@ -1,7 +1,5 @@
 """Tables that fit their terminal: labels are folded first, then columns are left out."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 
 from rich.console import Console, ConsoleOptions

@@ -1,7 +1,5 @@
 """How sure a number is, in words: its spread over runs, and why some have no ratio."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 
 from kdbench.analysis.aggregate import CellGroup

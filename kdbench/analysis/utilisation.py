@@ -5,8 +5,6 @@ is known of an environment and a precision is nearest to the truth, whichever ru
 a step that beats it proves it too low.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The command line: a thin function per command; what is heavy is imported inside it."""
 
-from __future__ import annotations
-
 import sys
 import warnings
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """The gate's command."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

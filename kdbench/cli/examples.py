@@ -1,7 +1,5 @@
 """What each command's help shows of its use."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 EXAMPLES: Mapping[str, tuple[str, ...]] = {

@@ -1,7 +1,5 @@
 """A matrix file as a document: read, a preset laid over it, single values set."""
 
-from __future__ import annotations
-
 import stat
 import tomllib
 from collections.abc import Mapping, Sequence

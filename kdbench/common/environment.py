@@ -1,7 +1,5 @@
 """What a run ran on: machine, packages, revision. Found without importing torch."""
 
-from __future__ import annotations
-
 import os
 import platform
 import re

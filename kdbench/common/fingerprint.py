@@ -1,7 +1,5 @@
 """Digests of code, files and folders: what is in them, whatever they are called."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterable
 from functools import lru_cache

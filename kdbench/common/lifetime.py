@@ -1,7 +1,5 @@
 """Children that do not outlive their parent, nor have it die in their place."""
 
-from __future__ import annotations
-
 import ctypes
 import os
 import platform

@@ -1,7 +1,5 @@
 """How much memory this process may still take: under which limit it is the least."""
 
-from __future__ import annotations
-
 import re
 import resource
 import sys

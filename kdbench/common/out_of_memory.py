@@ -1,7 +1,5 @@
 """Memory that ran out: what those who refused it say, and what we say of it."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from typing import Literal

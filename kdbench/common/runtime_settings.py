@@ -4,8 +4,6 @@ Only what is listed here, and what finds libraries, devices and caches, reaches 
 variable decides a figure that its row does not name. None of them holds a secret.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Statistics as pure functions of plain sequences."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

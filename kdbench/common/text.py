@@ -1,7 +1,5 @@
 """Text: read from files of users, names that they give, lines safe to show and folded well."""
 
-from __future__ import annotations
-
 import re
 import unicodedata
 

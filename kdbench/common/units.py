@@ -1,7 +1,5 @@
 """Values as text. Data stays in bytes, seconds and joules; units are scaled here, when shown."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """Turn what pydantic finds wrong in a document into one clear error with its dotted key."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, get_args
 

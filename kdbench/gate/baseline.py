@@ -15,8 +15,6 @@ terminal would obey is written as a JSON string. The last line counts those abov
 file that lost some is not taken for whole.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from codecs import BOM_UTF8

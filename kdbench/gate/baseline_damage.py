@@ -1,7 +1,5 @@
 """A baseline's text before its lines are read: is it one, is it ours, is it whole?"""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The lines of a baseline, read one by one."""
 
-from __future__ import annotations
-
 import json
 import math
 import re

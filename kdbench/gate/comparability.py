@@ -1,7 +1,5 @@
 """Why figures of two snapshots cannot be compared, although each has them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 

@@ -1,7 +1,5 @@
 """What is now against a baseline: one finding for each figure of each cell."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 
 from kdbench.common.errors import did_you_mean

@@ -1,7 +1,5 @@
 """One figure of one cell, before and now: what its difference means."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from statistics import median
 

@@ -1,7 +1,5 @@
 """What a comparison found, and the exit code that follows from it."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Which memory grew: the difference of two peaks by category and module."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Findings in words, for every way of showing them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 

@@ -1,7 +1,5 @@
 """What is now: a snapshot of measured results, or of predictions."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace

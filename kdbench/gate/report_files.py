@@ -1,7 +1,5 @@
 """A report for programs: JSON, and JUnit's XML for the tools that show tests."""
 
-from __future__ import annotations
-
 import html
 import json
 from collections.abc import Iterator

@@ -5,8 +5,6 @@ label holds must not become a command of its own: line breaks are escaped, and s
 `##[command]`, which runners still obey anywhere in a line.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal

@@ -1,7 +1,5 @@
 """A report for people: what did not hold, cell by cell, and one line that sums it up."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from itertools import chain
 

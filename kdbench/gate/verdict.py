@@ -27,8 +27,6 @@ The test asks for *some* slow-down and the ratio for one that matters. To ask th
 beyond the tolerance would take four times as many processes to find twice the tolerance.
 """
 
-from __future__ import annotations
-
 import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence

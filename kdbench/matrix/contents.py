@@ -1,7 +1,5 @@
 """Digests of what a cell reads from local files: their names do not say what is in them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Whether `data.path` can be what it says, found out before any process is started for it."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

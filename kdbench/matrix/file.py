@@ -1,7 +1,5 @@
 """A matrix file: TOML -> `Matrix` -> ordered cells and runs."""
 
-from __future__ import annotations
-
 import itertools
 import platform
 import re

@@ -1,7 +1,5 @@
 """The axes of a matrix, and the points of the grid that they span."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator, Mapping
 from math import prod

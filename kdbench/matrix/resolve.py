@@ -1,7 +1,5 @@
 """From what a matrix file says to the cells that it means."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any

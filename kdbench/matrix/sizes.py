@@ -1,7 +1,5 @@
 """Products of numbers that a matrix file may each ask for, told before anything is allocated."""
 
-from __future__ import annotations
-
 from kdbench.common.errors import InputError
 from kdbench.spec.settings import Data, Student, Teacher, Training
 

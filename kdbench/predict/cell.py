@@ -1,7 +1,5 @@
 """A cell's prediction: the columns and rows of a measured run that a trace can predict."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Data, teacher and embeddings for a traced training: of the right shapes, without values."""
 
-from __future__ import annotations
-
 import gc
 import math
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """Whether a cell fits into a given amount of memory, and the largest batch that does."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from math import lcm, prod

@@ -5,8 +5,6 @@ backward. So the few operations whose kernels differ in what they save are repla
 results have the shapes of the GPU's; nothing is computed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial, wraps

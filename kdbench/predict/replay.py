@@ -1,7 +1,5 @@
 """Replays a trace through the allocator of a device profile."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from itertools import accumulate
 

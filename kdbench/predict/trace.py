@@ -4,8 +4,6 @@ The set-up, methods and loop that are also measured run on tensors without stora
 (`FakeTensorMode`), under the ledger that also accounts for a measured step.
 """
 
-from __future__ import annotations
-
 import gc
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager

@@ -1,7 +1,5 @@
 """Traces shared by cells that differ in nothing that decides what is allocated."""
 
-from __future__ import annotations
-
 from collections import OrderedDict
 
 from kdbench.predict.trace import Trace, trace

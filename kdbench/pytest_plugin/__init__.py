@@ -8,8 +8,6 @@ pytest loads this module in every run of a project that has kdbench installed, s
 that takes time: torch and the ledger come with the first call of the fixture.
 """
 
-from __future__ import annotations
-
 import pytest
 
 from kdbench.pytest_plugin.fixture import KdMemory

@@ -4,8 +4,6 @@ The file is a gate's baseline that has steps for cells. The code behind `kdbench
 reads and compares it: to the byte, and with what grew told by category and module.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

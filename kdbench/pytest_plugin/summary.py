@@ -5,8 +5,6 @@ where it compares. So the bytes of saved runs are taken from those files as it r
 its hooks, and shown here.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Runs one cell at a time: fits its teacher, measures it and returns its rows."""
 
-from __future__ import annotations
-
 import errno
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager

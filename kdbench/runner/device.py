@@ -1,7 +1,5 @@
 """Chooses the device of a run from what torch, in a child process, and NVML report."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """Estimates how long a cell will still take, from its events so far."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from statistics import median
 from time import monotonic

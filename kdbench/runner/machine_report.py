@@ -1,7 +1,5 @@
 """What `doctor` finds about cards and processors, and which columns stay null as a result."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """Runs a matrix: each cell is measured and committed unless its result is there already."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field

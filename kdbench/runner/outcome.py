@@ -1,7 +1,5 @@
 """How a run ended, judged from its process's events, exit status and log."""
 
-from __future__ import annotations
-
 import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """Predicts what cells need: runs `kdbench.predict` in child processes and makes rows of it."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

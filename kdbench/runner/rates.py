@@ -1,7 +1,5 @@
 """The highest rates of the device, in computing and copying, that the cells of a run measured."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Checks and repairs a folder of results: `kdbench doctor RESULTS`."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Which runs of a matrix are done already, which are still to do, and why."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence

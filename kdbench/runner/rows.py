@@ -1,7 +1,5 @@
 """Makes a run's rows for the store from its events and samples."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime

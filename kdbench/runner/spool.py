@@ -1,7 +1,5 @@
 """Reads the JSON lines of a running cell; the last line may be incomplete."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """How much measuring a cell is worth, and how long it may take."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Field

@@ -3,8 +3,6 @@
 Everything here travels to the worker as JSON and is checked again there by the same models.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """What `kdbench check` compares of a cell, and how far each figure may grow."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal

@@ -7,8 +7,6 @@ A package adds a method by an entry point of the group `kdbench.methods`, whose 
 files call it and whose object is a `Method` (docs/how-to/add-a-method.md has a worked example).
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What a model's pixels go through: resized, the centre cut out, normalised."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field, replace
 
 from kdbench.spec.settings import NORMALISATIONS, Resampling, Teacher

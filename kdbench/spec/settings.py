@@ -3,8 +3,6 @@
 All of them travel to the worker as JSON and are checked again there by the same models.
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator

@@ -1,7 +1,5 @@
 """What one training step needs, as a test sees it: bytes at its peak, and what they are for."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

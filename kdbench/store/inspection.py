@@ -1,7 +1,5 @@
 """What is not as it should be in a matrix's results, found without changing anything."""
 
-from __future__ import annotations
-
 import fcntl
 import os
 from collections import Counter

@@ -1,7 +1,5 @@
 """Where things are in a matrix's results, and the Arrow types of its tables."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path

@@ -5,8 +5,6 @@ new would have said is filled in where an older kdbench could do nothing else; w
 know, it is null.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping
 
 import pyarrow as pa

@@ -1,7 +1,5 @@
 """One part read with care: it may be damaged, foreign, of another version, or made to do harm."""
 
-from __future__ import annotations
-
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass

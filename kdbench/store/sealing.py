@@ -4,8 +4,6 @@ Parquet's own checksums are of its pages alone. What says where a column's pages
 footer, which has none: a bit there can make one column's value another's, without any error.
 """
 
-from __future__ import annotations
-
 from hashlib import blake2b
 
 #: the key of the seal in the file's metadata

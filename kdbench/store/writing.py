@@ -1,7 +1,5 @@
 """The write side of the store: one writer at a time, and no moment at which rows are half there."""
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import os

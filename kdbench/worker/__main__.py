@@ -1,7 +1,5 @@
 """`python -m kdbench.worker JOB.json`: run one job beside the file that describes it."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 A process of its own, so that whoever asks never loads torch: python -P -m kdbench.worker.device
 """
 
-from __future__ import annotations
-
 import json
 import platform
 import sys

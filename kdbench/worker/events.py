@@ -1,7 +1,5 @@
 """What the worker tells, line by line, into a file that outlives it."""
 
-from __future__ import annotations
-
 import json
 import math
 import sys

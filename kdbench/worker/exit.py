@@ -1,7 +1,5 @@
 """How a worker ends: at once, when all that has to be put in order is."""
 
-from __future__ import annotations
-
 import atexit
 import os
 import sys

@@ -6,8 +6,6 @@ the paths `job` and `log`, and answers in lines of JSON: `ready` once it is warm
 when that leads its own session, `returncode` when the child has ended. One child at a time.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -1,7 +1,5 @@
 """A cell from its set-up to its figures: precompute, then profile or train, then account."""
 
-from __future__ import annotations
-
 import gc
 from collections.abc import Mapping
 from contextlib import AbstractContextManager

@@ -1,7 +1,5 @@
 """Which of the errors that end a worker are memory that ran out."""
 
-from __future__ import annotations
-
 import errno
 import mmap
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Profile mode: when a cell is warm, and when enough of its steps are timed."""
 
-from __future__ import annotations
-
 import itertools
 from time import monotonic
 from typing import Any

@@ -4,8 +4,6 @@ A worker that reads from the hub is given these, and the hub's libraries write a
 warnings. Logs and results are passed on.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import sys

@@ -1,7 +1,5 @@
 """The axes of a cell as its label has them, to join cells that differ in some by intention."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping, Sequence
 
 from kdbench.matrix.grid import AXES, MAIN_AXES

@@ -1,7 +1,5 @@
 """What a comparison is made of: metrics, cells, tables."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from kdbench.analysis.aggregate import MODES, CellGroup

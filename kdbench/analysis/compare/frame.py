@@ -1,7 +1,5 @@
 """A comparison as a tidy frame, for programs."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 
 import pandas as pd

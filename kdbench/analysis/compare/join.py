@@ -1,7 +1,5 @@
 """Two sides set against each other, cell by cell and metric by metric."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any

@@ -4,8 +4,6 @@ By their labels first. Where the two sides were picked by axes, `method=a` again
 is left is joined on all other axes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """What is to be said of a comparison: its titles, and the small print under its tables."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 
 from kdbench.analysis.aggregate import CellGroup

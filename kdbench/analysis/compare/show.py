@@ -1,7 +1,5 @@
 """A comparison as tables, for people."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from functools import partial
 

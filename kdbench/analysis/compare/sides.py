@@ -1,7 +1,5 @@
 """The two sides of a comparison: which runs are before and which are after."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path

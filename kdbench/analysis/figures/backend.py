@@ -4,8 +4,6 @@ Its import fails for a backend in MPLBACKEND that there is not, and for a settin
 that cannot be read. The house style (`style.drawing`) takes nothing from either.
 """
 
-from __future__ import annotations
-
 import atexit
 import importlib
 import os

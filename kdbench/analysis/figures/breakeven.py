@@ -5,8 +5,6 @@ starts at 0 and rises faster, if it does. Which is which is read from what was m
 the methods' names.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ its own with a cross at its end: a mean over fewer seeds from there on would jum
 out would hide that the method can fail.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence

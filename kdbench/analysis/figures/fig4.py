@@ -6,8 +6,6 @@ bars on one scale would compare machines and not methods: beside them, time is d
 the reference cell's, each machine's to its own.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from matplotlib.figure import Figure

@@ -1,7 +1,5 @@
 """Figure 5: accuracy against alpha2, the weight of the distillation loss."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """What a step's memory is for at its peak: a stacked bar per cell, by category."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes

@@ -3,8 +3,6 @@
 Everything is placed in inches from measured text, so that nothing overlaps or is cut.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 

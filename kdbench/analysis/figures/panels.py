@@ -1,7 +1,5 @@
 """One panel of horizontal bars: each with its value written out, and the paper's beside it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

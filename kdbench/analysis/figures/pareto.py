@@ -1,7 +1,5 @@
 """Accuracy against cost: memory, time and energy, with the cells that no other beats on both."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 

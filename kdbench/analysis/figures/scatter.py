@@ -1,7 +1,5 @@
 """A panel of named points with the front of those that no other beats."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What becomes a line of its own: cells by method, and by what else tells them apart."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isclose

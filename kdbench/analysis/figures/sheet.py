@@ -1,7 +1,5 @@
 """A page of panels for one matrix and environment: layout, legend and caption."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise

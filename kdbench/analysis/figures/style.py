@@ -3,8 +3,6 @@
 Figures are drawn on an Agg canvas of their own; pyplot's global state is left alone.
 """
 
-from __future__ import annotations
-
 import textwrap
 import warnings
 from collections.abc import Iterable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """A step's memory over its course: live bytes by category after each allocation and free."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial

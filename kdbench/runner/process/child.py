@@ -1,7 +1,5 @@
 """A worker's process, and the one that is started as a fresh interpreter."""
 
-from __future__ import annotations
-
 import os
 import select
 import subprocess

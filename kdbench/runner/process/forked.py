@@ -1,7 +1,5 @@
 """Workers forked from a warm process; `kdbench.worker.forker` is the other side."""
 
-from __future__ import annotations
-
 import json
 import os
 import select

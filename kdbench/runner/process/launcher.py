@@ -1,7 +1,5 @@
 """Runs each job in a process of its own: chooses its environment, waits for it and ends it."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

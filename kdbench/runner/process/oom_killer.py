@@ -1,7 +1,5 @@
 """Counts the processes that the kernel kills when memory runs out."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from pathlib import Path

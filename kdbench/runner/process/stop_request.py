@@ -1,7 +1,5 @@
 """How the user or a scheduler asks a run to stop: after this cell, or now."""
 
-from __future__ import annotations
-
 import signal
 import threading
 from types import FrameType, TracebackType

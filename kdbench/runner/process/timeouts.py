@@ -1,7 +1,5 @@
 """How long a job may take, in total and in each phase."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The columns of `cells` that come from the samples: energy, conditions, contention, neighbours."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any

@@ -1,7 +1,5 @@
 """The machine around the worker: others' use of the processors, their clocks, heat and energy."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from pathlib import Path
 

@@ -5,8 +5,6 @@ on the processors matter as far as they leave the worker fewer cores than it has
 the card matter if they compute there.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

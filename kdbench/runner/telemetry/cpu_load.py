@@ -1,7 +1,5 @@
 """How busy others keep the processors: what /proc/stat counts less what our processes used."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What the operating system tells of processes' memory, of its peak, and of the load."""
 
-from __future__ import annotations
-
 import os
 import resource
 import time

@@ -4,8 +4,6 @@ A distribution that is called pynvml once brought a package of that name, which 
 nvidia-ml-py's module wherever both are installed.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator
 from functools import lru_cache

@@ -3,8 +3,6 @@
 The codes are nvml.h's own: how many of them a binding knows depends on its age.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 NOT_SUPPORTED, NO_PERMISSION, DRIVER_NOT_LOADED, LIBRARY_NOT_FOUND = 3, 4, 9, 12

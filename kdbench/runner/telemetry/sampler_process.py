@@ -1,7 +1,5 @@
 """The runner's handle on the sampler's process."""
 
-from __future__ import annotations
-
 import os
 import select
 import subprocess

@@ -4,8 +4,6 @@ Every reader takes the root of the file system as an argument, and None is what 
 of these files are missing in virtual machines and containers, or are for root alone.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Collection, Iterable, Iterator

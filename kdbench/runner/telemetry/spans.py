@@ -1,7 +1,5 @@
 """The windows of time in which the timed steps ran, for picking their samples."""
 
-from __future__ import annotations
-
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ Whatever else it may say is left out: some keys have transformers fetch code, su
 its attention, or load other files.
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError

@@ -1,7 +1,5 @@
 """A checkpoint's files: found in a folder, and read as what a stranger wrote."""
 
-from __future__ import annotations
-
 import json
 import os
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """A local checkpoint, checked for everything that a run would refuse later."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from kdbench.spec.cell import Cell

@@ -6,8 +6,6 @@ here in the same way is refused, each part of it with the key of the matrix file
 instead.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import isfinite

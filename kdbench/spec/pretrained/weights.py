@@ -4,8 +4,6 @@ A safetensors file begins with the length of its header (8 bytes, little-endian)
 JSON of each tensor's type, shape and place. A gigabyte of weights is told in a few kilobytes.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass

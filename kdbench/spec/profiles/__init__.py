@@ -1,7 +1,5 @@
 """The device profiles that come with kdbench, as files; `device_profile` reads them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 _FOLDER = Path(__file__).parent

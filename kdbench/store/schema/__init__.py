@@ -3,8 +3,6 @@
 The documentation's page of the columns is made from this. Missing is null everywhere, never 0.
 """
 
-from __future__ import annotations
-
 from kdbench.store.schema.cell_conditions import CONDITION_COLUMNS
 from kdbench.store.schema.cell_memory import MEMORY_COLUMNS
 from kdbench.store.schema.cell_outcome import OUTCOME_COLUMNS, STATUSES

@@ -1,7 +1,5 @@
 """`cells`: energy, work, accuracy, and what the run was measured on."""
 
-from __future__ import annotations
-
 from kdbench.store.schema.column import (
     ALL_NEAR,
     NO_GPU,

@@ -1,7 +1,5 @@
 """`cells`: parameters and memory, each figure under its own name."""
 
-from __future__ import annotations
-
 from kdbench.store.schema.column import (
     MEASURED,
     NO_GPU,

@@ -1,7 +1,5 @@
 """`cells`: how a run ended, what its steps took, and what was computed before them."""
 
-from __future__ import annotations
-
 from kdbench.store.schema.column import (
     ALL_NEAR,
     MEASURED,

@@ -1,7 +1,5 @@
 """What a column is, and what several tables say of their nulls."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal

@@ -1,7 +1,5 @@
 """`cells`: what a cell is, before anything runs."""
 
-from __future__ import annotations
-
 from kdbench.store.schema.column import flag, integer, number, text
 
 # What a cell is, before anything runs: `--only` filters on these.

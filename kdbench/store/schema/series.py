@@ -1,7 +1,5 @@
 """The tables beside `cells`: phases, epochs, steps, samples, memory, timeline."""
 
-from __future__ import annotations
-
 from kdbench.store.schema.column import (
     KEY,
     NO_GPU,

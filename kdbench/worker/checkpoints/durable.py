@@ -1,7 +1,5 @@
 """Files that are there as a whole or not at all, whenever the process or the power goes."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

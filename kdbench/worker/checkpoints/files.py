@@ -4,8 +4,6 @@ Results folders are passed on, so a checkpoint is read as a stranger's: there is
 and nothing of it is used before names, shapes, types and counts are what they must be.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping

@@ -4,8 +4,6 @@ A checkpoint says how many bytes of it are its own; what is behind them belongs 
 lost, and is cut off. So a checkpoint costs the lines since the one before, not all of them.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json

@@ -1,7 +1,5 @@
 """A training's checkpoints in their folder: found again at the start, written on the way."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Callable

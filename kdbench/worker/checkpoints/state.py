@@ -1,7 +1,5 @@
 """A training's state as named tensors on the host, and back; nothing is changed before all fits."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 
 import torch

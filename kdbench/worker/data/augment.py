@@ -4,8 +4,6 @@ Everything that is random is drawn here, for a whole epoch at once, by one gener
 so it depends on seed and epoch alone, wherever the images are kept and whatever computes on them.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial

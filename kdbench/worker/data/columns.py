@@ -1,7 +1,5 @@
 """The image and label columns of a table, checked."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Any

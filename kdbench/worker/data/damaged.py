@@ -1,7 +1,5 @@
 """Pictures that cannot be used, told together: a data set is mended in one go, not one a run."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from kdbench.common.errors import InputError

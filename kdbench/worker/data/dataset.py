@@ -1,7 +1,5 @@
 """A cell's data set: kept on the training device where it fits, streamed where it does not."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

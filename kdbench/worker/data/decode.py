@@ -1,7 +1,5 @@
 """From an encoded picture to pixels: checked, coloured, resized to the stored side."""
 
-from __future__ import annotations
-
 import importlib
 import io
 from contextlib import suppress

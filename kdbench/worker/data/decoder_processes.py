@@ -5,8 +5,6 @@ container has 64 MB, and some sandboxes have none. Memory that is mapped before 
 the machine and its limits alone, and the end of a pipe tells at once that a process died.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import mmap

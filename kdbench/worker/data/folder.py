@@ -1,7 +1,5 @@
 """A folder of pictures in ImageNet's layout: FOLDER/SPLIT/CLASS/PICTURE."""
 
-from __future__ import annotations
-
 import os
 from collections import Counter
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Where pictures come from: the hub, `save_to_disk`, parquet and image folders, checked."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Protocol
 

@@ -4,8 +4,6 @@ Nothing here runs code that comes with a data set, and no pickle is read: local 
 or Arrow, and what the hub's name leads to is left to `datasets`, which has no scripts any more.
 """
 
-from __future__ import annotations
-
 import glob
 import re
 from collections.abc import Callable

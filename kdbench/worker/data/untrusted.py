@@ -4,8 +4,6 @@ That library is made to be obliging: it unpacks what looks like an archive whate
 takes `::` in a path for a chain of file systems, and opens the files that a list names.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Sequence

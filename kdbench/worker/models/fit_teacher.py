@@ -1,7 +1,5 @@
 """Fit a small teacher on the data set's training images, and keep it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from time import monotonic
 from typing import Any

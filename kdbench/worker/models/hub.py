@@ -1,7 +1,5 @@
 """Where a teacher's checkpoint is: in a local folder, or at a commit of a repository on the hub."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from huggingface_hub import constants, hf_hub_download, scan_cache_dir, try_to_load_from_cache

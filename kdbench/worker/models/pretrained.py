@@ -1,7 +1,5 @@
 """A teacher's weights from a checkpoint: all of it is checked, and no code of it is run."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """The student: a CLIP-style vision transformer (DESIGN, "The paper's training, exactly")."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

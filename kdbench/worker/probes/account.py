@@ -1,7 +1,5 @@
 """The accounting step: one untimed step that shows where its memory goes and how much it does."""
 
-from __future__ import annotations
-
 import gc
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass

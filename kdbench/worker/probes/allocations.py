@@ -1,7 +1,5 @@
 """Allocation events of a step: their peak, its composition, and memory over the step's course."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Clocks of timed steps and of precompute batches."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from itertools import pairwise
 from time import monotonic_ns

@@ -1,7 +1,5 @@
 """A base for modes that see the operations torch dispatches."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from torch.utils._python_dispatch import TorchDispatchMode

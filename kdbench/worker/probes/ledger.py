@@ -1,7 +1,5 @@
 """The ledger: every allocation of a step that passes through dispatch, and what it was for."""
 
-from __future__ import annotations
-
 import weakref
 from collections.abc import Iterable
 from contextlib import ExitStack

@@ -1,7 +1,5 @@
 """Cheap in-process probes: the allocator's peaks and the kernel's high-water mark."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any

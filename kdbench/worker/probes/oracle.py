@@ -5,8 +5,6 @@ dispatch, such as oneDNN's scratch, whose size depends on the processor's kernel
 read twice, at every moment and between operations alone; the difference is scratch.
 """
 
-from __future__ import annotations
-
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext

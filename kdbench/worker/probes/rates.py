@@ -1,7 +1,5 @@
 """The best rates a device reaches, as a yardstick for a step's work."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from time import monotonic

@@ -3,8 +3,6 @@
 The parts are inferred: a module's forward pass, autograd at work, an optimizer's step.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -5,8 +5,6 @@ former advances during one. A stopped process (SIGSTOP, Ctrl-Z in its own termin
 before it does anything else. What leaves neither trace goes unnoticed: docs/explanation/time.md.
 """
 
-from __future__ import annotations
-
 import signal
 import time
 from collections.abc import Callable

@@ -3,8 +3,6 @@
 The figures are those of an accounting step (`account.py`), obtained in the same way.
 """
 
-from __future__ import annotations
-
 import gc
 import sys
 from collections.abc import Callable, Iterator, Mapping

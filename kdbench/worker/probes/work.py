@@ -1,7 +1,5 @@
 """The work of a step, counted at dispatch: arithmetic, operations and bytes."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

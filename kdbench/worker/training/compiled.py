@@ -1,7 +1,5 @@
 """The student compiled by torch: once, before anything is timed, or one clear error."""
 
-from __future__ import annotations
-
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager

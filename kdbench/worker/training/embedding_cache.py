@@ -4,8 +4,6 @@ A file is safetensors: the tensor, and in its header what it was made from, what
 digest of its bytes. It is believed only if all of these fit.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterable, Mapping

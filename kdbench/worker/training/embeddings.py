@@ -3,8 +3,6 @@
 When they are computed, kept and told is the business of `precompute.py`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise

@@ -1,7 +1,5 @@
 """The layers that a method brings: trained beside the student, and never left out in silence."""
 
-from __future__ import annotations
-
 import weakref
 from collections.abc import Iterator, Sequence
 from typing import TypeVar

@@ -5,8 +5,6 @@ package that adds a method writes a function like those below: `Parts` in, `Forw
 of its own it gives to `Parts.own`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module

@@ -1,7 +1,5 @@
 """The arithmetic of a training: fp32, tf32, bf16 or fp16, and what each needs."""
 
-from __future__ import annotations
-
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What a method has computed before its first step: looked up, or computed and kept."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path

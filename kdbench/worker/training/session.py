@@ -1,7 +1,5 @@
 """The one training loop's step, and what it needs; profile and train both run it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass

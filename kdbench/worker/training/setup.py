@@ -5,8 +5,6 @@ stand-ins of the same shapes. The order in which they come and go is the same fo
 prediction is only as good as the set-up that it traces.
 """
 
-from __future__ import annotations
-
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 

@@ -1,7 +1,5 @@
 """Training for real: epochs, each evaluated."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Iterator
