@@ -61,4 +61,4 @@ def test_histories_of_a_card():
         assert "error" not in told, path
         assert differences(told) == [], path
     readme = (REPOSITORY / "README.md").read_text()
-    assert bool(RECORDED) == ("Figures of a GPU are still to come" not in readme)
+    assert bool(RECORDED) == ("No figure here was measured on a GPU yet" not in readme)
