@@ -45,48 +45,33 @@ class CellGroup:
     A label that several cells of a matrix share (its settings were changed between runs) makes a
     group for each; `name` then says what differs, and is unique within matrix, environment and
     mode.
-
-    Attributes:
-        name: the label, made unique and safe to print.
-        settings: the cell's columns of the plan.
-        runs: how many count; of each seed and repeat the latest.
-        finished: how many of those are ok; numbers come from these alone.
-        older: how many earlier runs of the same seed and repeat were left out.
-        put_right: how many earlier attempts failed, which its runs put right.
-        problems: (status, error) of each run that is not ok, with how often.
-        doubts: ("contended", by what), ("suspended", None) and ("unstable", None) of the finished
-            runs, with how often.
-        caveats: what of its predictions is outside of what was verified, in words.
-        estimates: what there are numbers for, by metric name.
-        yardstick: what its utilisation is a share of, in operations per second; None: not known.
-        yardstick_off: its steps, or others', beat that, so that it is none.
-        revisions: the revisions of kdbench that measured.
-        started: when its first and its last run started.
-        members: the runs that count.
-        accuracies: of each seed, in the order of the seeds; 0 to 1.
-        steps_per_epoch: optimizer steps in an epoch; None where no run tells, or they disagree.
     """
 
     matrix: str
     environment: Environment
     label: str
-    name: str
-    settings: Mapping[str, Any]
-    runs: int
-    finished: int
-    older: int
-    put_right: int
+    name: str  #: the label, made unique and safe to print
+    settings: Mapping[str, Any]  #: the cell's columns of the plan
+    runs: int  #: how many count; of each seed and repeat the latest
+    finished: int  #: how many of those are ok; numbers come from these alone
+    older: int  #: how many earlier runs of the same seed and repeat were left out
+    put_right: int  #: how many earlier attempts failed, which its runs put right
+    #: (status, error) of each run that is not ok, with how often
     problems: tuple[tuple[str, str | None, int], ...]
+    #: ("contended", by what), ("suspended", None) and ("unstable", None) of the finished runs, with
+    #: how often
     doubts: tuple[tuple[str, str | None, int], ...]
-    caveats: tuple[str, ...]
-    estimates: Mapping[str, Estimate]
+    caveats: tuple[str, ...]  #: what of its predictions is outside of what was verified, in words
+    estimates: Mapping[str, Estimate]  #: what there are numbers for, by metric name
+    #: what its utilisation is a share of, in operations per second; None: not known
     yardstick: float | None
-    yardstick_off: bool
+    yardstick_off: bool  #: its steps, or others', beat that, so that it is none
     student_parameters: int | None
-    revisions: tuple[str, ...]
-    started: tuple[datetime, datetime]
-    members: tuple[Run, ...]
-    accuracies: tuple[float, ...]
+    revisions: tuple[str, ...]  #: the revisions of kdbench that measured
+    started: tuple[datetime, datetime]  #: when its first and its last run started
+    members: tuple[Run, ...]  #: the runs that count
+    accuracies: tuple[float, ...]  #: of each seed, in the order of the seeds; 0 to 1
+    #: optimizer steps in an epoch; None where no run tells, or they disagree
     steps_per_epoch: int | None
 
     @property

@@ -37,22 +37,15 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class Breakdown:
-    """The peak of one cell's steady step: the accounting step, or a predicted one.
+    """The peak of one cell's steady step: the accounting step, or a predicted one."""
 
-    Attributes:
-        group: the cell.
-        run_key: the run that it is of: the first one that finished and has a ledger.
-        categories: those that hold something, in the order of `STACK`.
-        modules: by dotted name, largest first.
-        unattributed: what a second source counts beyond the ledger; None where there is none.
-        scratch: of it, what operations take within themselves; None where that is not told.
-    """
-
-    group: CellGroup
-    run_key: str
-    categories: Sequence[Part]
-    modules: Sequence[Part]
+    group: CellGroup  #: the cell
+    run_key: str  #: the run that it is of: the first one that finished and has a ledger
+    categories: Sequence[Part]  #: those that hold something, in the order of `STACK`
+    modules: Sequence[Part]  #: by dotted name, largest first
+    #: what a second source counts beyond the ledger; None where there is none
     unattributed: int | None
+    #: of it, what operations take within themselves; None where that is not told
     scratch: int | None
 
     @property

@@ -20,25 +20,17 @@ MARKS = ("contended", "disagree", UNSURE, OFF)
 
 @dataclass(frozen=True)
 class Estimate:
-    """A metric of a cell, in base units.
+    """A metric of a cell, in base units."""
 
-    Attributes:
-        value: median over the runs that finished; of accuracy the mean over seeds.
-        interval: 95 % interval of that value over processes; None where there are too few.
-        values: of each run behind it (of accuracy: each seed).
-        disturbed: of each run that is not, since it was contended and others were not.
-        extrapolated: some of it was worked out from fewer steps or batches.
-        sources: how it was got, in the schema's words.
-        marks: why no ratio is to be drawn from it, of `MARKS`; empty: one may.
-    """
-
-    value: float
+    value: float  #: median over the runs that finished; of accuracy the mean over seeds
+    #: 95 % interval of that value over processes; None where there are too few
     interval: tuple[float, float] | None
-    values: tuple[float, ...]
+    values: tuple[float, ...]  #: of each run behind it (of accuracy: each seed)
+    #: of each run that is not, since it was contended and others were not
     disturbed: tuple[float, ...]
-    extrapolated: bool
-    sources: tuple[str, ...]
-    marks: tuple[str, ...] = ()
+    extrapolated: bool  #: some of it was worked out from fewer steps or batches
+    sources: tuple[str, ...]  #: how it was got, in the schema's words
+    marks: tuple[str, ...] = ()  #: why no ratio is to be drawn from it, of `MARKS`; empty: one may
 
     @property
     def count(self) -> int:

@@ -8,21 +8,13 @@ from kdbench.common.text import printable
 
 @dataclass(frozen=True)
 class Table:
-    """A table as text, before it is written in some format.
+    """A table as text, before it is written in some format."""
 
-    Attributes:
-        title: its caption.
-        head: the columns' heads.
-        numeric: which columns are numbers, and so stand at the right.
-        rows: the cells, as plain text.
-        notes: what its marks mean.
-    """
-
-    title: str
-    head: tuple[str, ...]
-    numeric: tuple[bool, ...]
-    rows: tuple[tuple[str, ...], ...]
-    notes: tuple[str, ...] = ()
+    title: str  #: its caption
+    head: tuple[str, ...]  #: the columns' heads
+    numeric: tuple[bool, ...]  #: which columns are numbers, and so stand at the right
+    rows: tuple[tuple[str, ...], ...]  #: the cells, as plain text
+    notes: tuple[str, ...] = ()  #: what its marks mean
 
 
 def markdown(table: Table) -> str:

@@ -10,31 +10,20 @@ from kdbench.store.schema import TABLES
 
 @dataclass(frozen=True)
 class Metric:
-    """One quantity.
+    """One quantity."""
 
-    Attributes:
-        name: what the command line calls it.
-        column: its column of `cells`, in base units.
-        title: what a panel is headed with.
-        short: the head of a table's column, one or two lines.
-        unit: what its values are.
-        note: what it means, in a few words.
-        source_column: the column that tells how it was got, where there is one.
-        kind_column: the column that tells measured from extrapolated, where there is one.
-        over_seeds: mean over seeds, where others are the median over runs.
-        computed_once: columns that tell whether a run took the value over from an earlier
-            computation, and from which: what many runs share counts once.
-    """
-
-    name: str
-    column: str
-    title: str
-    short: str
-    unit: Unit
-    note: str
-    source_column: str | None = None
+    name: str  #: what the command line calls it
+    column: str  #: its column of `cells`, in base units
+    title: str  #: what a panel is headed with
+    short: str  #: the head of a table's column, one or two lines
+    unit: Unit  #: what its values are
+    note: str  #: what it means, in a few words
+    source_column: str | None = None  #: the column that tells how it was got, where there is one
+    #: the column that tells measured from extrapolated, where there is one
     kind_column: str | None = None
-    over_seeds: bool = False
+    over_seeds: bool = False  #: mean over seeds, where others are the median over runs
+    #: columns that tell whether a run took the value over from an earlier computation, and from
+    #: which: what many runs share counts once
     computed_once: tuple[str, str] | None = None
 
     @property

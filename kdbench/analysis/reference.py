@@ -63,23 +63,16 @@ def check_reference(groups: Sequence[CellGroup], wanted: str | None) -> None:
 
 @dataclass(frozen=True)
 class Payback:
-    """When a method's precompute has paid for itself.
+    """When a method's precompute has paid for itself."""
 
-    Attributes:
-        rival: the cell it is set against, which runs the teacher on every batch.
-        steps: optimizer steps until then, by the medians; infinity where no step saves anything.
-        ends: the fewest and the most steps that the runs, or the medians' intervals, allow for.
-        per_epoch: optimizer steps in an epoch; None where they are not known.
-        extrapolated: a time behind it was worked out from fewer steps or batches.
-        contended: a time behind it is of runs that all were, and tells nothing.
-    """
-
-    rival: CellGroup
+    rival: CellGroup  #: the cell it is set against, which runs the teacher on every batch
+    #: optimizer steps until then, by the medians; infinity where no step saves anything
     steps: float
+    #: the fewest and the most steps that the runs, or the medians' intervals, allow for
     ends: tuple[float, float]
-    per_epoch: int | None
-    extrapolated: bool
-    contended: bool
+    per_epoch: int | None  #: optimizer steps in an epoch; None where they are not known
+    extrapolated: bool  #: a time behind it was worked out from fewer steps or batches
+    contended: bool  #: a time behind it is of runs that all were, and tells nothing
 
     @property
     def epochs(self) -> float | None:

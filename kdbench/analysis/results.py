@@ -33,17 +33,12 @@ class Results:
     `utilisation` is by the best yardstick that is known, told in `yardstick`, and what is wrong
     with that in `utilisation_doubt`. The other frames hold the rows of these runs alone, with
     `matrix` and `label` joined.
-
-    Attributes:
-        homes: the folder of each matrix's results.
-        cells: one row per run, whatever its status.
-        left_out: is told each part that cannot be read.
     """
 
-    homes: Mapping[str, Path]
-    cells: pd.DataFrame
+    homes: Mapping[str, Path]  #: the folder of each matrix's results
+    cells: pd.DataFrame  #: one row per run, whatever its status
     known: Mapping[str, Environment]
-    left_out: Callable[[Damage], None] = warn_unreadable
+    left_out: Callable[[Damage], None] = warn_unreadable  #: is told each part that cannot be read
 
     @cached_property
     def phases(self) -> pd.DataFrame:

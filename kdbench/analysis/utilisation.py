@@ -17,17 +17,11 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Yardstick:
-    """What a large matrix product reaches at best, in operations per second.
+    """What a large matrix product reaches at best, in operations per second."""
 
-    Attributes:
-        rate: the highest that was measured.
-        sure: some run measured it steady and undisturbed, so that it is no lower than that.
-        beaten: a step does more operations per second.
-    """
-
-    rate: float
-    sure: bool
-    beaten: bool
+    rate: float  #: the highest that was measured
+    sure: bool  #: some run measured it steady and undisturbed, so that it is no lower than that
+    beaten: bool  #: a step does more operations per second
 
     @property
     def doubt(self) -> str | None:

@@ -21,17 +21,11 @@ _LONGEST_SHOWN = 160
 
 @dataclass(frozen=True)
 class VariableFamily:
-    """Variables that begin with one of some words.
+    """Variables that begin with one of some words."""
 
-    Attributes:
-        prefixes: what their names begin with.
-        why: what they decide.
-        bytes: whether that is memory too, and not time alone.
-    """
-
-    prefixes: tuple[str, ...]
-    why: str
-    bytes: bool
+    prefixes: tuple[str, ...]  #: what their names begin with
+    why: str  #: what they decide
+    bytes: bool  #: whether that is memory too, and not time alone
 
 
 VARIABLE_FAMILIES = (

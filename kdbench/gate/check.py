@@ -25,24 +25,19 @@ Rows = Mapping[str, Sequence[Mapping[str, Any]]]
 class Gate:
     """What to compare, and with which baseline.
 
-    Attributes:
-        baseline: the baseline's file.
-        matrix: the matrix to predict; beside `results`, only its tolerances count.
-        results: folder of measured results; None: predict the matrix.
-        profile: device profile of the prediction; None: the baseline's, or the default.
-        only: `COLUMN=V1,V2` filters over `cells` of the results; a matrix has its own.
-        environment: id or name of the environment of the results.
-
     Raises:
         InputError: neither a matrix nor results, or an option that belongs to the other.
     """
 
-    baseline: str | Path
+    baseline: str | Path  #: the baseline's file
+    #: the matrix to predict; beside `results`, only its tolerances count
     matrix: Matrix | None = None
-    results: str | Path | None = None
+    results: str | Path | None = None  #: folder of measured results; None: predict the matrix
+    #: device profile of the prediction; None: the baseline's, or the default
     profile: str | None = None
+    #: `COLUMN=V1,V2` filters over `cells` of the results; a matrix has its own
     only: tuple[str, ...] = ()
-    environment: str | None = None
+    environment: str | None = None  #: id or name of the environment of the results
 
     def __post_init__(self) -> None:
         if self.matrix is None and self.results is None:
@@ -70,23 +65,15 @@ class Gate:
 
 @dataclass(frozen=True)
 class Update:
-    """What `update_baseline` did.
+    """What `update_baseline` did."""
 
-    Attributes:
-        report: the new figures against the old ones; None without an old baseline.
-        failures: the error of each failed cell by label; if there are any, nothing is written.
-        added: how many lines of the baseline are new.
-        removed: how many lines are gone.
-        written: whether the file was written; it is not if nothing changed.
-        notes: what a reader should know.
-    """
-
-    report: Report | None
+    report: Report | None  #: the new figures against the old ones; None without an old baseline
+    #: the error of each failed cell by label; if there are any, nothing is written
     failures: Mapping[str, str]
-    added: int = 0
-    removed: int = 0
-    written: bool = False
-    notes: Sequence[str] = ()
+    added: int = 0  #: how many lines of the baseline are new
+    removed: int = 0  #: how many lines are gone
+    written: bool = False  #: whether the file was written; it is not if nothing changed
+    notes: Sequence[str] = ()  #: what a reader should know
 
     @property
     def summary(self) -> list[str]:

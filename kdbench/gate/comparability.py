@@ -11,17 +11,12 @@ from kdbench.store.schema import COMPARABLE_SINCE
 
 @dataclass(frozen=True)
 class Barriers:
-    """What stands between a baseline and what is now.
+    """What stands between a baseline and what is now."""
 
-    Attributes:
-        whole: why nothing can be compared; None: something can.
-        reasons: why figures of a kind cannot be, for each kind that cannot.
-        notes: what differs and does not decide.
-    """
-
-    whole: str | None = None
+    whole: str | None = None  #: why nothing can be compared; None: something can
+    #: why figures of a kind cannot be, for each kind that cannot
     reasons: Mapping[Kind, str] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  #: what differs and does not decide
 
 
 def barriers(before: About, now: About) -> Barriers:

@@ -26,19 +26,12 @@ FORMATS = ("table", "github", "json", "junit")
 
 @dataclass(frozen=True, kw_only=True)
 class Emitter:
-    """Prints reports and writes them.
+    """Prints reports and writes them."""
 
-    Attributes:
-        format: what is printed, one of `FORMATS`.
-        json: file that gets the report as JSON; None: none does.
-        junit: the same for JUnit's XML.
-        console: where it is printed.
-    """
-
-    format: str
-    json: Path | None
-    junit: Path | None
-    console: Console
+    format: str  #: what is printed, one of `FORMATS`
+    json: Path | None  #: file that gets the report as JSON; None: none does
+    junit: Path | None  #: the same for JUnit's XML
+    console: Console  #: where it is printed
 
     def __post_init__(self) -> None:
         """Check the format.

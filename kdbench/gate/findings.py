@@ -28,24 +28,16 @@ _OPEN: tuple[Outcome, ...] = ("cannot-tell", "not-comparable")
 
 @dataclass(frozen=True)
 class Finding:
-    """One figure of one cell, or a cell as a whole, or all cells.
+    """One figure of one cell, or a cell as a whole, or all cells."""
 
-    Attributes:
-        outcome: what was found.
-        label: the cell; None: all of them.
-        metric: name of the gauge; None: the cell as a whole.
-        before: the baseline's value in base units; of times the median over processes.
-        after: the value now.
-        message: what to know, in a sentence; empty where the numbers say it.
-        growth: what of the memory changed, where a peak regressed or improved.
-    """
-
-    outcome: Outcome
-    label: str | None = None
-    metric: str | None = None
+    outcome: Outcome  #: what was found
+    label: str | None = None  #: the cell; None: all of them
+    metric: str | None = None  #: name of the gauge; None: the cell as a whole
+    #: the baseline's value in base units; of times the median over processes
     before: float | None = None
-    after: float | None = None
-    message: str = ""
+    after: float | None = None  #: the value now
+    message: str = ""  #: what to know, in a sentence; empty where the numbers say it
+    #: what of the memory changed, where a peak regressed or improved
     growth: tuple[Growth, ...] = ()
 
     @property
@@ -64,25 +56,17 @@ class Finding:
 
 @dataclass(frozen=True)
 class Report:
-    """All that one check found.
+    """All that one check found."""
 
-    Attributes:
-        title: what was compared with what.
-        matrix: the matrix's name.
-        baseline: the baseline's path.
-        labels: every cell, of the baseline and of now.
-        findings: one for each figure that was looked at, and for what could not be.
-        changed: by label, the settings that are others than in the baseline: (before, after).
-        notes: what a reader should know.
-    """
-
-    title: str
-    matrix: str
-    baseline: str
-    labels: Sequence[str]
+    title: str  #: what was compared with what
+    matrix: str  #: the matrix's name
+    baseline: str  #: the baseline's path
+    labels: Sequence[str]  #: every cell, of the baseline and of now
+    #: one for each figure that was looked at, and for what could not be
     findings: Sequence[Finding]
+    #: by label, the settings that are others than in the baseline: (before, after)
     changed: Mapping[str, Mapping[str, tuple[str | None, str | None]]] = field(default_factory=dict)
-    notes: Sequence[str] = ()
+    notes: Sequence[str] = ()  #: what a reader should know
 
     @property
     def counts(self) -> Counter[Outcome]:

@@ -56,19 +56,14 @@ MACHINE = (
 
 @dataclass(frozen=True)
 class Entry:
-    """One cell.
+    """One cell."""
 
-    Attributes:
-        settings: its columns of the plan as text, missing ones None.
-        metrics: by the name of a gauge; one value if it is exact or advisory, of a time one of
-            each process, in the order of seeds and repeats. Beside it, under `LOAD`, what others
-            used of the machine during each.
-        memory: bytes at its peaks.
-    """
-
-    settings: Mapping[str, str | None]
+    settings: Mapping[str, str | None]  #: its columns of the plan as text, missing ones None
+    #: by the name of a gauge; one value if it is exact or advisory, of a time one of each process,
+    #: in the order of seeds and repeats. Beside it, under `LOAD`, what others used of the machine
+    #: during each
     metrics: Mapping[str, tuple[float, ...]]
-    memory: Memory = field(default_factory=dict)
+    memory: Memory = field(default_factory=dict)  #: bytes at its peaks
 
     @property
     def cell_id(self) -> str | None:
@@ -103,17 +98,12 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Observed:
-    """A snapshot of what is now, and what there is to say about it.
+    """A snapshot of what is now, and what there is to say about it."""
 
-    Attributes:
-        snapshot: the cells that have figures.
-        failures: label of each cell that failed, to how.
-        notes: what a reader should know, in sentences.
-    """
-
-    snapshot: Snapshot
+    snapshot: Snapshot  #: the cells that have figures
+    #: label of each cell that failed, to how
     failures: Mapping[str, str] = field(default_factory=dict)
-    notes: Sequence[str] = ()
+    notes: Sequence[str] = ()  #: what a reader should know, in sentences
 
     @cached_property
     def labels(self) -> tuple[str, ...]:

@@ -28,20 +28,14 @@ Guess = Callable[[int, int], int]
 
 @dataclass(frozen=True)
 class Fit:
-    """How a cell fits into a device's memory.
+    """How a cell fits into a device's memory."""
 
-    Attributes:
-        needs_bytes: most bytes held by the allocator, over set-up, precompute and steps, plus those
-            of the process beside it.
-        fits: whether the device has them, if need be after the allocator empties its cache.
-        largest_batch: images in a step; None: not even one fits.
-        whole_data: that batch is the whole data set, and no larger one was tried.
-    """
-
+    #: most bytes held by the allocator, over set-up, precompute and steps, plus those of the
+    #: process beside it
     needs_bytes: int
-    fits: bool
-    largest_batch: int | None
-    whole_data: bool
+    fits: bool  #: whether the device has them, if need be after the allocator empties its cache
+    largest_batch: int | None  #: images in a step; None: not even one fits
+    whole_data: bool  #: that batch is the whole data set, and no larger one was tried
 
     def row(self) -> dict[str, Any]:
         """Return the fields as JSON values."""

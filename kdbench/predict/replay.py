@@ -17,17 +17,12 @@ _CUBLAS = "cublas"
 
 @dataclass(frozen=True)
 class Peak:
-    """A stage's peak.
+    """A stage's peak."""
 
-    Attributes:
-        allocated: bytes, at the stage's own peak.
-        reserved: most bytes that the caching allocator holds within the stage; None: there is none.
-        shares: the allocated bytes by category and module.
-    """
-
-    allocated: int
+    allocated: int  #: bytes, at the stage's own peak
+    #: most bytes that the caching allocator holds within the stage; None: there is none
     reserved: int | None
-    shares: list[Share]
+    shares: list[Share]  #: the allocated bytes by category and module
 
 
 @dataclass(frozen=True)

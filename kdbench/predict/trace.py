@@ -37,25 +37,17 @@ ON_HOST = "host"
 
 @dataclass(frozen=True)
 class Trace:
-    """All allocations and frees of a training, from before its set-up on.
+    """All allocations and frees of a training, from before its set-up on."""
 
-    Attributes:
-        events: in order, with each block's final category.
-        stages: for each stage in turn, its name and the number of events before it.
-        releases: the numbers of events after which the allocator's cache is emptied.
-        work: the work of the steady step.
-        parameters: columns of `cells`, as a measured run counts them.
-        precompute_kept_bytes: what the precompute keeps for the training; None: there is none.
-        precompute_ledger_bytes: its peak by a CPU's ledger; None: there is none.
-    """
-
-    events: list[Event]
+    events: list[Event]  #: in order, with each block's final category
+    #: for each stage in turn, its name and the number of events before it
     stages: list[tuple[Stage, int]]
-    releases: tuple[int, ...]
-    work: WorkCounter
-    parameters: dict[str, int | None]
+    releases: tuple[int, ...]  #: the numbers of events after which the allocator's cache is emptied
+    work: WorkCounter  #: the work of the steady step
+    parameters: dict[str, int | None]  #: columns of `cells`, as a measured run counts them
+    #: what the precompute keeps for the training; None: there is none
     precompute_kept_bytes: int | None
-    precompute_ledger_bytes: int | None
+    precompute_ledger_bytes: int | None  #: its peak by a CPU's ledger; None: there is none
 
     def windows(self) -> Iterator[tuple[Stage, int, int]]:
         """Yield each stage with its range of events: start, end."""

@@ -34,27 +34,16 @@ _LOST_CARD_STATUSES = ("failed", "killed", "timeout")
 
 @dataclass(kw_only=True)
 class CellRunner:
-    """Measures runs one after another, and keeps what they share.
+    """Measures runs one after another, and keeps what they share."""
 
-    Attributes:
-        store: holds spools and logs.
-        device: where the runs are measured.
-        progress: receives what happens.
-        stop: says when to stop.
-        environment: the machine.
-        machine: the parts of the environment that results depend on.
-        latest: start of the newest run in the store; None if it is empty.
-        lost_card: why the card no longer answers; None if it does.
-    """
-
-    store: Store
-    device: ResolvedDevice
-    progress: Progress
-    stop: StopRequest
-    environment: Mapping[str, Any]
-    machine: Mapping[str, str | None]
-    latest: datetime | None = None
-    lost_card: str | None = None
+    store: Store  #: holds spools and logs
+    device: ResolvedDevice  #: where the runs are measured
+    progress: Progress  #: receives what happens
+    stop: StopRequest  #: says when to stop
+    environment: Mapping[str, Any]  #: the machine
+    machine: Mapping[str, str | None]  #: the parts of the environment that results depend on
+    latest: datetime | None = None  #: start of the newest run in the store; None if it is empty
+    lost_card: str | None = None  #: why the card no longer answers; None if it does
     _rates: BestRates = field(default_factory=BestRates)
     #: by teacher: how fitting it ended, if not well
     _fits: dict[str, Outcome | None] = field(default_factory=dict)

@@ -26,19 +26,14 @@ _KEYS = frozenset(
 
 @dataclass(frozen=True)
 class ResolvedDevice:
-    """The device of a run.
+    """The device of a run."""
 
-    Attributes:
-        device: `cpu`, or `cuda:N` as torch counts.
-        gpu: the card or MIG instance as NVML knows it; None on the CPU, and if NVML lacks the card.
-        note: what the user should know about the choice, such as why no card is used.
-        name: torch's name of the card; None on the CPU.
-    """
-
-    device: str
+    device: str  #: `cpu`, or `cuda:N` as torch counts
+    #: the card or MIG instance as NVML knows it; None on the CPU, and if NVML lacks the card
     gpu: Gpu | None = None
+    #: what the user should know about the choice, such as why no card is used
     note: str | None = None
-    name: str | None = None
+    name: str | None = None  #: torch's name of the card; None on the CPU
 
     @property
     def card_name(self) -> str | None:

@@ -31,16 +31,11 @@ _MAX_PROCESSES = 4
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a cell is predicted to need.
+    """What a cell is predicted to need."""
 
-    Attributes:
-        run_key: of its rows.
-        rows: by table, as of a measured run; `cells` has one.
-        fit: whether it fits a given memory (`kdbench.predict.fits.Fit`); None if not asked.
-    """
-
-    run_key: str
-    rows: Rows
+    run_key: str  #: of its rows
+    rows: Rows  #: by table, as of a measured run; `cells` has one
+    #: whether it fits a given memory (`kdbench.predict.fits.Fit`); None if not asked
     fit: dict[str, Any] | None
 
     @property

@@ -50,21 +50,14 @@ def can_drop_checkpoints(run: CellRun, status: str) -> bool:
 
 @dataclass(frozen=True)
 class ResumePlan:
-    """What to run of a matrix, and what to skip.
+    """What to run of a matrix, and what to skip."""
 
-    Attributes:
-        todo: key and run of each to do, in order.
-        known: status by key of every complete run in the store, of any matrix file.
-        skipped: label and status of each run that is done already.
-        notes: lines for the user.
-        latest: start of the newest run in the store; None if it is empty.
-    """
-
-    todo: tuple[tuple[str, CellRun], ...]
+    todo: tuple[tuple[str, CellRun], ...]  #: key and run of each to do, in order
+    #: status by key of every complete run in the store, of any matrix file
     known: Mapping[str, str]
-    skipped: tuple[tuple[str, str], ...]
-    notes: tuple[str, ...]
-    latest: datetime | None
+    skipped: tuple[tuple[str, str], ...]  #: label and status of each run that is done already
+    notes: tuple[str, ...]  #: lines for the user
+    latest: datetime | None  #: start of the newest run in the store; None if it is empty
 
 
 def plan_resume(

@@ -19,22 +19,14 @@ _NOTICEABLE = 0.05
 
 @dataclass(frozen=True)
 class GatedMetric:
-    """One figure that is compared; less of it is better.
+    """One figure that is compared; less of it is better."""
 
-    Attributes:
-        name: what baselines, tolerances and reports call it.
-        column: its column of `cells`.
-        unit: what its values are.
-        measured: what it is of measured runs; None: not looked at.
-        predicted: the same of predictions.
-        stage: whose peak explains it, in the table `memory`; None where no memory does.
-    """
-
-    name: str
-    column: str
-    unit: Literal["bytes", "seconds", "count"]
-    measured: Kind | None
-    predicted: Kind | None
+    name: str  #: what baselines, tolerances and reports call it
+    column: str  #: its column of `cells`
+    unit: Literal["bytes", "seconds", "count"]  #: what its values are
+    measured: Kind | None  #: what it is of measured runs; None: not looked at
+    predicted: Kind | None  #: the same of predictions
+    #: whose peak explains it, in the table `memory`; None where no memory does
     stage: Stage | None = None
 
     def kind(self, source: Source) -> Kind | None:
@@ -78,17 +70,11 @@ GATED_METRICS: Mapping[str, GatedMetric] = {metric.name: metric for metric in _M
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How far a figure may grow before it counts; the larger of both holds.
+    """How far a figure may grow before it counts; the larger of both holds."""
 
-    Attributes:
-        fraction: of the value before.
-        size: in bytes.
-        off: the figure is not compared at all.
-    """
-
-    fraction: float = 0.0
-    size: int = 0
-    off: bool = False
+    fraction: float = 0.0  #: of the value before
+    size: int = 0  #: in bytes
+    off: bool = False  #: the figure is not compared at all
 
     def allowed(self, before: float) -> float:
         """Return the growth from `before` that still holds, in its unit."""

@@ -9,21 +9,16 @@ Channels = tuple[float, float, float]
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """How pixels become a model's input.
+    """How pixels become a model's input."""
 
-    Attributes:
-        mean: of each channel, for pixels in 0..1.
-        std: deviation of each channel, likewise.
-        resampling: Pillow's name of the filter; all but "nearest" are antialiased.
-        resize: side that images are resized to, in pixels; the centre is then cut out, at the
-            model's own size. None: resized to that size, and nothing is cut off.
-        source: who defines it: "checkpoint", "matrix", "default", or "matrix over ...".
-    """
-
-    mean: Channels
-    std: Channels
+    mean: Channels  #: of each channel, for pixels in 0..1
+    std: Channels  #: deviation of each channel, likewise
+    #: Pillow's name of the filter; all but "nearest" are antialiased
     resampling: Resampling = "bilinear"
+    #: side that images are resized to, in pixels; the centre is then cut out, at the model's own
+    #: size. None: resized to that size, and nothing is cut off
     resize: int | None = None
+    #: who defines it: "checkpoint", "matrix", "default", or "matrix over ..."
     source: str = field(default="default", compare=False)
 
     def summary(self, size: int) -> str:

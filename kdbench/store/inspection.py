@@ -15,29 +15,21 @@ from kdbench.store.schema import SCHEMA_VERSION, TABLES
 
 @dataclass(frozen=True)
 class Health:
-    """How a matrix's results are.
+    """How a matrix's results are."""
 
-    Attributes:
-        root: their folder.
-        runs: whole, readable runs.
-        older: how many of them have which older schema version; they are migrated on read.
-        damage: files in the tables' folders that are none of their parts.
-        missing_tables: committed runs of which another table's part is gone, with those tables;
-            none while a run is going on, which may just be setting them aside.
-        labels: of those runs.
-        leftovers: what runs left behind that were killed: spools, temporary files, rows without a
-            commit. The next run deals with them.
-        writing: a run is going on here, whose leftovers are none.
-    """
-
-    root: Path
-    runs: int
+    root: Path  #: their folder
+    runs: int  #: whole, readable runs
+    #: how many of them have which older schema version; they are migrated on read
     older: dict[int, int]
-    damage: tuple[Damage, ...]
+    damage: tuple[Damage, ...]  #: files in the tables' folders that are none of their parts
+    #: committed runs of which another table's part is gone, with those tables; none while a run is
+    #: going on, which may just be setting them aside
     missing_tables: dict[str, tuple[str, ...]]
-    labels: dict[str, str]
+    labels: dict[str, str]  #: of those runs
+    #: what runs left behind that were killed: spools, temporary files, rows without a commit. The
+    #: next run deals with them
     leftovers: tuple[Path, ...]
-    writing: bool
+    writing: bool  #: a run is going on here, whose leftovers are none
 
     @property
     def good(self) -> bool:

@@ -34,19 +34,12 @@ _FIRST, _LAST = datetime(1970, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UT
 
 @dataclass(frozen=True)
 class Damage:
-    """A file among the results that is none of them.
+    """A file among the results that is none of them."""
 
-    Attributes:
-        part: the file.
-        table: in whose folder it is.
-        problem: what is wrong with it, in a few words.
-        newer: nothing is; a newer kdbench wrote it.
-    """
-
-    part: Path
-    table: str
-    problem: str
-    newer: bool = False
+    part: Path  #: the file
+    table: str  #: in whose folder it is
+    problem: str  #: what is wrong with it, in a few words
+    newer: bool = False  #: nothing is; a newer kdbench wrote it
 
     def __str__(self) -> str:
         """Name the file and what is wrong with it."""

@@ -12,19 +12,15 @@ from kdbench.common.stats import ratio, ratio_interval
 
 @dataclass(frozen=True)
 class Compared:
-    """One metric of one cell on both sides, in base units.
-
-    Attributes:
-        exact: neither side's value differs from run to run, nor could it: any difference is a
-            change, and there is no interval.
-        modes: whether each side was profiled or trained.
-    """
+    """One metric of one cell on both sides, in base units."""
 
     metric: Metric
     before: Estimate
     after: Estimate
+    #: neither side's value differs from run to run, nor could it: any difference is a change, and
+    #: there is no interval
     exact: bool
-    modes: tuple[str, str] = ("", "")
+    modes: tuple[str, str] = ("", "")  #: whether each side was profiled or trained
 
     @property
     def no_ratio(self) -> str | None:
@@ -82,62 +78,41 @@ class Compared:
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """One cell on both sides.
+    """One cell on both sides."""
 
-    Attributes:
-        name: its label, safe to print; with what tells it apart where cells share the label.
-        changed: the settings that differ.
-        compared: the metrics that both sides have.
-        lacking: metrics that one side alone has, each with the side that lacks it.
-        shared: some run is on both sides.
-    """
-
-    name: str
+    name: str  #: its label, safe to print; with what tells it apart where cells share the label
     before: CellGroup
     after: CellGroup
-    changed: tuple[Change, ...]
-    compared: tuple[Compared, ...]
+    changed: tuple[Change, ...]  #: the settings that differ
+    compared: tuple[Compared, ...]  #: the metrics that both sides have
+    #: metrics that one side alone has, each with the side that lacks it
     lacking: tuple[tuple[Metric, str], ...]
-    shared: bool
+    shared: bool  #: some run is on both sides
 
 
 @dataclass(frozen=True, eq=False)
 class Sheet:
-    """One matrix in one place on both sides: what one table may hold.
+    """One matrix in one place on both sides: what one table may hold."""
 
-    Attributes:
-        matrices: its name before and after.
-        places: what its figures were taken on before and after.
-        changed: how these places differ.
-        packages: what else differs between the machines' software.
-        only_before: cells that the other side lacks.
-        unclear: cells before and after of each label of which it is not plain who is who.
-    """
-
-    matrices: tuple[str, str]
-    places: tuple[Place, Place]
-    changed: tuple[Change, ...]
-    packages: tuple[Change, ...]
+    matrices: tuple[str, str]  #: its name before and after
+    places: tuple[Place, Place]  #: what its figures were taken on before and after
+    changed: tuple[Change, ...]  #: how these places differ
+    packages: tuple[Change, ...]  #: what else differs between the machines' software
     pairs: tuple[Pair, ...]
-    only_before: Cells
+    only_before: Cells  #: cells that the other side lacks
     only_after: Cells
+    #: cells before and after of each label of which it is not plain who is who
     unclear: tuple[tuple[Cells, Cells], ...]
 
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """All that there is to say of two sides.
+    """All that there is to say of two sides."""
 
-    Attributes:
-        names: of the sides.
-        metrics: what was to be compared.
-        only_before: cells of matrices or places that the other side does not have.
-    """
-
-    names: tuple[str, str]
-    metrics: tuple[Metric, ...]
+    names: tuple[str, str]  #: of the sides
+    metrics: tuple[Metric, ...]  #: what was to be compared
     sheets: tuple[Sheet, ...]
-    only_before: Cells
+    only_before: Cells  #: cells of matrices or places that the other side does not have
     only_after: Cells
 
     @property

@@ -20,18 +20,14 @@ Cells = tuple[CellGroup, ...]
 
 @dataclass(frozen=True, eq=False)
 class Matched:
-    """The cells of two sides, paired by label.
+    """The cells of two sides, paired by label."""
 
-    Attributes:
-        pairs: before and after, in the order that they have before.
-        only_before: cells whose label the other side lacks, or whose namesakes there have partners.
-        only_after: the same of the other side.
-        unclear: cells before and after of each label of which it is not plain who is who.
-    """
-
+    #: before and after, in the order that they have before
     pairs: tuple[tuple[CellGroup, CellGroup], ...]
+    #: cells whose label the other side lacks, or whose namesakes there have partners
     only_before: Cells
-    only_after: Cells
+    only_after: Cells  #: the same of the other side
+    #: cells before and after of each label of which it is not plain who is who
     unclear: tuple[tuple[Cells, Cells], ...]
 
 

@@ -37,19 +37,13 @@ class Change:
 
 @dataclass(frozen=True)
 class Place:
-    """What decides figures beside the cell: a machine, or of a prediction its device profile.
+    """What decides figures beside the cell: a machine, or of a prediction its device profile."""
 
-    Attributes:
-        source: measured, or predicted.
-        profile: of a prediction; None of a measurement.
-        environment: of a measurement; None of a prediction, which any machine comes to.
-        torch_version: decides both.
-    """
-
-    source: str
-    profile: str | None
+    source: str  #: measured, or predicted
+    profile: str | None  #: of a prediction; None of a measurement
+    #: of a measurement; None of a prediction, which any machine comes to
     environment: Environment | None
-    torch_version: str | None
+    torch_version: str | None  #: decides both
 
     @classmethod
     def of(cls, group: CellGroup) -> Place:

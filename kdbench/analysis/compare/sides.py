@@ -18,16 +18,11 @@ _RUN = ["run_key", "started_at"]
 
 @dataclass(frozen=True, eq=False)
 class Side:
-    """One side of a comparison.
+    """One side of a comparison."""
 
-    Attributes:
-        name: what titles call it, safe to print.
-        results: its rows.
-        picked_by: the columns of `cells` whose values made it this side.
-    """
-
-    name: str
-    results: Results
+    name: str  #: what titles call it, safe to print
+    results: Results  #: its rows
+    #: the columns of `cells` whose values made it this side
     picked_by: frozenset[str] = frozenset()
 
 

@@ -24,23 +24,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FigureKind:
-    """A figure that can be drawn.
+    """A figure that can be drawn."""
 
-    Attributes:
-        name: what the command line calls it, and its file.
-        summary: what it shows, in a line.
-        refusal: says why a sheet cannot give it; None where it can.
-        draw: draws it.
-        aliases: other names that the command line takes for it.
-        takes_metrics: whether it shows the metrics that the user chose.
-    """
-
-    name: str
-    summary: str
-    refusal: Callable[[Sheet], str | None]
-    draw: Callable[[Sheet], Figure]
-    aliases: tuple[str, ...] = ()
-    takes_metrics: bool = False
+    name: str  #: what the command line calls it, and its file
+    summary: str  #: what it shows, in a line
+    refusal: Callable[[Sheet], str | None]  #: says why a sheet cannot give it; None where it can
+    draw: Callable[[Sheet], Figure]  #: draws it
+    aliases: tuple[str, ...] = ()  #: other names that the command line takes for it
+    takes_metrics: bool = False  #: whether it shows the metrics that the user chose
 
 
 FIGURES: dict[str, FigureKind] = {

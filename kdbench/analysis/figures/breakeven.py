@@ -38,15 +38,11 @@ _BEHIND = 2.2
 
 @dataclass(frozen=True, eq=False)
 class Family:
-    """Cells that differ in the method alone.
+    """Cells that differ in the method alone."""
 
-    Attributes:
-        once: those with a precompute, each with when it has paid.
-        rivals: those that run the teacher on every batch.
-    """
-
+    #: those with a precompute, each with when it has paid
     once: Sequence[tuple[CellGroup, Payback]]
-    rivals: Sequence[CellGroup]
+    rivals: Sequence[CellGroup]  #: those that run the teacher on every batch
 
     @property
     def groups(self) -> list[CellGroup]:

@@ -39,23 +39,14 @@ _UPON_ANOTHER = (0, (2.5, 2.5))
 
 @dataclass(frozen=True)
 class Curve:
-    """A quantity over the epochs: mean over seeds, and how far they lie apart.
+    """A quantity over the epochs: mean over seeds, and how far they lie apart."""
 
-    Attributes:
-        epochs: counted from 1: an epoch's values are known at its end.
-        mean: of the seeds, at each epoch.
-        low: lower end of the band; empty for one seed.
-        high: its upper end.
-        seeds: how many seeds each point stands on.
-        interval: the band is the 95 % interval of the mean, else the range of the seeds.
-    """
-
-    epochs: tuple[int, ...]
-    mean: tuple[float, ...]
-    low: tuple[float, ...]
-    high: tuple[float, ...]
-    seeds: int
-    interval: bool
+    epochs: tuple[int, ...]  #: counted from 1: an epoch's values are known at its end
+    mean: tuple[float, ...]  #: of the seeds, at each epoch
+    low: tuple[float, ...]  #: lower end of the band; empty for one seed
+    high: tuple[float, ...]  #: its upper end
+    seeds: int  #: how many seeds each point stands on
+    interval: bool  #: the band is the 95 % interval of the mean, else the range of the seeds
 
 
 def refusal(sheet: Sheet) -> str | None:

@@ -21,20 +21,13 @@ _HANDLE, _APART, _SWATCH = 0.38, 0.24, 0.13
 
 @dataclass(frozen=True)
 class Graph:
-    """One panel.
+    """One panel."""
 
-    Attributes:
-        title: what it shows.
-        notes: small print under the title, a paragraph each.
-        across: the name of the horizontal axis.
-        up: the name of the vertical axis.
-        draw: draws into the axes, whose size is given in inches.
-    """
-
-    title: str
-    notes: tuple[str, ...]
-    across: str
-    up: str
+    title: str  #: what it shows
+    notes: tuple[str, ...]  #: small print under the title, a paragraph each
+    across: str  #: the name of the horizontal axis
+    up: str  #: the name of the vertical axis
+    #: draws into the axes, whose size is given in inches
     draw: Callable[[Axes, tuple[float, float]], None]
 
 
@@ -48,29 +41,19 @@ class Section:
 
 @dataclass(frozen=True)
 class Page:
-    """A whole figure.
+    """A whole figure."""
 
-    Attributes:
-        title: its headline.
-        legend: the lines' looks, in order.
-        sections: its graphs.
-        caption: what a reader must know, a paragraph each.
-        columns: how many graphs stand side by side.
-        panel: width and height of a graph's axes, in inches.
-        handles: whether the legend shows `lines`, `points`, `both`, or `patches` of colour.
-        table: the legend's entries stand in columns of one width, as a list that is looked up in.
-        left: room for what is written on the left of each graph's axes, in inches.
-    """
-
-    title: str
-    legend: Sequence[Look]
-    sections: Sequence[Section]
-    caption: Sequence[str]
-    columns: int
-    panel: tuple[float, float]
+    title: str  #: its headline
+    legend: Sequence[Look]  #: the lines' looks, in order
+    sections: Sequence[Section]  #: its graphs
+    caption: Sequence[str]  #: what a reader must know, a paragraph each
+    columns: int  #: how many graphs stand side by side
+    panel: tuple[float, float]  #: width and height of a graph's axes, in inches
+    #: whether the legend shows `lines`, `points`, `both`, or `patches` of colour
     handles: str = "lines"
+    #: the legend's entries stand in columns of one width, as a list that is looked up in
     table: bool = False
-    left: float = _LEFT
+    left: float = _LEFT  #: room for what is written on the left of each graph's axes, in inches
 
 
 def draw_page(page: Page) -> Figure:

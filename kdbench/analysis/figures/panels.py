@@ -15,29 +15,17 @@ _PALE = 0.65
 
 @dataclass(frozen=True)
 class Bar:
-    """One bar of a panel, in the panel's own unit.
+    """One bar of a panel, in the panel's own unit."""
 
-    Attributes:
-        row: its row, from the top; a row is a cell.
-        value: its length; None where there is none, and then `text` says why.
-        interval: the ends of the whisker.
-        text: what is written at its end.
-        colour: of its method.
-        paper: drawn hatched, below the measured one.
-        dots: where its runs lie, if they are several.
-        hollow: where runs lie that are not in it.
-        faint: drawn pale, since nothing is to be concluded from it.
-    """
-
-    row: int
-    value: float | None
-    text: str
-    colour: str
-    interval: tuple[float, float] | None = None
-    paper: bool = False
-    dots: tuple[float, ...] = ()
-    hollow: tuple[float, ...] = ()
-    faint: bool = False
+    row: int  #: its row, from the top; a row is a cell
+    value: float | None  #: its length; None where there is none, and then `text` says why
+    text: str  #: what is written at its end
+    colour: str  #: of its method
+    interval: tuple[float, float] | None = None  #: the ends of the whisker
+    paper: bool = False  #: drawn hatched, below the measured one
+    dots: tuple[float, ...] = ()  #: where its runs lie, if they are several
+    hollow: tuple[float, ...] = ()  #: where runs lie that are not in it
+    faint: bool = False  #: drawn pale, since nothing is to be concluded from it
 
     @property
     def reach(self) -> float:
@@ -48,19 +36,13 @@ class Bar:
 
 @dataclass(frozen=True)
 class Panel:
-    """A panel: what it shows, what that means, and its bars.
+    """A panel: what it shows, what that means, and its bars."""
 
-    Attributes:
-        title: the metric's name.
-        notes: what it means and where it comes from, a line each.
-        unit: written under the axis.
-        limit: where the axis ends at the latest, such as 100 %; None for no limit.
-    """
-
-    title: str
-    notes: tuple[str, ...]
-    unit: str
+    title: str  #: the metric's name
+    notes: tuple[str, ...]  #: what it means and where it comes from, a line each
+    unit: str  #: written under the axis
     bars: tuple[Bar, ...]
+    #: where the axis ends at the latest, such as 100 %; None for no limit
     limit: float | None = None
 
 

@@ -26,21 +26,15 @@ _TIE = "\N{NO-BREAK SPACE}"
 
 @dataclass(frozen=True, eq=False)
 class Sheet:
-    """What a figure is drawn from: never more than one matrix and one environment.
-
-    Attributes:
-        results: the rows.
-        groups: the same, put together by cell, in the order in which they are drawn.
-        reference: the cell that ratios are taken to.
-        metrics: what the user asked for; empty for the figure's own choice.
-    """
+    """What a figure is drawn from: never more than one matrix and one environment."""
 
     matrix: str
     environment: Environment
-    results: Results
+    results: Results  #: the rows
+    #: the same, put together by cell, in the order in which they are drawn
     groups: Sequence[CellGroup]
-    reference: CellGroup | None
-    metrics: tuple[Metric, ...] = ()
+    reference: CellGroup | None  #: the cell that ratios are taken to
+    metrics: tuple[Metric, ...] = ()  #: what the user asked for; empty for the figure's own choice
 
     @property
     def colours(self) -> dict[str, str]:

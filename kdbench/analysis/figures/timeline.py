@@ -33,16 +33,11 @@ _BANDS = ("#FFFFFF", "#EEEEEE")
 
 @dataclass(frozen=True, eq=False)
 class Course:
-    """One step.
+    """One step."""
 
-    Attributes:
-        group: its cell.
-        live: bytes by category, [categories of `STACK`, moments].
-        parts: (name, first moment, moment behind the last) in order, without the start.
-    """
-
-    group: CellGroup
-    live: NDArray[np.int64]
+    group: CellGroup  #: its cell
+    live: NDArray[np.int64]  #: bytes by category, [categories of `STACK`, moments]
+    #: (name, first moment, moment behind the last) in order, without the start
     parts: Sequence[tuple[str, int, int]]
 
     @property

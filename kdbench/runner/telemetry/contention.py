@@ -22,16 +22,11 @@ LIST_NS = 1_000_000_000
 
 @dataclass(frozen=True)
 class Contention:
-    """What is known of others during the timed steps.
+    """What is known of others during the timed steps."""
 
-    Attributes:
-        contended: None where neither processors nor card could be observed.
-        words: who or what it was; None where nothing contended.
-        cpu_elsewhere: processors that others kept busy, on average; None where not observed.
-    """
-
-    contended: bool | None
-    words: str | None
+    contended: bool | None  #: None where neither processors nor card could be observed
+    words: str | None  #: who or what it was; None where nothing contended
+    #: processors that others kept busy, on average; None where not observed
     cpu_elsewhere: float | None
 
 

@@ -15,31 +15,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Neighbour:
-    """One process that is not the worker's.
+    """One process that is not the worker's."""
 
-    Attributes:
-        pid: as the driver numbers it, which in a container may be its number elsewhere.
-        name: what /proc calls it; None where the driver's numbers are not /proc's.
-        computing: whether it kept the card busy; None where the driver does not tell.
-    """
-
-    pid: int
-    name: str | None
-    computing: bool | None
+    pid: int  #: as the driver numbers it, which in a container may be its number elsewhere
+    name: str | None  #: what /proc calls it; None where the driver's numbers are not /proc's
+    computing: bool | None  #: whether it kept the card busy; None where the driver does not tell
 
 
 @dataclass(frozen=True)
 class Company:
-    """What one reading of the card's process list says.
+    """What one reading of the card's process list says."""
 
-    Attributes:
-        worker_bytes: held by the worker and its children; None where that is not told.
-        others: those known to be others'.
-        more: how many others there are besides, of which it is not known which ones they are.
-    """
-
-    worker_bytes: int | None
-    others: tuple[Neighbour, ...]
+    worker_bytes: int | None  #: held by the worker and its children; None where that is not told
+    others: tuple[Neighbour, ...]  #: those known to be others'
+    #: how many others there are besides, of which it is not known which ones they are
     more: int = 0
 
     @property

@@ -26,17 +26,11 @@ _CONTAINER = (
 
 @dataclass(frozen=True)
 class Fault:
-    """What an error code says.
+    """What an error code says."""
 
-    Attributes:
-        name: NVML's own words, by which others have asked about it.
-        meaning: what that means for whoever measures.
-        remedy: what to do; None: nothing can be done.
-    """
-
-    name: str
-    meaning: str
-    remedy: str | None = None
+    name: str  #: NVML's own words, by which others have asked about it
+    meaning: str  #: what that means for whoever measures
+    remedy: str | None = None  #: what to do; None: nothing can be done
 
     def __str__(self) -> str:
         return f"{self.meaning} ({self.name})"

@@ -14,17 +14,11 @@ MARGIN_NS = 1_000_000_000
 
 @dataclass(frozen=True)
 class Span:
-    """Consecutive timed steps of one epoch, or of a profile.
+    """Consecutive timed steps of one epoch, or of a profile."""
 
-    Attributes:
-        window: from the first step's start to the last one's end, on CLOCK_MONOTONIC.
-        epoch: None in a profile.
-        steps: how many there are.
-    """
-
-    window: Window
-    epoch: int | None
-    steps: int
+    window: Window  #: from the first step's start to the last one's end, on CLOCK_MONOTONIC
+    epoch: int | None  #: None in a profile
+    steps: int  #: how many there are
 
 
 def suspensions(steps: Sequence[Mapping[str, Any]]) -> list[Window]:

@@ -92,16 +92,11 @@ class Counter:
 
     The counter is read at a window's ends by linear interpolation between its samples; a rate is
     integrated by the trapezoid rule.
-
-    Attributes:
-        series: time in nanoseconds and value.
-        cumulative: a counter; else a rate per second.
-        source: what it is called.
     """
 
-    series: Sequence[tuple[int, float]]
-    cumulative: bool
-    source: str
+    series: Sequence[tuple[int, float]]  #: time in nanoseconds and value
+    cumulative: bool  #: a counter; else a rate per second
+    source: str  #: what it is called
 
     @classmethod
     def of(

@@ -12,16 +12,11 @@ from kdbench.spec.pretrained.weights import check_weights
 
 @dataclass(frozen=True, kw_only=True)
 class LocalTeacher:
-    """What is known of a teacher without the hub.
+    """What is known of a teacher without the hub."""
 
-    Attributes:
-        preprocessing: what its images go through.
-        config: its checkpoint's configuration; None if it has no checkpoint.
-        has_pooler: whether its weights include a pooler; None if that is not known.
-    """
-
-    preprocessing: Preprocessing
-    config: Config | None = None
+    preprocessing: Preprocessing  #: what its images go through
+    config: Config | None = None  #: its checkpoint's configuration; None if it has no checkpoint
+    #: whether its weights include a pooler; None if that is not known
     has_pooler: bool | None = None
 
 
