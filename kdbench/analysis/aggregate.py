@@ -121,9 +121,8 @@ class CellGroup:
 def group_cells(results: Results) -> list[CellGroup]:
     """Put runs together by matrix, environment and cell, never across.
 
-    Returns:
-        Groups in a fixed order: matrix, environment, mode, then method, student (the smaller
-        first), image size, teacher, label.
+    The order is fixed: matrix, environment, mode, method, student (the smaller first), image size,
+    teacher, label.
     """
     rows: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     kept, put_right = without_put_right(results.records())

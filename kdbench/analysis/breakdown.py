@@ -55,12 +55,7 @@ class Breakdown:
 
 
 def breakdowns(results: Results, groups: Iterable[CellGroup]) -> list[Breakdown]:
-    """Break the peaks of cells down; those without a ledger are left out.
-
-    Args:
-        results: holds the rows of these cells.
-        groups: of one matrix, or of several.
-    """
+    """Break the peaks of cells down; cells without a ledger's rows are left out."""
     steady = results.memory[results.memory["stage"] == "steady"]
     rows = {
         (str(matrix), str(run_key)): frame

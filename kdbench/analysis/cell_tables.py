@@ -71,11 +71,7 @@ def summary(results: Results, *, reference: str | None = None) -> pd.DataFrame:
 
 
 def render(results: Results, *, reference: str | None = None) -> list[RenderableType]:
-    """Draw one table per matrix, environment and mode, its notes below it.
-
-    Raises:
-        InputError: no cell has the label of the reference.
-    """
+    """Draw one table per matrix, environment and mode, its notes below it."""
     groups = group_cells(results)
     check_reference(groups, reference)
     return [_rendered(sheet, find_reference(sheet, reference)) for sheet in _sheets(groups)]

@@ -95,11 +95,7 @@ def assign_environments(rows: Sequence[Mapping[str, Any]]) -> list[Environment]:
 
 
 def pick_environment(wanted: str, environments: Sequence[Environment]) -> Environment:
-    """Find the environment with this id, this name, or this unique part of its name.
-
-    Raises:
-        InputError: none or several match.
-    """
+    """Find the one environment with this id, name, or unique part of its name."""
     lowered = wanted.strip().lower()
     for exact in ("id", "name"):
         found = [e for e in environments if getattr(e, exact).lower() == lowered]

@@ -50,11 +50,7 @@ def summary(results: Results) -> pd.DataFrame:
 
 
 def render(results: Results) -> list[RenderableType]:
-    """Draw one table per cell.
-
-    Raises:
-        InputError: no cell has a ledger's rows.
-    """
+    """Draw one table per cell; raises InputError if none has a ledger's rows."""
     groups = group_cells(results)
     found = _found(results, groups)
     notes = missing_note(groups, found)

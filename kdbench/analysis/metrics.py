@@ -228,11 +228,7 @@ METRICS: dict[str, Metric] = {metric.name: metric for metric in _ALL}
 
 
 def find_metrics(names: Iterable[str]) -> Sequence[Metric]:
-    """Look metrics up by name, each once, in the order given.
-
-    Raises:
-        InputError: an unknown name.
-    """
+    """Look metrics up by name, each once, in the order given; an unknown one is an InputError."""
     found = {}
     for name in names:
         if name not in METRICS:

@@ -54,10 +54,8 @@ def footnotes(
 ) -> list[str]:
     """Explain the marks: inferred students, random teachers, extrapolated times, predictions.
 
-    Args:
-        sheet: the cells shown.
-        shown: the metrics shown; None for all.
-        trained: accuracies are what it is about, which a random teacher makes worthless.
+    `shown` are the metrics shown (None: all). `trained`: accuracies count, which a random teacher
+    makes worthless.
     """
     lines = []
     if any(group.settings["student_inferred"] for group in sheet):

@@ -26,14 +26,10 @@ class Reported:
 
 
 def reported_for(settings: Mapping[str, Any], metric: str) -> float | None:
-    """Find the paper's number beside a cell, in base units; None where it has none.
+    """Find the paper's number for a cell, in base units; None if it has none.
 
     Memory metrics all get the paper's one memory figure: whoever shows it must say that it
     counts parameters. Accuracy needs the same training, time the same epoch.
-
-    Args:
-        settings: the cell's columns of the plan.
-        metric: a name of `METRICS`.
     """
     row = _rows().get(_key(settings))
     if row is None:

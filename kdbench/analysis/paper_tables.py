@@ -12,18 +12,9 @@ from kdbench.spec.settings import Training
 
 
 def tables(matrix: Matrix, *, table: str | None = None, format: str = "markdown") -> str:  # noqa: A002
-    """Write the tables of a matrix.
+    """Write the tables (teachers, students, training) of a matrix as markdown or latex.
 
-    Args:
-        matrix: a loaded matrix file.
-        table: teachers, students or training; all of them by default.
-        format: markdown or latex.
-
-    Returns:
-        The text, tables apart by an empty line.
-
-    Raises:
-        InputError: an unknown table or format, or teachers wanted of a matrix that has none.
+    Raises InputError for an unknown table or format, or teachers wanted of a matrix without any.
     """
     _check(table, TABLES, "--table", "table")
     _check(format, FORMATS, "--format", "format")

@@ -13,12 +13,8 @@ def student_parameters(
 ) -> int:
     """Count a student's parameters.
 
-    Args:
-        shape: patch size, width, depth.
-        image_size: side of its input, in pixels.
-        classes: outputs of its classifier.
-        teacher_width: width of the teacher's embeddings, which it projects; None for a student
-            without a teacher, which has no projection.
+    `image_size` is the side of its input in pixels; `teacher_width` is the width of the embeddings
+    that it projects (None: no teacher, and so no projection).
     """
     width = shape.width
     tokens = (image_size // shape.patch_size) ** 2 + 1

@@ -149,11 +149,7 @@ def _check_formats(formats: Sequence[str]) -> None:
 
 
 def _folder(results: Results, sheet: Sheet, out: str | Path | None) -> Path:
-    """Choose where figures go.
-
-    Raises:
-        InputError: the results have a link there, which may lead anywhere.
-    """
+    """Choose where figures go; a link in the results may lead anywhere, and is refused."""
     if out is not None:
         return Path(out)
     folder = results.homes[sheet.matrix] / "figures"

@@ -38,12 +38,7 @@ COLUMNS = (
 
 
 def records(cells: Sequence[Row], fits: Sequence[Row | None]) -> list[dict[str, Any]]:
-    """Put the figures of each cell into one record, with those of its fit where it was asked.
-
-    Args:
-        cells: rows of `cells`, predicted.
-        fits: of each, `needs_bytes`, `fits`, `largest_batch` and `whole_data`; None: not asked.
-    """
+    """Put the figures of each predicted cell into one record, with those of any fit."""
     return [
         {name: cell[name] for name in COLUMNS}
         | ({} if fit is None else {name: fit[name] for name in _FIT})
@@ -54,14 +49,7 @@ def records(cells: Sequence[Row], fits: Sequence[Row | None]) -> list[dict[str, 
 def render(
     cells: Sequence[Row], fits: Sequence[Row | None], *, title: str, capacity: str | None
 ) -> list[RenderableType]:
-    """Draw the table, with what is to be known of its figures below it.
-
-    Args:
-        cells: rows of `cells`, predicted.
-        fits: as `records` has them.
-        title: of the device, and what predicted.
-        capacity: as the user wrote it, where fits were asked.
-    """
+    """Draw the table of predicted cells, its notes below; `capacity` is as the user wrote it."""
     known = [cell for cell in cells if cell["status"] == "ok"]
     shown = [name for name in _SHOWN if any(cell[name] is not None for cell in known)]
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))

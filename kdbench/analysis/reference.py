@@ -12,13 +12,10 @@ from kdbench.common.units import format_count
 
 
 def find_reference(groups: Sequence[CellGroup], wanted: str | None) -> CellGroup | None:
-    """Find the cell that the others of one matrix and environment are set against.
+    """Find the cell of one matrix and environment that ratios are taken to; None if there is none.
 
-    Without a wish: the first Teacher-KD cell that finished, rather one that the paper has; else
-    the first cell that finished.
-
-    Returns:
-        None where the wanted cell is not among these, or nothing finished.
+    By default the first Teacher-KD cell that finished, preferably one that the paper has; else the
+    first cell that finished.
     """
     if wanted is not None:
         named = [g for g in groups if g.name == wanted] or [g for g in groups if g.label == wanted]
@@ -30,11 +27,7 @@ def find_reference(groups: Sequence[CellGroup], wanted: str | None) -> CellGroup
 
 
 def check_reference(groups: Sequence[CellGroup], wanted: str | None) -> None:
-    """Check that the wanted reference is there, and only once.
-
-    Raises:
-        InputError: no cell has this label, or cells of changed settings share it.
-    """
+    """Raise InputError if no cell has the wanted label, or cells of changed settings share it."""
     if wanted is None:
         return
     named = [group for group in groups if group.name == wanted]
@@ -181,12 +174,7 @@ def is_extrapolated(group: CellGroup) -> bool:
 
 
 def told_payback(found: Payback, against: str = "") -> str:
-    """Say when a precompute pays, as the end of a sentence: `pays after 22 steps (1.0 epochs)`.
-
-    Args:
-        found: when.
-        against: the rival's name, where it is to be told.
-    """
+    """Say when a precompute pays, as the end of a sentence: `pays after 22 steps (1.0 epochs)`."""
     beside = f" against {against}" if against else ""
     first, _ = found.ends
     if found.contended:

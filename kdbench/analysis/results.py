@@ -99,15 +99,7 @@ class Results:
                     yield matrix, environment, replace(rows, cells=rows.cells[of_mode])
 
     def matching(self, conditions: Sequence[str], *, option: str = "--only") -> Results:
-        """Keep the runs that meet each of some `COLUMN=V1,V2`.
-
-        Args:
-            conditions: filters over the columns of `cells`.
-            option: what the user wrote them behind, for messages.
-
-        Raises:
-            InputError: a condition is malformed, or leaves nothing.
-        """
+        """Keep the runs that meet each `COLUMN=V1,V2`; an InputError if none does."""
         cells = self.cells
         for condition in conditions:
             cells = _filtered(cells, condition, option)

@@ -63,18 +63,9 @@ _LONG = ("error", "environment", "contention", "caveats", "teacher_checkpoint")
 
 
 def sound(frame: pd.DataFrame, table: str, home: Path) -> pd.DataFrame:
-    """Check a table's rows.
+    """Check a table's rows, in nullable types; numbers that are not finite become missing.
 
-    Args:
-        frame: as it was read, with nullable types.
-        table: its name.
-        home: the folder of the results.
-
-    Returns:
-        The frame, in which a number that is not finite is missing.
-
-    Raises:
-        InputError: a row holds what no run writes.
+    Raises InputError for a row that no run writes.
     """
     frame = frame.copy()
     for column in TABLES[table]:

@@ -20,16 +20,11 @@ _SAME = ("matrix", "label", "mode", "source", "profile", "seed", "repeat", "devi
 
 
 def without_put_right(rows: Sequence[Row]) -> tuple[list[Row], Mapping[Key, int]]:
-    """Leave out the failed attempts that a later run of the same cell, seed and repeat put right.
+    """Drop failed attempts that a later run of the same cell, seed and repeat put right.
 
     Another budget, driver, torch, number of threads or version of kdbench may have done so; a run
-    on another machine or card puts nothing right.
-
-    Args:
-        rows: of `cells`.
-
-    Returns:
-        The other rows, and how many attempts each (matrix, run_key) put right.
+    on another machine or card puts nothing right. Returns the other rows of `cells`, and how many
+    attempts each (matrix, run_key) put right.
     """
     done: dict[Key, list[Row]] = {}
     for row in rows:

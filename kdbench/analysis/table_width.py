@@ -21,17 +21,9 @@ def fit_columns(
     console: Console,
     options: ConsoleOptions,
 ) -> tuple[Table, list[str], list[str]]:
-    """Draw a table with as many columns as there is room for.
+    """Draw a table with as many columns as fit; `first_left_out` go first, in that order.
 
-    Args:
-        draw: makes the table with some of the columns; its labels are `Label` in the first column.
-        columns: all there are.
-        first_left_out: those that may go, in this order.
-        console: where it is printed.
-        options: the room there.
-
-    Returns:
-        The table, its columns, and those that were left out.
+    Returns the table, its columns, and those that were left out.
     """
     shown, left_out = list(columns), list[str]()
     table = draw(shown)

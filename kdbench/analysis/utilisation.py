@@ -32,14 +32,10 @@ class Yardstick:
 
 
 def utilisations(rows: Sequence[Row]) -> list[Row]:
-    """Work utilisation out anew, by yardsticks that all these rows share.
+    """Work utilisation out anew, by yardsticks that all these rows of `cells` share.
 
-    Args:
-        rows: of `cells`, with their `environment_id`.
-
-    Returns:
-        Of each row `utilisation`, which is missing where a step beats the yardstick, `yardstick`
-        (its rate) and `utilisation_doubt` (what is wrong with it; None: nothing).
+    Returns for each row `utilisation` (missing where a step beats the yardstick), `yardstick` (its
+    rate) and `utilisation_doubt` (what is wrong with it; None: nothing).
     """
     known = _yardsticks(rows)
     return [_told(row, known.get(_key(row))) for row in rows]

@@ -69,11 +69,7 @@ ResultsArgument = Annotated[
 
 
 def matrix_file(argument: Path | None, option: Path | None) -> Path:
-    """Return the matrix file that a command was given, in whichever of the two ways.
-
-    Raises:
-        InputError: in none, or in both.
-    """
+    """Return the matrix file that a command was given, in whichever of the two ways, but one."""
     if argument is not None and option is not None:
         raise InputError(
             f"one matrix file is expected, found {quoted((argument, option), ' and ')}",
@@ -97,11 +93,7 @@ def is_matrix_path(path: Path) -> bool:
 
 
 def check_format(found: str, known: Sequence[str]) -> None:
-    """Check what `--format` asks for.
-
-    Raises:
-        InputError: there is no such format.
-    """
+    """Check what `--format` asks for."""
     if found not in known:
         raise InputError(
             f"expected one of {quoted(known)}, found {found!r}",

@@ -44,11 +44,7 @@ class Output:
         return getattr(self._file, name)
 
     def write(self, text: str) -> int:
-        """Write as the stream does.
-
-        Raises:
-            OutputError: it cannot be written, and the stream is not steady.
-        """
+        """Write as the stream does; raises OutputError if that fails, unless it is steady."""
         try:
             self._file.write(fit_encoding(text, self._file.encoding))
         except OSError as error:

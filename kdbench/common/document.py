@@ -24,15 +24,10 @@ _LARGEST = 2**63 - 1
 
 
 def read_document(path: Path, *, kind: str = "matrix file") -> Document:
-    """Read a TOML file; `-` is the standard input.
+    """Read a TOML file (`-`: the standard input; a pipe will do); `kind` names it in messages.
 
-    Args:
-        path: the file; also the end of a pipe that this process was given, as `<(...)` makes one.
-        kind: what it should be, for messages.
-
-    Raises:
-        InputError: it is missing, unreadable, too large or not TOML, or holds what no TOML file
-            of ours can: nesting without end, integers of more than 64 bits.
+    Raises InputError if it is missing, unreadable, too large or not TOML, or holds what no TOML
+    file of ours can: nesting without end, integers of more than 64 bits.
     """
     where = display_path(path)
     try:
@@ -96,11 +91,7 @@ def _inside(folder: Path) -> str | None:
 
 
 def _check_values(document: Document, *, where: object, prefix: str = "") -> None:
-    """Check what every later step relies on, table by table and not by recursion.
-
-    Raises:
-        InputError: nested too deeply, or an integer of more than 64 bits.
-    """
+    """Check nesting and integers, table by table and not by recursion."""
     waiting: list[tuple[str, int, Any]] = [(prefix, 0, document)]
     while waiting:
         key, level, node = waiting.pop()
@@ -148,11 +139,7 @@ def apply_preset(document: Document, preset: str | None, *, where: object) -> Do
 
 
 def apply_assignments(document: Document, assignments: Sequence[str]) -> Document:
-    """Apply `KEY=VALUE` strings: a dotted path into the file and a TOML value each.
-
-    Raises:
-        InputError: no `=`, a value that is not TOML, or a path through something not a table.
-    """
+    """Apply `KEY=VALUE` strings: a dotted path into the file and a TOML value each."""
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         key = key.strip()

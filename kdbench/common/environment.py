@@ -32,11 +32,9 @@ _PACKAGES = (
 def collect_environment(
     gpu: dict[str, Any] | None, worker: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
-    """Describe machine and packages, all JSON values; what is not known is None.
+    """Describe machine and packages as JSON values; what is not known is None.
 
-    Args:
-        gpu: what NVML says of the card that the run uses, if it uses one.
-        worker: the environment that its workers get; None: it has none.
+    `gpu` is what NVML says of the run's card; `worker` the environment that its workers get.
     """
     usable = _usable_cpus()
     limited = processor_limit(usable, os.cpu_count())

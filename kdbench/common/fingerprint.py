@@ -27,13 +27,10 @@ def predict_digest() -> str:
 
 @lru_cache(maxsize=64)
 def fingerprint_path(path: Path) -> str:
-    """Digest of the names and contents of a file, or of all files in a folder (16 hex digits).
+    """Digest the names and contents of a file, or of all files in a folder (16 hex digits).
 
-    What is neither a file nor a folder, such as a pipe, is passed over: it may never end.
-
-    Raises:
-        OSError: a file cannot be read, or it is the system's own folder: a matrix file of somebody
-            else's is not to have all of a disk read, nor the kernel's memory.
+    What is neither, such as a pipe, is passed over: it may never end. The system's own folders are
+    an OSError: somebody else's matrix file is not to have a whole disk or the kernel's memory read.
     """
     if is_system_path(path):
         raise OSError("a folder of the system")

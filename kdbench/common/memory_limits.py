@@ -69,9 +69,6 @@ def control_groups(root: Path = ROOT) -> list[ControlGroup]:
     """Find the control groups that count this process's memory, from its own up.
 
     Any of them may set a limit, and inside a container only the upper ones may be visible.
-
-    Args:
-        root: of the file system that /proc and /sys are read from.
     """
     found: list[ControlGroup] = []
     mount = root / "sys/fs/cgroup"
@@ -106,9 +103,7 @@ def memory_limit_bytes(root: Path = ROOT) -> int | None:
 def find_limits(root: Path = ROOT, *, own: bool = True) -> list[MemoryLimit]:
     """Return what is free under each limit that this process is under; swap is left out.
 
-    Args:
-        root: of the file system that /proc and /sys are read from.
-        own: those of this very process as well, not just those that it shares with others.
+    With `own`, limits of this very process count as well, not just those that it shares.
     """
     machine = psutil.virtual_memory()
     found = [MemoryLimit(machine.available, machine.total, "the machine's memory")]

@@ -67,11 +67,7 @@ class OutOfMemory:
         }
 
     def message(self, told: str) -> str:
-        """Say it in one line: what was asked for, what was free, under which limit, what helps.
-
-        Args:
-            told: what whoever refused said, in one line.
-        """
+        """Say in one line what was asked for, what was free, under which limit, and what helps."""
         where = "on the card" if self.source == "cuda" else "on the host"
         asked = "how much was asked for is not known"
         if self.asked_bytes is not None:

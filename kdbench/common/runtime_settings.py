@@ -85,9 +85,7 @@ def is_withheld(name: str) -> bool:
 def runtime_settings(environment: Mapping[str, str], processors: str | None = None) -> str | None:
     """Write what decides a worker's figures as `NAME=value` pairs, in order; None: nothing is set.
 
-    Args:
-        environment: a worker's.
-        processors: how many it may use, where that is fewer than the machine has.
+    `processors` is how many it may use, where that is fewer than the machine has.
     """
     found = {
         name: printable("".join(value.split()))
@@ -124,10 +122,6 @@ def requested_threads(environment: Mapping[str, str], usable: int | None) -> str
 
     It is a number only where all that sets it agrees: else torch's own rule decides, by the
     libraries that it was built with, and what it decides by is named.
-
-    Args:
-        environment: a worker's.
-        usable: processors that it may run on; None: not known.
     """
     told = {name: _count(environment.get(name, "")) for name in THREADS}
     counts = {count for count in told.values() if count is not None}
@@ -139,13 +133,7 @@ def requested_threads(environment: Mapping[str, str], usable: int | None) -> str
 
 
 def processor_limit(usable: int | None, machine: int | None, root: Path = Path("/")) -> str | None:
-    """Say how many processors may be used, if an affinity or a quota leaves fewer than there are.
-
-    Args:
-        usable: by the affinity.
-        machine: that there are.
-        root: of the file system that /proc and /sys are read from.
-    """
+    """Say how many processors an affinity or a quota leaves, if fewer than there are."""
     quota = _quota(root)
     known = [count for count in (usable, quota) if count is not None and machine is not None]
     least = min(known, default=None)

@@ -39,10 +39,8 @@ def median_interval(
     1 - 2 * P(Binomial(n, 1/2) < k); the largest k that keeps `confidence` is taken (Conover,
     Practical Nonparametric Statistics, 3rd ed., section 3.2). So the interval covers at least as
     often as it says, if the values are independent; neighbouring steps of one process are not
-    quite, which is why tables show intervals over processes.
-
-    Returns:
-        The two ends, or None where even the extremes do not reach `confidence`.
+    quite, which is why tables show intervals over processes. None where even the extremes do not
+    reach `confidence`.
     """
     ordered, n = sorted(values), len(values)
     rank = _interval_rank(n, confidence)
@@ -64,8 +62,7 @@ def _interval_rank(n: int, confidence: float) -> int:
 def mean_interval(values: Sequence[float]) -> tuple[float, float] | None:
     """95 % interval of the mean by Student's t, for quantities that are near normal over seeds.
 
-    Returns:
-        The two ends, or None under `FEWEST_PROCESSES` values.
+    None under `MIN_PROCESSES` values.
     """
     n = len(values)
     if n < MIN_PROCESSES:
@@ -88,15 +85,12 @@ def is_narrow(values: Sequence[float], width: float) -> bool:
 
 
 def is_steady(values: Sequence[float]) -> bool | None:
-    """Whether a series that began with a warm-up has become steady by its end.
+    """Whether a series that began with a warm-up is steady by its end; None under ten values.
 
     The medians of its last two windows of five differ by no more than 2 %, or than twice the
     standard error that the noise between neighbours gives such a difference. That noise is taken
     from the median of successive differences, which neither a slow trend nor an outlier inflates
     (von Neumann et al. 1941, "The mean square successive difference", made robust).
-
-    Returns:
-        None under ten values, which cannot tell.
     """
     if len(values) < 2 * _WINDOW:
         return None
@@ -128,10 +122,7 @@ def change_point(values: Sequence[float]) -> Change | None:
     K is the largest |U_t|, U_t = 2 * (sum of the first t ranks) - t * (n + 1), and
     p = 2 * exp(-6 * K^2 / (n^3 + n^2)) (Pettitt 1979, "A non-parametric approach to the
     change-point problem", Applied Statistics 28). A drift has one too, about its middle; a few odd
-    values at an end have none.
-
-    Returns:
-        None under two values, or where the first level's median is 0.
+    values at an end have none. None under two values, or where the first level's median is 0.
     """
     n = len(values)
     if n < 2:
@@ -151,8 +142,7 @@ def change_point(values: Sequence[float]) -> Change | None:
 def has_shifted(values: Sequence[float]) -> bool | None:
     """Whether a series changed its level by more than 5 %, and by more than chance would.
 
-    Returns:
-        None under `FEWEST_FOR_CHANGE` values, which cannot tell.
+    None under `MIN_VALUES_FOR_CHANGE` values, which cannot tell.
     """
     if len(values) < MIN_VALUES_FOR_CHANGE:
         return None
@@ -196,15 +186,7 @@ def ratio_interval(
     ask, and lets the two sides vary differently. (A rank test's interval does not: with normal
     noise ten times as wide on the side of 6 values as on that of 20, it covered 81 % of the time
     in a simulation, and this one 97 %.) A reference without any spread leaves the value's own.
-
-    Args:
-        value: within its interval.
-        interval: of the value, such as `median_interval` gives.
-        reference: within its interval.
-        reference_interval: of the reference, for the same confidence.
-
-    Returns:
-        The two ends, or None where a value or an end is not positive: a ratio then means nothing.
+    None where a value or an end is not positive: a ratio then means nothing.
     """
     if min(value, reference, *interval, *reference_interval) <= 0:
         return None

@@ -44,11 +44,7 @@ _MARKS = ((b"\xff\xfe\0\0", "UTF-32"), (b"\xff\xfe", "UTF-16"), (b"\xfe\xff", "U
 
 
 def decode_text(raw: bytes) -> str:
-    """Decode a text file: UTF-8, a byte order mark in front of it or not.
-
-    Raises:
-        ValueError: it is something else, and what.
-    """
+    """Decode UTF-8 with or without a byte order mark; a ValueError names what else it is."""
     for mark, name in _MARKS:
         if raw.startswith(mark):
             raise ValueError(
@@ -63,11 +59,7 @@ def decode_text(raw: bytes) -> str:
 
 
 def validate_name(text: str) -> str:
-    """Return a name that may be one.
-
-    Raises:
-        ValueError: it may not, and which near one may.
-    """
+    """Return a valid name; raises ValueError, suggesting a near one."""
     if is_name(text):
         return text
     near = suggest_name(text)
@@ -113,12 +105,7 @@ def fold_label(label: str, width: int) -> list[str]:
 
 
 def fit_encoding(text: str, encoding: str | None) -> str:
-    r"""Write a text in what an encoding has: `×` as `x`, a letter without any likeness as `\u5b66`.
-
-    Args:
-        text: what is to be written.
-        encoding: its name; None takes everything.
-    """
+    r"""Write a text in what an encoding has: `×` as `x`, a letter without likeness as `\u5b66`."""
     if encoding is None or _fits(text, encoding):
         return text
     return "".join(c if _fits(c, encoding) else _escaped(c.translate(_PLAIN)) for c in text)

@@ -60,11 +60,7 @@ _WRITTEN = {
 
 
 def parse_size(text: str) -> int:
-    """Read an amount of memory: `512 B`, `24GiB`, `1.5 mb`, `16G`; fractions of a byte are dropped.
-
-    Raises:
-        ValueError: it is none.
-    """
+    """Read an amount of memory: `512 B`, `24GiB`, `1.5 mb`; fractions of a byte are dropped."""
     found = _SIZE.fullmatch(text.strip())
     size = _WRITTEN.get(found[2].lower()) if found else None
     if found is None or size is None:
@@ -74,11 +70,7 @@ def parse_size(text: str) -> int:
 
 
 def axis_unit(values: Iterable[float], unit: Unit) -> tuple[float, str]:
-    """Pick one unit for an axis by its largest value.
-
-    Returns:
-        What to divide by, and the unit's name.
-    """
+    """Pick one unit for an axis by its largest value: what to divide by, and its name."""
     return _rung(max((abs(v) for v in values if math.isfinite(v)), default=0.0), unit)
 
 

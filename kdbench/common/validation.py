@@ -45,17 +45,10 @@ def validate(
     prefix: str = "",
     written: Mapping[str, Any] | None = None,
 ) -> Model:
-    """Check `document` against `model`.
+    """Check `document` against `model`; raises InputError for the first thing wrong.
 
-    Args:
-        model: what it should be.
-        document: what it is.
-        where: the file that it comes from.
-        prefix: dotted key of the document in the file.
-        written: the document as the user wrote it, where that differs; keys are told as in it.
-
-    Raises:
-        InputError: the first thing wrong, with its dotted key.
+    `prefix` is the document's dotted key in the file `where`; `written` is the document as the user
+    wrote it, where that differs: keys are reported as in it.
     """
     try:
         return model.model_validate(document)

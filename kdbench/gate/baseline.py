@@ -34,11 +34,7 @@ _NOTE = "The figures that `kdbench check` compares with; `kdbench check --update
 
 
 def read_baseline(path: Path) -> Snapshot:
-    """Read a baseline.
-
-    Raises:
-        InputError: it is missing, foreign or damaged; the message names the line.
-    """
+    """Read a baseline; raises InputError, naming the line, if it is missing, foreign or damaged."""
     text = read_text(path)
     lines = text.split("\n")
     check_first_line(lines[0], path, magic=MAGIC, version=FORMAT_VERSION)
@@ -70,16 +66,7 @@ def render(snapshot: Snapshot, note: str = _NOTE) -> str:
 
 
 def write_baseline(path: Path, snapshot: Snapshot, note: str = _NOTE) -> None:
-    """Write a baseline so that a reader sees the old or the new one, whole.
-
-    Args:
-        path: the file.
-        snapshot: its figures.
-        note: a line on what the file is and who writes it.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
+    """Write a baseline, `note` in its first lines; a reader sees the old or the new one, whole."""
     target = path.resolve()  # what a link points to is replaced, not the link
     unfinished = target.with_name(f".{target.name}.{os.getpid()}")
     try:

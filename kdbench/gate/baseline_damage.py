@@ -21,11 +21,7 @@ _FOREIGN = (
 
 
 def read_text(path: Path) -> str:
-    """Read a baseline's text, its size checked first.
-
-    Raises:
-        InputError: it is missing, unreadable, too large, empty or no text.
-    """
+    """Read a baseline's text; raises InputError if it is missing, too large, empty or no text."""
     if path.is_dir():
         raise InputError("expected a baseline file, found a folder", where=path)
     if path.exists() and not path.is_file():  # a pipe or a device: it may never end
@@ -54,11 +50,7 @@ def read_text(path: Path) -> str:
 
 
 def check_first_line(line: str, path: Path, *, magic: str, version: int) -> None:
-    """Check that the file is a baseline, and of the format that is read here.
-
-    Raises:
-        InputError: it is another file, or a baseline of another format.
-    """
+    """Raise InputError unless the file is a baseline of the format that is read here."""
     name, _, told = line.partition(" ")
     if name != magic:
         kind, hint = next(
@@ -78,14 +70,7 @@ def check_first_line(line: str, path: Path, *, magic: str, version: int) -> None
 
 
 def check_last_line(lines: Sequence[str], path: Path) -> int:
-    """Check that the file ends with a count of its lines, and that the count is right.
-
-    Returns:
-        The index of that line.
-
-    Raises:
-        InputError: the file is cut off, or lost or gained lines.
-    """
+    """Check the count of lines at the file's end, and return the index of that line."""
     end = max(index for index, line in enumerate(lines) if line.strip())
     found = re.fullmatch(r"end ([0-9]{1,9}) lines", lines[end])
     hint = "restore it, or write it anew: --update"

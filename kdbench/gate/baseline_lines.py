@@ -57,15 +57,7 @@ class LineReader:
         self._cells: dict[str, _Cell] = {}
 
     def read(self, number: int, line: str) -> None:
-        """Take one line.
-
-        Args:
-            number: its number in the file, from 1.
-            line: without its end.
-
-        Raises:
-            InputError: it is not a line of a baseline, or says again what another one said.
-        """
+        """Take one line; raises InputError if it is none of a baseline, or repeats another."""
         self._number = number
         if is_idle(line):
             return
@@ -90,11 +82,7 @@ class LineReader:
         )
 
     def snapshot(self) -> Snapshot:
-        """Return what was read.
-
-        Raises:
-            InputError: something is missing.
-        """
+        """Return what was read; raises InputError if something is missing."""
         missing = [name for name in _NEEDED if self._about.get(name) is None]
         if missing:
             raise InputError(f"no line 'about {missing[0]} ...'", where=self._path)

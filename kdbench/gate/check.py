@@ -139,11 +139,7 @@ def update_baseline(gate: Gate) -> Update:
 
 
 def predict_cells(matrix: Matrix, profile: str | None) -> list[Rows]:
-    """Predict every cell of a matrix, in a child process; the default profile if None.
-
-    Raises:
-        InputError: there is no such profile.
-    """
+    """Predict every cell of a matrix, in a child process; the default profile if None."""
     from kdbench.runner.prediction import predict_matrix  # noqa: PLC0415
     from kdbench.spec.device_profile import DEFAULT, load_profile  # noqa: PLC0415
 
@@ -162,10 +158,7 @@ def _compare(before: Snapshot, gate: Gate, left_out: list[Damage]) -> tuple[Repo
 def _observe(gate: Gate, like: About | None, left_out: list[Damage]) -> Observed:
     """Load or predict the present figures.
 
-    Args:
-        gate: what to compare.
-        like: the baseline's matrix, environment and profile, where the gate does not name one.
-        left_out: receives the parts of the results that cannot be read; each is warned of too.
+    `like` is the baseline's matrix, environment and profile, where the gate names none.
     """
     from kdbench.gate import observed  # noqa: PLC0415
 
@@ -190,8 +183,7 @@ def _observe(gate: Gate, like: About | None, left_out: list[Damage]) -> Observed
 def _read_old(path: Path) -> tuple[Snapshot | None, tuple[str, ...]]:
     """Read the baseline to be replaced, with notes; None if it is missing or unreadable.
 
-    Raises:
-        InputError: the file was never a baseline, and may be somebody's work.
+    A file that was never a baseline may be somebody's work: that is an InputError.
     """
     from kdbench.gate.baseline import is_baseline, read_baseline  # noqa: PLC0415
 
@@ -206,11 +198,7 @@ def _read_old(path: Path) -> tuple[Snapshot | None, tuple[str, ...]]:
 
 
 def _merge(before: Snapshot | None, now: Snapshot, gate: Gate) -> Snapshot:
-    """Keep the lines of the cells that were not selected.
-
-    Raises:
-        InputError: they are of another machine, torch or profile.
-    """
+    """Keep the lines of the cells that were not selected, unless they are of another machine."""
     if before is None or not gate.conditions:
         return now
     selected = before.matching(gate.conditions, among=now.entries).entries

@@ -20,14 +20,7 @@ from kdbench.spec.gated_metrics import (
 
 
 def compare(before: Snapshot, now: Observed, tolerances: Tolerances, *, baseline: object) -> Report:
-    """Compare cell by cell, joined on their labels.
-
-    Args:
-        before: the baseline, without the cells that were not asked for.
-        now: what there is.
-        tolerances: how far each figure may grow.
-        baseline: the baseline's path, for the report.
-    """
+    """Compare cell by cell, joined on labels; `baseline` is the path that the report names."""
     known = before.entries
     pairs = [
         Pair(label, known[label], entry)

@@ -27,17 +27,9 @@ class Pair:
 def find(
     pair: Pair, gauge: GatedMetric, kind: Kind, *, tolerance: Tolerance, alarm: float
 ) -> Finding | None:
-    """Compare a figure that one side has, or both; a time also where none has it.
+    """Compare a figure that one side has, or both; a time also where neither has it.
 
-    Args:
-        pair: the cell.
-        gauge: which figure.
-        kind: what it is in these rows.
-        tolerance: how far it may grow.
-        alarm: chance of a false alarm, of a time.
-
-    Returns:
-        None for an advisory figure that there is nothing to tell of.
+    `alarm` is the chance of a false alarm, of a time. None: an advisory figure with nothing to say.
     """
     before, after = (side.metrics.get(gauge.name) for side in pair.sides)
     if before is None or after is None:

@@ -34,11 +34,6 @@ class Emitter:
     console: Console  #: where it is printed
 
     def __post_init__(self) -> None:
-        """Check the format.
-
-        Raises:
-            InputError: there is no such one.
-        """
         if self.format not in FORMATS:
             raise InputError(
                 f"expected one of {quoted(FORMATS)}, found {self.format!r}",
@@ -57,11 +52,7 @@ class Emitter:
             raise
 
     def report(self, report: Report) -> int:
-        """Print and write a report.
-
-        Returns:
-            The exit code.
-        """
+        """Print and write a report; return the exit code."""
         self._write(report)
         if self.format == "table":
             for line in render(report):

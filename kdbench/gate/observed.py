@@ -27,11 +27,7 @@ Row = Mapping[str, Any]
 
 
 def observe_predictions(cells: Sequence[Mapping[str, Sequence[Row]]]) -> Observed:
-    """Take the rows of predicted cells, one of `cells` each.
-
-    Args:
-        cells: rows by table, of one matrix and one profile.
-    """
+    """Take the rows of predicted cells, by table, of one matrix and one profile."""
     rows = [tables["cells"][0] for tables in cells]
     first = next((row for row in rows if row["status"] == "ok"), rows[0])
     about = About(
@@ -59,14 +55,8 @@ def observe_results(
 ) -> Observed:
     """Take the measured runs of one matrix and one environment.
 
-    Args:
-        results: what there is.
-        where: the folder, for messages.
-        matrix: the one wanted where there are several.
-        like: where there are several environments, the one that this is of.
-
-    Raises:
-        InputError: nothing was measured, or it cannot be told which is meant.
+    `matrix` and `like` choose where there are several; raises InputError if they do not, or if
+    nothing was measured.
     """
     cells = results.cells[results.cells["source"] == "measured"]
     if cells.empty:

@@ -70,11 +70,7 @@ def as_junit(report: Report) -> str:
 
 
 def write_report(path: Path, text: str) -> None:
-    """Write a report to a file.
-
-    Raises:
-        InputError: it cannot be written.
-    """
+    """Write a report to a file."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")

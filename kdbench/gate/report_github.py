@@ -80,11 +80,7 @@ def summary(report: Report) -> str:
 
 
 def add_summary(text: str, environment: Mapping[str, str]) -> str | None:
-    """Append to the file that the runner names, if it does.
-
-    Returns:
-        Why that failed; None where it did not.
-    """
+    """Append to the summary file that the CI runner names, if any; return why that failed."""
     path = environment.get("GITHUB_STEP_SUMMARY")
     if not path:
         return None

@@ -12,20 +12,10 @@ from kdbench.spec.settings import Data, Teacher
 def content_digests(
     method: str, teacher_name: str | None, teacher: Teacher | None, data: Data, where: Path
 ) -> tuple[tuple[str, str], ...]:
-    """Digest the local files and folders that a cell reads.
+    """Digest what a cell reads: a plug-in's code, and local files of the teacher and of the data.
 
-    Args:
-        method: the cell's; of a plug-in's, the code.
-        teacher_name: what the matrix file calls the teacher.
-        teacher: the teacher.
-        data: the data set.
-        where: the file, for errors.
-
-    Returns:
-        Pairs of what it is of (method, teacher, data) and the digest.
-
-    Raises:
-        InputError: something there cannot be read.
+    Returns pairs of what it is of (method, teacher, data) and the digest; raises InputError if
+    something cannot be read.
     """
     found = []
     module = plugin_module(method)

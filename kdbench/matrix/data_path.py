@@ -13,11 +13,7 @@ _TABLES = ("state.json", "*/state.json", "*.parquet", "*/*.parquet", "data/*/*.p
 
 
 def check_data_path(data: Data, where: Path) -> None:
-    """Check a local data set's place; a name on the hub is left to the cell's own process.
-
-    Raises:
-        InputError: nothing is there, or nothing that is a data set.
-    """
+    """Check a local data set's place; a name on the hub is left to the cell's own process."""
     if data.source != "datasets" or data.path is None:
         return
     root, key = Path(data.path), "data.path"
@@ -45,11 +41,7 @@ def check_data_path(data: Data, where: Path) -> None:
 
 
 def _check_hub_name(path: str, where: Path) -> None:
-    """Refuse what is neither there nor a name on the hub, which is `owner/name`.
-
-    Raises:
-        InputError: it is not.
-    """
+    """Refuse what is neither there nor a name on the hub, which is `owner/name`."""
     written_as_path = path.startswith((".", "/", "~")) or path.endswith((".parquet", "/"))
     if not written_as_path and path.count("/") == 1:
         return
@@ -66,11 +58,7 @@ def _check_hub_name(path: str, where: Path) -> None:
 
 
 def _check_kind(root: Path, data: Data, where: Path, key: str) -> None:
-    """Check what a file or folder holds, by the names in it.
-
-    Raises:
-        InputError: it is no data set.
-    """
+    """Check what a file or folder holds, by the names in it."""
     if root.suffix == ".parquet" and root.is_file():
         return
     if not root.is_dir():

@@ -19,11 +19,7 @@ class RowFilter:
 
     @classmethod
     def parse(cls, condition: str, known: Sequence[str], option: str = "--only") -> RowFilter:
-        """Read `COLUMN=V1,V2`.
-
-        Raises:
-            InputError: it is not of that form, or the column is not among `known`.
-        """
+        """Read `COLUMN=V1,V2`; the column must be among `known`."""
         column, equals, values = condition.partition("=")
         column = column.strip()
         if not equals:
@@ -43,11 +39,7 @@ class RowFilter:
         return cls(column, wanted, option)
 
     def keep(self, values: Sequence[object]) -> list[bool]:
-        """Tell which of a column's values are wanted.
-
-        Raises:
-            InputError: none is.
-        """
+        """Tell which of a column's values are wanted; raises InputError if none is."""
         shown = [_as_text(value) for value in values]
         kept = [text in self.wanted for text in shown]
         if not any(kept):

@@ -56,13 +56,7 @@ MAIN_AXES = ("method", "student", "image_size", "teacher")
 def parse_values(entry: Mapping[str, Any], *, where: object, key: str) -> dict[str, Any]:
     """Check a table of values by axis: the grid's own, or an entry of exclude or include.
 
-    Args:
-        entry: the table as the file has it; a scalar stands for a list of one.
-        where: the file.
-        key: the table's dotted key in it.
-
-    Raises:
-        InputError: an unknown axis, no value, or a value that the axis cannot have.
+    A scalar stands for a list of one. Raises InputError for an unknown axis or a wrong value.
     """
     unknown = [name for name in entry if name not in AXES]
     if unknown:
@@ -78,11 +72,7 @@ def parse_values(entry: Mapping[str, Any], *, where: object, key: str) -> dict[s
 
 
 def grid(axes: Values, where: object) -> Iterator[Point]:
-    """Count through all combinations, the last axis fastest; an axis without values has None.
-
-    Raises:
-        InputError: there are more than `MAX_CELLS`.
-    """
+    """Count through all combinations, the last axis fastest; an axis without values has None."""
     lists = {name: tuple(dict.fromkeys(values)) or (None,) for name, values in axes.items()}
     count = prod(len(values) for values in lists.values())
     if count > MAX_CELLS:
@@ -94,11 +84,7 @@ def grid(axes: Values, where: object) -> Iterator[Point]:
 
 
 def included(values: Values, axes: Values, *, where: object, key: str) -> Iterator[Point]:
-    """Complete an included entry: an axis it leaves out has the grid's value, if there is one.
-
-    Raises:
-        InputError: it leaves out an axis on which the grid has several values.
-    """
+    """Complete an included entry: an axis it leaves out has the grid's value, if that is one."""
     complete = dict(values)
     for name, known in axes.items():
         if name in complete or (name == "teacher" and not known):

@@ -66,14 +66,8 @@ class MatrixFile(Frozen):
 def resolve_cells(matrix: str, file: MatrixFile, document: Document, where: Path) -> Iterator[Cell]:
     """Make the cells in order: the grid, less what is excluded, then what is included.
 
-    Args:
-        matrix: the matrix's name.
-        file: the file's keys, checked one by one.
-        document: the same as written, for the settings that an axis refines.
-        where: the file.
-
-    Raises:
-        InputError: the keys do not fit together.
+    `document` is the file as written, for settings that an axis refines. Raises InputError if keys
+    do not fit together.
     """
     axes = parse_values(file.axes, where=where, key="axes")
     for name in ("method", "student", "image_size"):

@@ -12,18 +12,7 @@ MAX_RUNS = 100_000
 def check_size(
     key: str, shape: Student | Teacher, image_size: int, classes: int, where: object
 ) -> None:
-    """Refuse a model that no machine holds.
-
-    Args:
-        key: the shape's table in the file.
-        shape: of a vision transformer.
-        image_size: side of its input in pixels.
-        classes: of the data set.
-        where: the file.
-
-    Raises:
-        InputError: it has more than `MAX_WEIGHTS`.
-    """
+    """Refuse a vision transformer of more than `MAX_WEIGHTS` weights; `key` is its table's key."""
     patches = (image_size // shape.patch_size) ** 2
     outside = patches + 3 * shape.patch_size**2 + classes
     weights = shape.width * (12 * shape.depth * shape.width + outside)
@@ -36,12 +25,9 @@ def check_size(
 
 
 def check_embedded(data: Data, training: Training, where: object) -> None:
-    """Refuse more images behind all class embeddings than can be listed.
+    """Refuse more than `MAX_EMBEDDED` images behind all class embeddings.
 
     Of real images there are no more than the data set has; synthetic ones are made as asked for.
-
-    Raises:
-        InputError: there are more than `MAX_EMBEDDED`.
     """
     embedded = data.classes * training.images_per_class
     if data.source == "synthetic" and embedded > MAX_EMBEDDED:
@@ -54,11 +40,7 @@ def check_embedded(data: Data, training: Training, where: object) -> None:
 
 
 def check_runs(cells: int, seeds: int, repeats: int, where: object) -> None:
-    """Refuse more runs than anybody waits for.
-
-    Raises:
-        InputError: there are more than `MAX_RUNS`.
-    """
+    """Refuse more than `MAX_RUNS` runs."""
     runs = cells * seeds * repeats
     if runs > MAX_RUNS:
         raise InputError(

@@ -81,11 +81,7 @@ class CachingAllocator:
         self.reserved = 0
 
     def allocate(self, size: int) -> Block:
-        """Allocate a block of at least `size` bytes, which must not be 0.
-
-        Raises:
-            OutOfMemoryError: there is no room, even after the cache is emptied.
-        """
+        """Allocate a block of at least `size` bytes (not 0), or raise OutOfMemoryError."""
         wanted = rounded(size)
         small = wanted <= SMALL
         block = self._best_fit(wanted, small) or self._new_segment(wanted, small)

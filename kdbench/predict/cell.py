@@ -31,15 +31,9 @@ class Prediction:
 
 
 def predict(run: CellRun, profile: Profile, traces: TraceCache | None = None) -> Prediction:
-    """Predict what a cell needs on a device.
+    """Predict what a cell needs on a device, with traces that it may share with other cells.
 
-    Args:
-        run: a run of the cell.
-        profile: the device.
-        traces: traces for this device that the cell may share with others.
-
-    Raises:
-        InputError: such a cell cannot be predicted.
+    Raises InputError if such a cell cannot be predicted.
     """
     check(run)
     traced = (traces or TraceCache(profile)).get(run)

@@ -43,17 +43,9 @@ class Fit:
 
 
 def fit(run: CellRun, traces: TraceCache, capacity: int) -> Fit:
-    """Determine whether a cell fits, and its largest batch that does.
+    """Determine whether a cell fits in `capacity` bytes, and its largest batch that does.
 
     Both are traced, not extrapolated: that batch fits, and one more image does not.
-
-    Args:
-        run: a run of the cell.
-        traces: traces for the device.
-        capacity: bytes that the device has for the process.
-
-    Raises:
-        InputError: the cell cannot run on such a device.
     """
     profile = traces.profile
     room = capacity - profile.context_bytes
@@ -89,17 +81,10 @@ def _largest(run: CellRun, traces: TraceCache, room: int, *, fits: bool) -> int:
 
 
 def largest_fitting(fits: Fits, *, low: int, high: int, limit: int, guess: Guess) -> int:
-    """Find the largest size that fits; two tries suffice where the guesses are right.
+    """Find the largest size up to `limit` that fits; two tries suffice where the guess is right.
 
-    Args:
-        fits: whether a size fits; sizes above one that does not fit do not either.
-        low: a size known to fit, or 0.
-        high: a size known not to fit, or `limit` + 1.
-        limit: the largest size to try.
-        guess: guesses the answer.
-
-    Returns:
-        The size; 0 where not even 1 fits.
+    `low` is known to fit, or 0; `high` is known not to, or `limit` + 1. Returns 0 if not even 1
+    fits.
     """
     tries = 0
     while high - low > 1:

@@ -34,16 +34,7 @@ class Replay:
 
 
 def replay(trace: Trace, profile: Profile, *, capacity: int | None = None) -> Replay:
-    """Replay a trace on a device.
-
-    Args:
-        trace: made for this profile.
-        profile: the device.
-        capacity: bytes that its allocator may take; None: unlimited.
-
-    Raises:
-        OutOfMemoryError: the capacity does not suffice.
-    """
+    """Replay a trace on a device of its profile with `capacity` bytes (None: unlimited)."""
     if profile.device == "cpu":  # torch has no caching allocator there
         ends = list(range(len(trace.events) + 1))
         return _peaks(trace, trace.events, ends, None)
@@ -125,11 +116,8 @@ def _peaks(
 ) -> Replay:
     """Find the stages' peaks.
 
-    Args:
-        trace: the replayed trace.
-        events: the device's events.
-        ends: the number of those after each number of the trace's events.
-        reserved: reserved bytes after each number of device events; None: unknown.
+    `ends` has the number of the device's events after each number of the trace's events, `reserved`
+    the reserved bytes after each number of device events (None: unknown).
     """
     live = [0, *accumulate(event.change for event in events)]
     peaks: dict[Stage, Peak] = {}

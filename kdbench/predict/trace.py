@@ -57,15 +57,7 @@ class Trace:
 
 
 def trace(run: CellRun, profile: Profile) -> Trace:
-    """Trace a training of a cell.
-
-    Args:
-        run: the run; its own device is ignored.
-        profile: the device to predict for.
-
-    Raises:
-        InputError: the cell cannot run on such a device.
-    """
+    """Trace a training of a cell; the run's own device is ignored."""
     run = _on_device(run, profile)
     ledger, work = Ledger(HOST), WorkCounter()
     ledger.mark("setup")

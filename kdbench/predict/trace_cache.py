@@ -31,11 +31,7 @@ class TraceCache:
         self._traces: OrderedDict[str, Trace] = OrderedDict()
 
     def get(self, run: CellRun) -> Trace:
-        """Return the trace of a cell.
-
-        Raises:
-            InputError: the cell cannot run on such a device.
-        """
+        """Return the trace of a cell, made once."""
         key = kind_of(run)
         if key not in self._traces:
             self.made += 1

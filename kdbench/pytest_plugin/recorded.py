@@ -48,22 +48,14 @@ class Record:
         self._test = test.name
 
     def update(self, name: str, used: StepMemory) -> None:
-        """Record a step beside the others in the file.
-
-        Raises:
-            InputError: the file is none of these, and would be lost, or cannot be written.
-        """
+        """Record a step beside the others in the file, unless that is something else."""
         about = _about(used, self._test)
         kept = self._kept(about) if self.path.exists() else {}
         note = f"What {self._test} compares its steps with; pytest {_UPDATE} writes it anew."
         write_baseline(self.path, Snapshot(about, {**kept, name: _entry(used)}), note)
 
     def compare(self, name: str, used: StepMemory, tolerance: float | str) -> Told:
-        """Compare a step with what was recorded of it.
-
-        Raises:
-            InputError: the file is missing or damaged, or the tolerance is none.
-        """
+        """Compare a step with its record; raises InputError if that is missing or damaged."""
         allowed = _tolerances(parse_tolerance(tolerance))
         before = self._read()
         recorded = {key: entry for key, entry in before.entries.items() if key == name}

@@ -56,11 +56,7 @@ class CellRunner:
         self._warm.close()
 
     def rows(self, key: str, run: CellRun, problem: Outcome | None) -> Rows:
-        """Measure a cell, unless it has a problem already, and return its rows.
-
-        Raises:
-            InputError: the store is no longer writable.
-        """
+        """Measure a cell, unless it has a problem already, and return its rows."""
         rows = self._rows(key, run, problem)
         self._check_card(rows["cells"][0])
         return rows

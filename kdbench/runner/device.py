@@ -43,11 +43,7 @@ class ResolvedDevice:
 
 
 def probe_torch(timeout: float = 60) -> Probe:
-    """Ask torch in a child process what it sees; kill it after `timeout` seconds.
-
-    Raises:
-        WorkerError: it failed, was too slow, or answered something else.
-    """
+    """Ask torch in a child process what it sees; raises WorkerError after `timeout` seconds."""
     command = [sys.executable, "-P", "-m", _CHILD]
     try:
         done = subprocess.run(
@@ -80,17 +76,7 @@ def probe_torch(timeout: float = 60) -> Probe:
 def resolve_device(
     request: str, *, nvml: Nvml | None = None, probe: Callable[[], Probe] = probe_torch
 ) -> ResolvedDevice:
-    """Resolve `--device auto|cpu|cuda|cuda:N`.
-
-    Args:
-        request: what the user asked for.
-        nvml: an open NVML, if the caller has one.
-        probe: asks torch what it sees.
-
-    Raises:
-        InputError: there is no such device, or `request` is not one of these forms.
-        WorkerError: torch does not load.
-    """
+    """Resolve `--device auto|cpu|cuda|cuda:N`; raises InputError, or WorkerError if torch fails."""
     index = _requested_index(request)
     if request == "cpu":
         return ResolvedDevice("cpu")

@@ -58,11 +58,8 @@ def examine_machine(
 ) -> list[Finding]:
     """Check cards, driver, torch, processor, memory, hub and folders; problems are findings.
 
-    Args:
-        results: the folder that runs would write to, if it holds no results yet.
-        probe: asks torch what it sees.
-        reaches: returns why a URL does not answer, or None; sends a HEAD request by default.
-        root: of the file system that has /proc and /sys.
+    `results` is the folder that runs would write to, if it holds no results yet. `reaches` returns
+    why a URL does not answer, or None.
     """
     environment = collect_environment(None)
     with open_nvml() as nvml:

@@ -51,17 +51,10 @@ def predict_matrix(
     fits_bytes: int | None = None,
     tell: Callable[[Prediction], None] = lambda _: None,
 ) -> list[Prediction]:
-    """Predict each cell of a matrix once, for one seed and repeat.
+    """Predict each cell of a matrix once; `tell` receives each prediction as soon as it is made.
 
-    Args:
-        matrix: the cells.
-        profile: the device to predict for.
-        fits_bytes: check as well whether the cells fit this memory, and with which batch size.
-        tell: receives each prediction as soon as it is made.
-
-    Raises:
-        InputError: `fits_bytes` is less than a process holds on the device without any tensor.
-        WorkerError: a child process died.
+    With `fits_bytes`, check as well whether the cells fit this memory, and with which batch size.
+    Raises InputError if that is less than a process holds on the device without any tensor.
     """
     if fits_bytes is not None and fits_bytes <= profile.context_bytes:
         raise InputError(
@@ -94,14 +87,7 @@ def predict_matrix(
 
 
 def store_predictions(predictions: Sequence[Prediction], matrix: Matrix, out: Path) -> Path:
-    """Store predictions in the matrix's results and supersede earlier ones of these cells.
-
-    Returns:
-        The folder.
-
-    Raises:
-        InputError: it is not writable, or a run is writing there.
-    """
+    """Store predictions in the matrix's results, which it returns, in place of earlier ones."""
     store = Store(out / matrix.name)
     store.prepare()
     with store.writing():
@@ -180,11 +166,7 @@ class _Child:
         self._reader.join()
 
     def answer(self, run: CellRun) -> tuple[dict[str, Any], float]:
-        """Wait for the next answer; return it and the seconds it took.
-
-        Raises:
-            WorkerError: the process died.
-        """
+        """Wait for the next answer; return it and the seconds it took."""
         line = self._lines.get()
         if not line.endswith("\n"):
             code = self._process.wait()

@@ -42,11 +42,7 @@ class BestRates:
 def reported_rates(
     events: Mapping[str, Sequence[Mapping[str, Any]]], samples: Sequence[Sample], device: str
 ) -> Rates:
-    """Return the rates that a worker reported, and whether others disturbed them.
-
-    Returns:
-        Columns of `cells`; empty if it reported none.
-    """
+    """Return the rates that a worker reported, and whether others disturbed them."""
     rates = next(iter(events.get("rates", [])), None)
     if rates is None:
         return {}

@@ -65,17 +65,11 @@ class Record:
 
 
 def recover(store: Store, tell: Callable[[str], None]) -> None:
-    """Make rows of the spools of runs that were killed together with kdbench.
+    """Make rows of the spools of runs that were killed together with kdbench; the store is locked.
 
     A run whose worker had finished is committed as it ended; any other becomes `interrupted`, and
-    the next run of its matrix repeats it. What cannot be read is set aside.
-
-    Args:
-        store: locked for writing.
-        tell: receives a line for each run.
-
-    Raises:
-        InputError: the store is not writable.
+    the next run of its matrix repeats it. What cannot be read is set aside. `tell` receives a line
+    for each.
     """
     committed = _start_times(store)
     for folder in store.spools():

@@ -22,10 +22,7 @@ def repair_store(health: Health, tell: Callable[[str], None]) -> None:
     """Repair a store and delete nothing that was measured; `tell` receives a line per change.
 
     Files that are not its parts, including those of a newer kdbench, move to `.set-aside`; what a
-    killed run left behind becomes rows.
-
-    Raises:
-        InputError: a run is writing there, or the store is not writable.
+    killed run left behind becomes rows. Raises InputError if a run is writing there.
     """
     store = Store(health.root)
     store.prepare()

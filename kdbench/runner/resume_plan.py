@@ -68,20 +68,11 @@ def plan_resume(
     retry: Collection[str],
     fresh: bool,
 ) -> ResumePlan:
-    """Look up which runs are done.
+    """Look up which runs are done; the store is locked for writing.
 
     An unreadable part of one of these runs is set aside, and the run is done again; unreadable
-    parts of other runs stay, with a warning.
-
-    Args:
-        store: locked for writing.
-        runs: with their keys.
-        machine: the parts of the environment that are in the keys.
-        retry: statuses to run again.
-        fresh: run all again.
-
-    Raises:
-        InputError: the store is not writable.
+    parts of other runs stay, with a warning. `machine` holds the parts of the environment that are
+    in the keys.
     """
     own, notes = {key for key, _ in runs}, []
     damaged: list[Damage] = []

@@ -45,14 +45,7 @@ def summarise(
 ) -> Rows:
     """Make the rows of all tables from what a run left behind, however it ended.
 
-    Args:
-        run: what was run.
-        process: how its process ended, and its events.
-        samples: of the sampler.
-        environment: the machine.
-        started_at: when its process was started.
-        log: its output.
-        rates: the highest rates of the device in the run's precision; empty if unknown.
+    `rates` are the highest rates of the device in the run's precision; empty if unknown.
     """
     events = by_kind(process.events)
     outcome = judge_outcome(process, events, log)

@@ -65,11 +65,7 @@ NOT_MEASURED = {"timeout_seconds", "phase_timeouts", "checkpoints", "checkpoint_
 
 
 def check_steps(budget: Budget, where: object) -> None:
-    """Refuse fewest steps that are more than the most: timing would end at the most.
-
-    Raises:
-        InputError: they are.
-    """
+    """Refuse fewest steps that are more than the most: timing would end at the most."""
     if budget.min_steps <= budget.max_steps:
         return
     if "max_steps" in budget.model_fields_set:

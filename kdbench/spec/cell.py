@@ -60,11 +60,7 @@ class Cell(Frozen):
 
     @property
     def method_spec(self) -> Method:
-        """What the cell's method declares.
-
-        Raises:
-            InputError: no such method is installed.
-        """
+        """What the cell's method declares."""
         return find_method(self.method)
 
     def _teacher_identity(self) -> dict[str, Any] | None:
@@ -77,11 +73,7 @@ class Cell(Frozen):
 
     @property
     def required_teacher(self) -> Teacher:
-        """The teacher, where only a method with one comes.
-
-        Raises:
-            RuntimeError: the method has none.
-        """
+        """The teacher, where only a method with one comes."""
         if self.teacher is None:
             raise RuntimeError(f"the method {self.method!r} has no teacher")
         return self.teacher
@@ -117,10 +109,6 @@ class CellRun(Frozen):
 
         How long a run may take and which checkpoints it leaves change nothing that is measured:
         one that ran out of time is gone on with under a longer limit.
-
-        Args:
-            worker_digest: digest of the worker's own code.
-            environment: the parts of the environment that matter to the result.
         """
         return digest(
             {

@@ -77,11 +77,7 @@ class Profile(Frozen):
 
 
 def load_profile(wanted: str) -> Profile:
-    """Load a profile of kdbench's own by name, or one of the user's by its path (`*.toml`).
-
-    Raises:
-        InputError: there is none, or it is not a profile.
-    """
+    """Load a profile of kdbench's own by name, or one of the user's by its path (`*.toml`)."""
     if wanted.endswith(".toml"):
         path = Path(wanted)
         document = {"name": path.stem, **read_document(path, kind="device profile")}
@@ -118,11 +114,7 @@ def missing_profile_error(text: str) -> InputError:
 
 
 def parse_capacity(text: str, profile: Profile) -> int:
-    """Read an amount of memory, such as `24GiB`; `card` is all that the profile's device has.
-
-    Raises:
-        InputError: it is none, or the profile does not tell.
-    """
+    """Read an amount of memory, such as `24GiB`; `card` is all that the profile's device has."""
     if text == "card":
         if profile.capacity_bytes is None:
             raise InputError(

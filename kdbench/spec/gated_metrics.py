@@ -98,15 +98,7 @@ class Tolerances:
 
 
 def parse_tolerances(table: Mapping[str, Any], *, where: object) -> Tolerances:
-    """Read the table `[tolerances]` of a matrix file.
-
-    Args:
-        table: figure to a fraction (0.01), a size in quotes ("1 MiB") or "off".
-        where: the file.
-
-    Raises:
-        InputError: an unknown figure, or a value that none can have.
-    """
+    """Read `[tolerances]`: a figure to a fraction, a size in quotes ("1 MiB") or "off"."""
     given = []
     for name, value in table.items():
         key = f"tolerances.{name}"

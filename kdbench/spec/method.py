@@ -85,11 +85,7 @@ BUILT_IN: Mapping[str, Method] = {
 
 
 def find_method(name: str) -> Method:
-    """Look a method up: kdbench's own, or one that an installed package declares.
-
-    Raises:
-        InputError: there is none of this name, or its package is broken.
-    """
+    """Look a method up: kdbench's own, or one that an installed package declares."""
     if name in BUILT_IN:
         return BUILT_IN[name]
     plugged = _plugged()

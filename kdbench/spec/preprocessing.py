@@ -37,12 +37,7 @@ CLIP = Preprocessing(mean=NORMALISATIONS["clip"][0], std=NORMALISATIONS["clip"][
 
 
 def resolve_preprocessing(teacher: Teacher, checkpoint: Preprocessing | None) -> Preprocessing:
-    """Resolve a teacher's preprocessing: keys of the matrix file win over its checkpoint.
-
-    Args:
-        teacher: the teacher in the matrix file.
-        checkpoint: what the checkpoint's files say; None: they say nothing, or there are none.
-    """
+    """Resolve a teacher's preprocessing: the matrix file's keys win over the checkpoint's."""
     explicit = teacher.explicit_preprocessing()
     base = CLIP if checkpoint is None else replace(checkpoint, source="checkpoint")
     if not explicit:

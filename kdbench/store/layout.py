@@ -31,12 +31,7 @@ ARROW: dict[Dtype, pa.DataType] = {
 
 
 def arrow_schema(table: str, columns: Sequence[str] | None = None) -> pa.Schema:
-    """Return the Arrow schema of a table, with the version of the layout in its metadata.
-
-    Args:
-        table: its name.
-        columns: those alone, without a version; None: all.
-    """
+    """Return a table's Arrow schema with the layout's version, or of `columns` alone without it."""
     whole = _whole_schema(table, SCHEMA_VERSION)
     return whole if columns is None else pa.schema([whole.field(name) for name in columns])
 

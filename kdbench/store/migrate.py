@@ -132,19 +132,9 @@ def tables_in_version(version: int) -> tuple[str, ...]:
 
 
 def migrate(found: pa.Table, table: str, version: int) -> pa.Table:
-    """Give a part of an older version today's columns.
+    """Give a part's rows, written in `version` (from `OLDEST` on), today's columns.
 
-    Args:
-        found: its rows.
-        table: whose.
-        version: that it was written in, from `OLDEST` on.
-
-    Returns:
-        The rows with today's columns added; one that its own version has, and that it lacks, is
-        not.
-
-    Raises:
-        KeyError: it lacks a column that a new one depends on.
+    A column of its own version that it lacks is not added; raises KeyError if a new one needs it.
     """
     dtypes = {column.name: ARROW[column.dtype] for column in TABLES[table]}
     for name in _LATE.get(version, {}).get(table, ()):

@@ -63,18 +63,10 @@ class _UnfitError(Exception):
 
 
 def read_part(part: Path, table: str, columns: Sequence[str] | None = None) -> pa.Table | None:
-    """Read a part, migrated to today's columns.
+    """Read a part, migrated to today's columns (those in `columns`; None: all).
 
-    Args:
-        part: the file.
-        table: whose it is to be.
-        columns: of today's schema; None: all.
-
-    Returns:
-        None if it is not there any more: a run that is going on has just set it aside.
-
-    Raises:
-        DamagedPartError: it is none of this table's parts, or a newer kdbench wrote it.
+    None if it is gone: a run that is going on has just set it aside. Raises DamagedPartError if it
+    is none of this table's parts, or a newer kdbench wrote it.
     """
     found = read_versioned(part, table, columns)
     return None if found is None else found[0]
@@ -131,11 +123,7 @@ def is_sound(part: Path, table: str) -> bool:
 
 
 def _content(part: Path) -> bytes:
-    """Read a file whole, unless it only looks like one: a pipe would be waited for.
-
-    Raises:
-        _UnfitError: it cannot be a part, or is not as it was written.
-    """
+    """Read a file whole, unless it only looks like one: a pipe would be waited for."""
     found = part.lstat()
     if not stat.S_ISREG(found.st_mode):
         raise _UnfitError("foreign: expected a file, found a link or something else")

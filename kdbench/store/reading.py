@@ -23,11 +23,7 @@ def is_store(root: Path) -> bool:
 
 
 def find_stores(path: Path) -> list[Path]:
-    """Find the results in a folder: itself, or the folders in it.
-
-    Raises:
-        InputError: there are none.
-    """
+    """Find the results in a folder: itself, or the folders in it."""
     if not path.exists():
         raise InputError(
             "expected a results folder, found nothing there",
@@ -67,13 +63,7 @@ def read_table(
     """Read one table of a store, committed or not, with nullable pandas types.
 
     Integers with nulls stay integers (Int64) and missing text is null. Parts of older versions are
-    migrated to today's columns.
-
-    Args:
-        root: a matrix's results.
-        table: its name.
-        columns: which; None: all.
-        left_out: is told each part that cannot be read; the rest is.
+    migrated; `left_out` receives each part that cannot be read.
     """
     whole = read_rows(root, table, columns, left_out=left_out)
     frame: pd.DataFrame = whole.to_pandas(types_mapper=_nullable)

@@ -16,11 +16,7 @@ BLANK = (_MARK + b"0" * _DIGITS).decode()
 
 
 def add_seal(content: bytes) -> bytes:
-    """Return a file with its seal in the place of the blank one.
-
-    Raises:
-        ValueError: there is no blank one in it.
-    """
+    """Return a file with its seal in the place of the blank one."""
     place = content.rindex(BLANK.encode()) + len(_MARK)
     return content[:place] + _digest(content) + content[place + _DIGITS :]
 

@@ -53,11 +53,7 @@ class Store:
     root: Path
 
     def prepare(self) -> None:
-        """Create the folders, so that every table can be read from now on.
-
-        Raises:
-            InputError: the folder cannot be written to, or leads elsewhere.
-        """
+        """Create the folders, so that every table can be read from now on."""
         with self.reporting_errors(_ELSEWHERE):
             for folder in (self.root, self.root / CHECKPOINTS, self.root / SET_ASIDE):
                 _refuse_link(folder)
@@ -74,9 +70,6 @@ class Store:
         """Be the only writer: two runs in one folder would take each other's spool away.
 
         The lock goes with the process, however that ends.
-
-        Raises:
-            InputError: another run is writing here.
         """
         with self.reporting_errors(_ELSEWHERE):
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -129,16 +122,9 @@ class Store:
 
         All parts are on the disk, under temporary names, before anything earlier moves; that of
         `cells` is put in place last. Every table gets its part, also one without rows: a part that
-        is missing then means damage, not a quiet run.
-
-        Args:
-            run_key: whose they are.
-            tables: the rows of each table that has any.
-            again: what goes on with the run if it cannot be committed now.
-
-        Raises:
-            InputError: the folder cannot be written to any more, as when the disk is full.
-            ValueError: the rows are not such as the tables hold; nothing was changed.
+        is missing then means damage, not a quiet run. `again` says what goes on with the run if it
+        cannot be committed now. Raises InputError if the folder cannot be written to, such as a
+        full disk, and ValueError, with nothing changed, for rows that the tables cannot hold.
         """
         name = part_name(run_key)
         with self.reporting_errors(self._kept(run_key, again)), ExitStack() as staged:
@@ -209,11 +195,7 @@ class Store:
 
     @contextmanager
     def reporting_errors(self, hint: str) -> Iterator[None]:
-        """Turn what the system says of this folder into an error with a hint.
-
-        Raises:
-            InputError: it cannot be written to.
-        """
+        """Turn what the system says of this folder into an InputError with a hint."""
         try:
             yield
         except BrokenPipeError:  # of whoever reads what is printed: no fault of this folder
@@ -269,13 +251,10 @@ class Store:
 
 
 def _packed(table: str, rows: Sequence[Row]) -> bytes:
-    """Return a part's bytes, with its seal.
+    """Return a part's sealed bytes; raises ValueError if a value is not of its column's type.
 
     A few rows are not compressed: for the one of `cells`, a compressor, a dictionary and statistics
     for each of a hundred columns are twice the work of writing it, and of reading it.
-
-    Raises:
-        ValueError: a value is not of its column's type.
     """
     try:
         content = pa.Table.from_pylist([dict(row) for row in rows], schema=arrow_schema(table))
@@ -301,11 +280,7 @@ def _locked(file: TextIO) -> bool:
 
 
 def _make_own(folder: Path) -> None:
-    """Make a folder inside the results, and refuse a link in its place: it would lead elsewhere.
-
-    Raises:
-        OSError: it cannot be made, or is none.
-    """
+    """Make a folder inside the results, and refuse a link in its place: it would lead elsewhere."""
     _refuse_link(folder)
     for path in reversed([p for p in (folder, *folder.parents) if not p.exists()]):
         path.mkdir(exist_ok=True)

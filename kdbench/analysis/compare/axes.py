@@ -21,13 +21,7 @@ def named_axes(columns: Collection[str]) -> frozenset[str]:
 
 
 def joined(label: str, free: Collection[str], *, without_teacher: bool) -> str:
-    """Return what is left of a label without the axes that the two sides are told apart by.
-
-    Args:
-        label: of a cell.
-        free: those axes.
-        without_teacher: leave the teacher out too.
-    """
+    """Return a label without the axes that tell the sides apart."""
     axes = axes_of(label)
     if not axes:
         return label
@@ -37,15 +31,7 @@ def joined(label: str, free: Collection[str], *, without_teacher: bool) -> str:
 
 
 def options_for(before: Sequence[str], after: Sequence[str]) -> str | None:
-    """Say what would set the nearest cells of two sides against each other.
-
-    Args:
-        before: labels of the one side that the other lacks.
-        after: the other's.
-
-    Returns:
-        The options of `kdbench compare`; None where there is nothing near.
-    """
+    """Suggest the options that would compare the nearest cells of two sides, given as labels."""
     nearest: tuple[Mapping[str, str], Mapping[str, str]] | None = None
     fewest = len(AXES)
     for one in map(axes_of, before):

@@ -42,18 +42,13 @@ _GAUGES = {gauge.column: gauge for gauge in GATED_METRICS.values()}
 
 
 def compare(before: Side, after: Side, *, metrics: Sequence[Metric] | None = None) -> Comparison:
-    """Set two sides against each other.
+    """Compare two sides by metrics (`DEFAULT` if None).
 
     Cells are joined by their label within a matrix, or on the axes by which the sides were not
-    picked; if each side holds one matrix alone, these may
-    have different names. Rows of different machines are set against each other only where each
-    side has one, and predictions against measurements only where there is nothing else.
-
-    Args:
-        metrics: what to compare; `DEFAULT` if None.
-
-    Raises:
-        InputError: it is not plain which of several environments is meant.
+    picked; if each side holds one matrix alone, these may have different names. Rows of different
+    machines are compared only where each side has one, and predictions with measurements only where
+    there is nothing else. Raises InputError if it is unclear which of several environments is
+    meant.
     """
     wanted = tuple(METRICS[name] for name in DEFAULT) if metrics is None else tuple(metrics)
     groups = _by_matrix_and_place(before), _by_matrix_and_place(after)

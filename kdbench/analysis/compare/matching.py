@@ -34,13 +34,7 @@ class Matched:
 def match_cells(
     before: Sequence[CellGroup], after: Sequence[CellGroup], free: frozenset[str] = frozenset()
 ) -> Matched:
-    """Pair the cells of one matrix in one place.
-
-    Args:
-        before: of one side.
-        after: of the other.
-        free: axes that the sides are told apart by, in which partners may differ.
-    """
+    """Pair the cells of one matrix in one place; partners may differ in the axes in `free`."""
     found = _matched(before, after, lambda group: group.label)
     if not free or not found.only_before or not found.only_after:
         return found

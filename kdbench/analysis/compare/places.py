@@ -71,17 +71,13 @@ class Place:
 def pair_places(
     before: Sequence[Place], after: Sequence[Place], *, matrix: str
 ) -> list[tuple[Place, Place]]:
-    """Find which places are to be set side by side.
+    """Pair the places of two sides.
 
-    Those that both sides have go together. Where none of the measured ones is on both sides, and
-    each side has one, these do, and in the same way the predicted ones. A prediction is set against
-    a measurement only if nothing else can be.
+    Raises InputError if a side has several and the choice is unclear.
 
-    Returns:
-        Pairs, each place in one at most; none where a side has no places.
-
-    Raises:
-        InputError: a side has several, and it is not plain which one is meant.
+    Places that both sides have go together. Where none of the measured ones is on both sides, and
+    each side has one, these do, and in the same way the predicted ones. A prediction is compared
+    with a measurement only if nothing else can be.
     """
     pairs = [(place, place) for place in before if place in after]
     if before and after:
@@ -109,12 +105,7 @@ def changed_places(before: Place, after: Place) -> tuple[Change, ...]:
 def changed_packages(
     before: Iterable[Mapping[str, Any]], after: Iterable[Mapping[str, Any]]
 ) -> tuple[Change, ...]:
-    """List what else differs: packages, Python, kdbench's own revision.
-
-    Args:
-        before: rows of `cells`.
-        after: the same of the other side.
-    """
+    """List what else differs between rows of `cells`: packages, Python, kdbench's own revision."""
     first, second = _packages(before), _packages(after)
     # what one side does not tell need not be another
     return changes(first, second, {name: name for name in first if name in second})
@@ -132,11 +123,6 @@ def changes(
 
 
 def _single(places: Sequence[Place], side: str, matrix: str) -> Place:
-    """Take the one place there is.
-
-    Raises:
-        InputError: there are several.
-    """
     if len(places) == 1:
         return places[0]
     machines = [place.environment for place in places if place.environment is not None]

@@ -37,19 +37,10 @@ def load_sides(
 ) -> tuple[Side, Side]:
     """Load the two sides of a comparison.
 
-    Args:
-        before: a results folder with matrices in it, or the folder of one matrix.
-        after: another one; None for the same, of which the other arguments then pick the sides.
-        only: `COLUMN=V1,V2` filters over the columns of `cells`, for both sides.
-        only_before: such filters for the side before. What it takes of a folder is not in the
-            other side, where that is the same folder without filters of its own.
-        only_after: the same of the side after.
-        environment: id, name, or unique part of the name of the one to keep of a side that has
-            several.
-
-    Raises:
-        InputError: no or broken results, a bad filter or environment, or no two sides.
-        IncomparableError: nothing is left of a side.
+    `after` may be None: both sides are then picked from one folder by the other arguments, and what
+    `only_before` takes is not in the other side unless that has filters of its own. Raises
+    InputError for broken results, a bad filter or environment, or one side alone, and
+    IncomparableError if nothing is left of a side.
     """
     same = after is None or Path(after).resolve() == Path(before).resolve()
     if same and not only_before and not only_after:
@@ -91,11 +82,7 @@ def _without(cells: pd.DataFrame, taken: pd.DataFrame, option: str) -> pd.DataFr
 
 
 def _check_apart(before: Results, after: Results, where: object) -> None:
-    """Check that the sides are not the same runs.
-
-    Raises:
-        InputError: they are.
-    """
+    """Refuse two sides that are the same runs."""
     shared = len(shared_runs(before, after))
     if shared and shared == len(before.cells) == len(after.cells):
         raise InputError(

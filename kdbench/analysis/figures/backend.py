@@ -19,11 +19,7 @@ _NAMES = ("matplotlib", "matplotlib.style", "seaborn")
 
 
 def load() -> None:
-    """Import what figures are drawn with; once more without the user's settings if that fails.
-
-    Raises:
-        ImportError: it is not installed, or broken.
-    """
+    """Import what figures are drawn with; once more without the user's settings if that fails."""
     try:
         _import()
     except (ValueError, OSError):

@@ -85,14 +85,7 @@ def draw(sheet: Sheet) -> Figure:
 
 
 def mean_curve(runs: Sequence[tuple[int, Mapping[int, float]]]) -> Curve | None:
-    """Put runs of one cell together.
-
-    Args:
-        runs: (seed, value by epoch from 0) of each finished run.
-
-    Returns:
-        The curve over the epochs that every seed has; None of nothing.
-    """
+    """Average runs, (seed, value by epoch from 0) each, over the epochs that every seed has."""
     seeds: dict[int, list[Mapping[int, float]]] = {}
     for seed, values in runs:
         seeds.setdefault(seed, []).append(values)

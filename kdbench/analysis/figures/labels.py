@@ -52,17 +52,11 @@ def place_labels(
     taken: Sequence[Box] = (),
     far: bool = False,
 ) -> list[Placed] | None:
-    """Find a place for each point's name, the most crowded point first.
+    """Find a place for each point's name, the most crowded point first; None if one finds none.
 
-    Args:
-        points: in inches from the lower left of the axes.
-        sizes: width and height of each name, in inches.
-        room: width and height of the axes, in inches.
-        taken: what may not be covered beside the points and the names.
-        far: names may stand far off, and their ties cross what they must.
-
-    Returns:
-        A place for each, in the order given; None where some name finds none.
+    Points, sizes and room are in inches from the lower left of the axes. `taken` may not be
+    covered. With `far`, names may stand far off, and the lines that tie them to their points may
+    cross others.
     """
     blocked = [*taken, *(_around(point) for point in points)]
     placed: dict[int, Placed] = {}

@@ -57,13 +57,8 @@ def draw_panel(
 ) -> None:
     """Draw a panel.
 
-    Args:
-        axes: where.
-        panel: what.
-        positions: the height of each row, from the top, in rows.
-        labels: the cells' names, written on the left where `named`.
-        size: width of the axes and height of a row, in inches, which texts and bars are fitted to.
-        named: whether this panel carries the names for its neighbours too.
+    `positions` are the rows' heights from the top, in rows. `size` is the width of the axes and the
+    height of a row, in inches. `named`: this panel carries the cells' names for its neighbours too.
     """
     style.bare_axes(axes)
     axes.set_ylim(max(positions) + 0.5, min(positions) - 0.5)

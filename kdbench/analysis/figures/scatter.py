@@ -43,15 +43,9 @@ class Scatter:
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Find the points that no other beats.
+    """Return the indices, by cost, of the (cost, accuracy) points that no other beats.
 
     One beats another that costs no less and is no better, unless they are equal in both.
-
-    Args:
-        points: (cost, accuracy) of each.
-
-    Returns:
-        Their indices, by cost.
     """
     best, kept = -math.inf, list[int]()
     for index in sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1])):
@@ -65,15 +59,9 @@ def front(points: Sequence[tuple[float, float]]) -> list[int]:
 def plan_scatter(
     points: Sequence[Point], size: tuple[float, float], *, strict: bool
 ) -> Scatter | None:
-    """Choose the axes and a place for every name.
+    """Choose the axes, `size` inches wide and high, and a place for every name.
 
-    Args:
-        points: at least one.
-        size: of the axes, in inches.
-        strict: whether every name must stand clear of the lines and near its point.
-
-    Returns:
-        None where some name finds no place.
+    If `strict`, every name must stand clear of the lines and near its point; None if one cannot.
     """
     costs = [point.cost for point in points]
     logarithmic = min(costs) > 0 and max(costs) / min(costs) >= _LOG_FROM

@@ -72,15 +72,10 @@ def block_title(group: CellGroup, *, with_dataset: bool = False) -> str:
 def looks(
     sheet: Sheet, groups: Sequence[CellGroup], *, apart_from: Sequence[str] = ()
 ) -> dict[int, Look]:
-    """Choose how each cell's line looks: a colour per method, and shades of it for its variants.
+    """Choose each cell's look, by its `id`: a colour per method, and shades of it for its variants.
 
-    Args:
-        sheet: whose colours are kept to.
-        groups: the cells that are drawn.
-        apart_from: settings that are an axis of the figure and so tell no lines apart.
-
-    Returns:
-        The look by `id` of the cell; cells that are points of one line share it.
+    Settings in `apart_from` are an axis of the figure: cells that differ in them alone share a
+    look.
     """
     names = telling(groups, apart_from)
     told = {id(group): (group.method, variant_name(group, names)) for group in groups}

@@ -52,12 +52,8 @@ def draw_sheet(
 ) -> Figure:
     """Lay panels out, up to three in a row, with the cells' names on the left of each row.
 
-    Args:
-        sheet: the cells behind the panels' rows.
-        panels: what to draw, one per metric.
-        shown: the metrics, for the footnotes that they need.
-        title: the figure's headline.
-        paper: what to say of the paper's bars; empty where there are none.
+    `shown` are the metrics whose marks the footnotes explain; `paper` says what the paper's bars
+    are.
     """
     layout = _layout(sheet, panels, hatched=bool(paper))
     inner = layout.width - 2 * _MARGIN

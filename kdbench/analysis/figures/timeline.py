@@ -87,12 +87,7 @@ def draw(sheet: Sheet) -> Figure:
 
 
 def course(group: CellGroup, rows: pd.DataFrame) -> Course:
-    """Put a run's rows of `timeline` together.
-
-    Args:
-        group: its cell.
-        rows: of one run.
-    """
+    """Put a run's rows of `timeline` together."""
     rows = rows.sort_values("moment", kind="stable")
     moments = rows["moment"].to_numpy(dtype=np.int64)
     count = int(moments[-1]) + 1

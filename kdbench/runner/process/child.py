@@ -38,11 +38,7 @@ Start = Callable[[Path, Path], Child]
 
 
 def open_log(path: Path) -> BinaryIO:
-    """Open a log for appending, but follow no link: it may lead to any file of the user's.
-
-    Raises:
-        WorkerError: it is a link, or not writable.
-    """
+    """Open a log for appending, but follow no link: it may lead to any file of the user's."""
     try:
         return os.fdopen(os.open(path, _APPEND, 0o666), "ab")
     except OSError as error:

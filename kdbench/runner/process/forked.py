@@ -39,9 +39,6 @@ class WarmProcesses:
         """Return the function that forks a run from its warm process; start that if needed.
 
         The warm process writes to `log` until it forks.
-
-        Raises:
-            WorkerError: it did not start.
         """
         environment, teacher = environment_of(run), run.cell.teacher is not None
         kind = (tuple(sorted(environment.items())), teacher)
@@ -88,11 +85,7 @@ class _Warm:
             raise WorkerError(f"the warm process to fork from did not start: {last}")
 
     def fork(self, job: Path, log: Path) -> Child:
-        """Fork a child for a job, with the environment of the warm process.
-
-        Raises:
-            WorkerError: it did not fork.
-        """
+        """Fork a child for a job, with the environment of the warm process."""
         request = {"job": str(job.absolute()), "log": str(log.absolute())}
         try:
             if self._process.stdin is not None:

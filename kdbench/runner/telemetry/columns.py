@@ -31,14 +31,10 @@ def condition_columns(
     threads: int | None,
     streamed: bool,
 ) -> dict[str, Any]:
-    """Return how the machine was during the timed steps, and whether others contended.
+    """Return how the machine was during the timed steps (`windows`), and whether others contended.
 
-    Args:
-        run: says whether steps are computed on the processors or on a card.
-        samples: of the cell's whole life.
-        windows: of the timed steps.
-        threads: the worker's threads for computing; None where it did not start.
-        streamed: processes of its own decode the images while steps run.
+    `threads` is what the worker computes with (None: it did not start). If `streamed`, processes of
+    its own decode the images while steps run.
     """
     # Beside a card, one thread hands out the work and the others rest.
     needed = threads if run.device == "cpu" or threads is None else 1
@@ -75,11 +71,8 @@ def energy_columns(
 ) -> dict[str, Any]:
     """Return the energy per step, per epoch and per training, of card and processors.
 
-    Args:
-        run: says how many steps and epochs a whole training has.
-        samples: of the cell's whole life.
-        spans: the timed steps of the process that was sampled.
-        epochs: those that a training came to the end of, in whichever process.
+    `spans` are the timed steps of the process that was sampled; `epochs` those that a training
+    finished, in whichever process.
     """
     windows = [span.window for span in spans]
     steps = sum(span.steps for span in spans)
@@ -107,11 +100,8 @@ def energy_columns(
 def precompute_joules(samples: Sequence[Sample], result: Mapping[str, Any]) -> float | None:
     """Return the card's energy for the whole precompute, extrapolated from the timed batches.
 
-    Args:
-        samples: of the cell's whole life.
-        result: what the worker told of it: when the timed batches ran and when those that were
-            suspended, and `precompute_seconds` of them all; it tells no times of what an earlier
-            run had computed.
+    `result` says when the timed and the suspended batches ran, and the `precompute_seconds` of all;
+    for what an earlier run had computed it has no times.
     """
     timed, lost = (
         [(start, end) for start, end in result.get(f"precompute_{which}_ns") or ()]

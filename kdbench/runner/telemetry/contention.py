@@ -35,10 +35,7 @@ def judge(
 ) -> Contention:
     """Judge the windows of the timed steps.
 
-    Args:
-        samples: of the whole cell; the first says how many processors and cores are usable.
-        windows: spans of the timed steps.
-        threads: how many processors the worker's own work keeps busy at once; None: not known.
+    `threads` is how many processors the worker's own work keeps busy at once; None: not known.
     """
     elsewhere = mean_rate(samples, "cpu_elsewhere", windows)
     facts = samples[0] if samples else {}

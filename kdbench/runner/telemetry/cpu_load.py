@@ -64,12 +64,8 @@ class Processors:
     def at(self, worker: Collection[int] = ()) -> float | None:
         """Return the mean number of processors that others kept busy since the last reading.
 
-        Args:
-            worker: the worker's process and its children.
-
-        Returns:
-            None for the first reading, where the kernel does not tell, and where one of our
-            processes has ended meanwhile: what it used last is not known.
+        None for the first reading, where the kernel does not tell, and where one of our processes
+        has ended meanwhile: what it used last is not known.
         """
         last, now = self._last, self._read(worker)
         ticks = (now.total - last.total) / len(self._names) if last and now else None

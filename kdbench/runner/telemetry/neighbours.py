@@ -56,10 +56,8 @@ class Neighbours:
     ) -> Company | None:
         """Take in one reading; the first is to be made before the worker is started.
 
-        Args:
-            listed: the card's processes; None where they are not told.
-            own: the worker and its children, by our numbers; empty before it starts.
-            computing: those that kept the card busy; None where it is not told.
+        `listed` are the card's processes, `computing` those that kept it busy (None: not known);
+        `own` are the worker and its children, by our numbers, empty before it starts.
         """
         if self._before is None:
             self._before = frozenset(pid for pid, _ in listed or ())

@@ -66,17 +66,8 @@ def binding_problem() -> tuple[str, str] | None:
 def text_of(call: Callable[..., Any], *arguments: object) -> str | None:
     """Ask NVML for a text, whatever bytes it is: what is no UTF-8, or no letter, is escaped.
 
-    pynvml itself decodes strictly, and some drivers' texts (555 under WSL2) are no UTF-8.
-
-    Args:
-        call: one of pynvml's functions.
-        arguments: its own.
-
-    Returns:
-        The text; None where it is empty.
-
-    Raises:
-        NVMLError: the driver does not tell it.
+    pynvml itself decodes strictly, and some drivers' texts (555 under WSL2) are no UTF-8. None:
+    empty.
     """
     told = getattr(call, "__wrapped__", call)(*arguments)
     if isinstance(told, bytes):

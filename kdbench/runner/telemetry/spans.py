@@ -40,12 +40,8 @@ def timed_spans(
 ) -> list[Span]:
     """Group consecutive timed steps of one attempt, without the gaps between phases.
 
-    Test images are classified between two epochs, and checkpoints are written within one.
-
-    Args:
-        steps: in order.
-        phases: when each phase of the attempt began.
-        holes: steps that overlap one of these are left out.
+    Test images are classified between two epochs, and checkpoints are written within one. Steps
+    that overlap one of `holes` are left out.
     """
     begun, opened = sorted(phases), sorted(first for first, _ in holes)
     spans: dict[tuple[str, int | None, int, int], Span] = {}

@@ -127,11 +127,10 @@ def card_energy(samples: Sequence[Sample], windows: Sequence[Window]) -> Counter
 def energy_joules(
     samples: Sequence[Sample], windows: Sequence[Window]
 ) -> tuple[float | None, str | None]:
-    """Energy of the card within the windows, and how it was got.
+    """Return the card's energy within the windows, in joules, and its source.
 
-    Returns:
-        Joules and source; None and None where a window is not enclosed by samples: a part of the
-        energy would be a number, and wrong.
+    Both are None where a window is not enclosed by samples: a part of the energy would be a number,
+    and wrong.
     """
     counter = card_energy(samples, windows)
     return (None, None) if counter is None else (counter.gained(windows), counter.source)

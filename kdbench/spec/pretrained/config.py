@@ -105,12 +105,7 @@ class Config(BaseModel):
 def read_config(checkpoint: Checkpoint, teacher: Teacher) -> Config:
     """Read the configuration, before any weights: they may be large, and of something else.
 
-    Args:
-        checkpoint: whose.
-        teacher: what the matrix file says of it.
-
-    Raises:
-        InputError: it cannot be read, is not a ViT's, or not of the shape that is asked for.
+    Raises InputError if it cannot be read, is not a ViT's, or not of the shape that is asked for.
     """
     held = read_json(checkpoint, CONFIG)
     kind = held.get("model_type") if isinstance(held, dict) else None
@@ -170,11 +165,7 @@ def _check_shape(checkpoint: Checkpoint, config: Config, teacher: Teacher) -> No
 
 
 def check_class_count(checkpoint: Checkpoint, config: Config, classes: int) -> None:
-    """Refuse a classifier of another number of classes than the data set's.
-
-    Raises:
-        InputError: it is one.
-    """
+    """Refuse a classifier of another number of classes than the data set's."""
     if config.classes != classes:
         raise checkpoint.error(
             f"expected a classifier of the data set's {classes} classes, found one of "

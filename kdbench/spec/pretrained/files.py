@@ -54,11 +54,7 @@ def fetch_command(name: str, revision: str | None) -> str:
 
 
 def find_local(teacher: Teacher, table: str) -> Checkpoint | None:
-    """Find a checkpoint in a local folder; None where its name is one on the hub.
-
-    Raises:
-        InputError: what is there has no config.json.
-    """
+    """Find a checkpoint with a config.json in a local folder; None where its name is on the hub."""
     name = str(teacher.checkpoint)
     if not Path(name).exists():
         return None
@@ -72,11 +68,7 @@ def find_local(teacher: Teacher, table: str) -> Checkpoint | None:
 
 
 def read_json(checkpoint: Checkpoint, name: str) -> Any:  # noqa: ANN401
-    """Read a file of a checkpoint that describes it.
-
-    Raises:
-        InputError: it cannot be read, or is too large to be one.
-    """
+    """Read a file of a checkpoint that describes it."""
     path = checkpoint.folder / name
     try:
         if not path.is_file():  # a folder, a pipe that never ends, a link to nothing
@@ -94,11 +86,7 @@ def read_json(checkpoint: Checkpoint, name: str) -> Any:  # noqa: ANN401
 
 
 def check_fetched(checkpoint: Checkpoint, name: str, beginning: bytes) -> None:
-    """Refuse a file that git has left to be fetched.
-
-    Raises:
-        InputError: it is such a pointer.
-    """
+    """Refuse a file that git has left to be fetched."""
     if beginning.startswith(_POINTER):
         fetch = f"`git lfs pull` in {checkpoint.name} fetches it"
         raise checkpoint.error(

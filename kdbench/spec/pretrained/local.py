@@ -21,11 +21,7 @@ class LocalTeacher:
 
 
 def read_local_teacher(cell: Cell) -> LocalTeacher | None:
-    """Read and check a cell's teacher; None if its checkpoint is on the hub.
-
-    Raises:
-        InputError: its local folder does not hold what the cell asks for.
-    """
+    """Read and check a cell's teacher in its local folder; None if its checkpoint is on the hub."""
     teacher, table = cell.required_teacher, f"teachers.{cell.teacher_name}"
     side = cell.data.image_size
     checkpoint = find_local(teacher, table) if teacher.weights == "pretrained" else None

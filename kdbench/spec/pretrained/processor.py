@@ -58,16 +58,10 @@ _UNCUT = 384
 def resolve_teacher_preprocessing(
     teacher: Teacher, table: str, checkpoint: Checkpoint | None, *, side: int
 ) -> Preprocessing:
-    """Settle what a teacher's pixels go through.
+    """Settle what a teacher's pixels go through; raises InputError for what is not done here.
 
-    Args:
-        teacher: what the matrix file says of it.
-        table: its table there, for errors.
-        checkpoint: its files are at hand; None: it has none.
-        side: of the data set's images, which a checkpoint may leave as they are, in pixels.
-
-    Raises:
-        InputError: its checkpoint, or the matrix file, asks for what is not done here.
+    `table` is the teacher's table in the matrix file; `side` is that of the data set's images,
+    which a checkpoint may leave as they are, in pixels.
     """
     if teacher.resize is not None and teacher.resize < teacher.image_size:
         raise InputError(

@@ -40,16 +40,8 @@ _HEADER = TypeAdapter(dict[str, _Tensor])
 def check_weights(checkpoint: Checkpoint, config: Config, *, classifier: bool) -> bool | None:
     """Refuse a local folder without the weights that its configuration asks for.
 
-    Args:
-        checkpoint: a local folder.
-        config: its configuration.
-        classifier: a head is needed.
-
-    Returns:
-        Whether a pooler is among them; None if their names are known to transformers alone.
-
-    Raises:
-        InputError: no weights, an adapter's, pickled, partial, damaged or unfetched ones.
+    Returns whether a pooler is among them; None if their names are known to transformers alone.
+    Raises InputError for an adapter's, pickled, partial, damaged, unfetched or missing weights.
     """
     shapes: dict[str, Shape] = {}
     for name in _files(checkpoint):
