@@ -27,7 +27,6 @@ from kdbench.analysis.reference import (
     step_cost,
     told_payback,
 )
-from kdbench.common.errors import InputError
 from kdbench.common.units import axis_unit, format_value
 
 _MOST_PANELS = 24
@@ -73,14 +72,7 @@ def refusal(sheet: Sheet) -> str | None:
 
 
 def draw(sheet: Sheet) -> Figure:
-    """Draw the figure for one matrix and environment.
-
-    Raises:
-        InputError: as `refusal` says.
-    """
-    reason = refusal(sheet)
-    if reason:
-        raise InputError(f"no break-even from these results: {reason}", where=sheet.matrix)
+    """Draw the figure for one matrix and environment."""
     found = families(sheet.groups)
     drawn = [group for family in found for group in family.groups]
     chosen = _looks(sheet, drawn)

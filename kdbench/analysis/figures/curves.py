@@ -21,7 +21,6 @@ from kdbench.analysis.figures.page import Graph, Page, Section, draw_page
 from kdbench.analysis.figures.series import Block, Look, blocks, looks
 from kdbench.analysis.figures.sheet import Sheet, headline, provenance
 from kdbench.analysis.notes import footnotes, problem_notes
-from kdbench.common.errors import InputError
 from kdbench.common.stats import MIN_PROCESSES, mean_interval
 
 # column of `epochs`, the panel's title, the vertical axis' name, its note
@@ -61,14 +60,7 @@ def refusal(sheet: Sheet) -> str | None:
 
 
 def draw(sheet: Sheet) -> Figure:
-    """Draw the figure for one matrix and environment.
-
-    Raises:
-        InputError: as `refusal` says.
-    """
-    reason = refusal(sheet)
-    if reason:
-        raise InputError(f"no curves from these results: {reason}", where=sheet.matrix)
+    """Draw the figure for one matrix and environment."""
     drawn = _drawn(sheet)
     rows = _rows_by_run(sheet)
     chosen = looks(sheet, drawn)

@@ -8,22 +8,40 @@ the reference cell's, each machine's to its own.
 
 from collections.abc import Sequence
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from kdbench.analysis.aggregate import CellGroup
-from kdbench.analysis.figures.panels import Bar, Panel
-from kdbench.analysis.figures.sheet import Sheet, draw_sheet
+from kdbench.analysis.figures import style
+from kdbench.analysis.figures.page import Graph, Page, Section, draw_page
+from kdbench.analysis.figures.panels import Bar, Panel, draw_panel
+from kdbench.analysis.figures.series import Look
+from kdbench.analysis.figures.sheet import (
+    Sheet,
+    headline,
+    provenance,
+    row_labels,
+    row_positions,
+)
 from kdbench.analysis.metrics import METRICS, Metric
-from kdbench.analysis.notes import source_note
+from kdbench.analysis.notes import (
+    count_note,
+    doubt_notes,
+    footnotes,
+    problem_notes,
+    source_note,
+)
 from kdbench.analysis.paper_figures import PAPER, reported_for
-from kdbench.analysis.uncertainty import format_estimate
-from kdbench.common.errors import InputError
+from kdbench.analysis.uncertainty import format_estimate, mark_notes
 from kdbench.common.units import axis_unit, format_ratio, format_value
 
 # Both by default: one is what the paper reports, the other is where a card runs out.
 DEFAULT_METRICS = ("parameters", "allocated")
 _ALWAYS = ("accuracy", "epoch_time")
 _MOST_CELLS = 200
+_PAPER_LABEL = "reported by the paper (its memory: parameter bytes)"
+# Inches.
+_WIDTH, _WIDTH_ALONE, _ROW = 2.75, 4.4, 0.47
 
 
 def refusal(sheet: Sheet) -> str | None:
@@ -39,14 +57,7 @@ def refusal(sheet: Sheet) -> str | None:
 
 
 def draw(sheet: Sheet) -> Figure:
-    """Draw the figure for one matrix and environment.
-
-    Raises:
-        InputError: as `refusal` says.
-    """
-    reason = refusal(sheet)
-    if reason:
-        raise InputError(f"no figure 4 from these results: {reason}", where=sheet.matrix)
+    """Draw the figure for one matrix and environment."""
     wanted = sheet.metrics or tuple(METRICS[name] for name in DEFAULT_METRICS)
     shown = _present(
         sheet,
@@ -54,13 +65,35 @@ def draw(sheet: Sheet) -> Figure:
     )
     panels = [_panel(sheet, metric) for metric in shown]
     hatched = any(bar.paper for panel in panels for bar in panel.bars)
-    return draw_sheet(
-        sheet,
-        panels,
-        shown,
-        title="What a distillation costs",
-        paper=_paper_notes(panels, shown) if hatched else (),
+    legend = [Look(style.method_name(name), colour) for name, colour in sheet.colours.items()]
+    if hatched:
+        legend.append(Look(_PAPER_LABEL, style.FAINT, hatch=True))
+    labels = row_labels(sheet.groups)
+    positions = row_positions(sheet.groups)
+    tallest = max(label.count("\n") + 1 for label in labels)
+    row = max(_ROW, tallest * style.line_height(style.BODY) + 0.12)
+    columns = 2 if len(panels) in (2, 4) else min(3, len(panels))
+
+    def graph(index: int, panel: Panel) -> Graph:
+        names = labels if index % columns == 0 else [""] * len(labels)
+
+        def painted(axes: Axes, size: tuple[float, float]) -> None:
+            draw_panel(axes, panel, positions, names, size=(size[0], row))
+
+        return Graph(panel.title, panel.notes, panel.unit, "", painted)
+
+    page = Page(
+        title=headline(sheet, "What a distillation costs"),
+        legend=legend,
+        sections=[Section(None, [graph(*each) for each in enumerate(panels)])],
+        caption=_caption(sheet, shown, _paper_notes(panels, shown) if hatched else ()),
+        columns=columns,
+        panel=(_WIDTH if columns > 1 else _WIDTH_ALONE, row * (positions[-1] + 1)),
+        handles="patches",
+        names=max(style.text_width(label, style.BODY) for label in labels) + 0.12,
+        left=0,
     )
+    return draw_page(page)
 
 
 def _present(sheet: Sheet, metrics: Sequence[Metric]) -> list[Metric]:
@@ -182,3 +215,28 @@ def _paper_notes(panels: Sequence[Panel], shown: Sequence[Metric]) -> tuple[str,
     if any(metric.name == "epoch_time" for metric in with_paper):
         told.append("its times are from the author's hardware")
     return ("; ".join(told) + ".",)
+
+
+def _caption(sheet: Sheet, shown: Sequence[Metric], paper: Sequence[str]) -> list[str]:
+    groups = sheet.groups
+    lines = [provenance(sheet, groups)]
+    if sheet.reference is not None:
+        lines.append(f"ref: {sheet.reference.name}; ×2 is twice its value, ÷2 is half of it.")
+    whiskers = any(
+        (estimate := group.estimates.get(metric.name)) and estimate.interval
+        for group in groups
+        for metric in shown
+    )
+    told = count_note(groups, shown)
+    dots = "; dots: each run, where they differ" if any(g.finished > 1 for g in groups) else ""
+    shown_estimates = [g.estimates[m.name] for g in groups for m in shown if m.name in g.estimates]
+    if any(estimate.disturbed for estimate in shown_estimates):
+        dots += "; hollow: a contended one, left out"
+    lines.append(f"{told}{dots}" + ("; whiskers: 95 % interval over them." if whiskers else "."))
+    lines += paper
+    marks = footnotes(groups, shown)
+    lines += [". ".join(marks) + "."] if marks else []
+    lines += [f"{line}." for line in mark_notes(groups, shown)]
+    if any(not metric.is_memory or metric.name == "device" for metric in shown):
+        lines += [f"{line}." for line in doubt_notes(groups)]
+    return lines + [line for group in groups for line in problem_notes(group)]

@@ -13,7 +13,6 @@ from kdbench.analysis.figures.page import Graph, Page, Section, draw_page
 from kdbench.analysis.figures.series import Block, Look, blocks, looks
 from kdbench.analysis.figures.sheet import Sheet, headline, provenance
 from kdbench.analysis.notes import footnotes
-from kdbench.common.errors import InputError
 from kdbench.common.stats import MIN_PROCESSES
 
 _MOST_LINES = 16
@@ -35,14 +34,7 @@ def refusal(sheet: Sheet) -> str | None:
 
 
 def draw(sheet: Sheet) -> Figure:
-    """Draw the figure for one matrix and environment.
-
-    Raises:
-        InputError: as `refusal` says.
-    """
-    reason = refusal(sheet)
-    if reason:
-        raise InputError(f"no figure 5 from these results: {reason}", where=sheet.matrix)
+    """Draw the figure for one matrix and environment."""
     drawn = _drawn(sheet)
     chosen = looks(sheet, drawn, apart_from=_SWEPT)
     graphs = [_graph(block, chosen) for block in blocks(drawn)]

@@ -11,7 +11,6 @@ from kdbench.analysis.figures.page import Graph, Page, Section, draw_page
 from kdbench.analysis.figures.series import Look
 from kdbench.analysis.figures.sheet import Sheet, headline, provenance, row_labels, row_positions
 from kdbench.analysis.notes import footnotes, problem_notes
-from kdbench.common.errors import InputError
 from kdbench.common.units import axis_unit, format_value
 
 _MOST_CELLS = 200
@@ -30,14 +29,7 @@ def refusal(sheet: Sheet) -> str | None:
 
 
 def draw(sheet: Sheet) -> Figure:
-    """Draw the figure for one matrix and environment.
-
-    Raises:
-        InputError: as `refusal` says.
-    """
-    reason = refusal(sheet)
-    if reason:
-        raise InputError(f"no figure of memory from these results: {reason}", where=sheet.matrix)
+    """Draw the figure for one matrix and environment."""
     found = breakdowns(sheet.results, sheet.groups)
     labels = row_labels([item.group for item in found])
     positions = row_positions([item.group for item in found])
@@ -62,7 +54,8 @@ def draw(sheet: Sheet) -> Figure:
         columns=1,
         panel=(_WIDTH, row * (positions[-1] + 1)),
         handles="patches",
-        left=max(style.text_width(label, style.BODY) for label in labels) + 0.12,
+        names=max(style.text_width(label, style.BODY) for label in labels) + 0.12,
+        left=0,
     )
     return draw_page(page)
 

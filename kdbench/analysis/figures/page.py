@@ -54,11 +54,13 @@ class Page:
     #: the legend's entries stand in columns of one width, as a list that is looked up in
     table: bool = False
     left: float = _LEFT  #: room for what is written on the left of each graph's axes, in inches
+    names: float = 0.0  #: room on the left of each row of graphs, for the names of what it shows
 
 
 def draw_page(page: Page) -> Figure:
     """Lay a page out and draw it."""
-    width = 2 * _MARGIN + page.columns * (page.left + page.panel[0]) + (page.columns - 1) * _GUTTER
+    across = page.columns * (page.left + page.panel[0]) + (page.columns - 1) * _GUTTER
+    width = 2 * _MARGIN + page.names + across
     inner = width - 2 * _MARGIN
     top = style.wrapped([page.title], style.TITLE, inner)
     caption = style.wrapped(page.caption, style.SMALL, inner)
@@ -128,7 +130,7 @@ def _draw_row(figure: Figure, row: _Row, page: Page, ceiling: float) -> None:
         ceiling -= style.line_height(style.PANEL) + 0.12
     width, height = page.panel
     for along, graph in enumerate(row.graphs):
-        left = _MARGIN + along * (page.left + width + _GUTTER)
+        left = _MARGIN + page.names + along * (page.left + width + _GUTTER)
         title = row.titles[along]
         style.write_lines(figure, title, left=left, top=ceiling, size=style.PANEL)
         style.write_lines(

@@ -53,12 +53,11 @@ def draw_panel(
     labels: Sequence[str],
     *,
     size: tuple[float, float],
-    named: bool,
 ) -> None:
     """Draw a panel.
 
     `positions` are the rows' heights from the top, in rows. `size` is the width of the axes and the
-    height of a row, in inches. `named`: this panel carries the cells' names for its neighbours too.
+    height of a row, in inches.
     """
     style.bare_axes(axes)
     axes.set_ylim(max(positions) + 0.5, min(positions) - 0.5)
@@ -69,10 +68,9 @@ def draw_panel(
     for bar in panel.bars:
         offset = (0.5 if bar.paper else -0.5) if bar.row in both else 0.0
         _draw_bar(axes, bar, positions[bar.row] + offset * thickness, thickness)
-    axes.set_yticks(list(positions), list(labels) if named else [""] * len(labels))
+    axes.set_yticks(list(positions), list(labels))
     for label in axes.get_yticklabels():
         label.set(fontsize=style.BODY, linespacing=1.25, **style.PLAIN)
-    axes.set_xlabel(panel.unit, fontsize=style.SMALL, color=style.FAINT, labelpad=2)
     axes.set_xticks([tick for tick in _ticks(panel, end) if tick <= end])
 
 

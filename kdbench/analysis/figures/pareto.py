@@ -14,7 +14,6 @@ from kdbench.analysis.figures.series import Look, block_title, looks, telling, v
 from kdbench.analysis.figures.sheet import Sheet, headline, provenance
 from kdbench.analysis.metrics import METRICS
 from kdbench.analysis.notes import doubt_notes, footnotes, source_note
-from kdbench.common.errors import InputError
 from kdbench.common.stats import MIN_PROCESSES
 from kdbench.common.text import printable
 from kdbench.common.units import Unit, axis_unit
@@ -98,14 +97,7 @@ def refusal(sheet: Sheet) -> str | None:
 
 
 def draw(sheet: Sheet) -> Figure:
-    """Draw the figure for one matrix and environment.
-
-    Raises:
-        InputError: as `refusal` says.
-    """
-    reason = refusal(sheet)
-    if reason:
-        raise InputError(f"no Pareto plot from these results: {reason}", where=sheet.matrix)
+    """Draw the figure for one matrix and environment."""
     trained = _trained(sheet)
     shown = [cost for cost in COSTS if _known(trained, cost)]
     names = _labels(trained)

@@ -18,7 +18,6 @@ from kdbench.analysis.figures.memory import category_look
 from kdbench.analysis.figures.page import Graph, Page, Section, draw_page
 from kdbench.analysis.figures.sheet import Sheet, headline, provenance
 from kdbench.analysis.notes import footnotes
-from kdbench.common.errors import InputError
 from kdbench.common.text import printable
 from kdbench.common.units import axis_unit, format_value
 
@@ -61,14 +60,7 @@ def refusal(sheet: Sheet) -> str | None:
 
 
 def draw(sheet: Sheet) -> Figure:
-    """Draw the figure for one matrix and environment.
-
-    Raises:
-        InputError: as `refusal` says.
-    """
-    reason = refusal(sheet)
-    if reason:
-        raise InputError(f"no timeline from these results: {reason}", where=sheet.matrix)
+    """Draw the figure for one matrix and environment."""
     courses = [course(group, rows) for group, rows in _told(sheet)]
     there = [name for index, name in enumerate(STACK) if any(c.live[index].any() for c in courses)]
     highest = max(float(one.totals[one.peak]) for one in courses)

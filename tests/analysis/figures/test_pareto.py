@@ -5,12 +5,11 @@ import random
 
 import pytest
 
-from kdbench.analysis.figures import FIGURES, pareto
+from kdbench.analysis.figures import FIGURES
 from kdbench.analysis.figures.labels import Box, place_labels
 from kdbench.analysis.figures.pareto import training_joules, training_seconds
 from kdbench.analysis.figures.scatter import front
 from kdbench.analysis.figures.style import drawing
-from kdbench.common.errors import InputError
 from tests.support.analysis_fixtures import (
     GPU,
     cell_row,
@@ -96,8 +95,6 @@ def test_points_on_the_front_are_filled(tmp_path):
 def test_fewer_than_two_trainings_are_no_comparison(tmp_path, rows):
     sheet = sheet_of(commit(tmp_path, rows))
     assert KIND.refusal(sheet) == "fewer than two cells were trained"
-    with pytest.raises(InputError, match="no Pareto plot"):
-        pareto.draw(sheet)
 
 
 def test_data_sets_are_not_compared_with_each_other(tmp_path):
