@@ -127,7 +127,7 @@ def load_results(
     environment: str | None = None,
     left_out: Callable[[Damage], None] = warn_unreadable,
 ) -> Results:
-    """Load what was committed; what cannot be read is left out, with a `LeftOutWarning` each.
+    """Load what was committed; an `UnreadableFileWarning` names each part that is left out.
 
     Args:
         path: a results folder with matrices in it, or the folder of one matrix.

@@ -65,7 +65,7 @@ class Verdict:
     outcome: Outcome
     #: time after over time before; None without values on both sides
     ratio: float | None
-    #: 95 % interval of the ratio; None under `FEWEST_PROCESSES` a side
+    #: 95 % interval of the ratio; None under `MIN_PROCESSES` a side
     interval: tuple[float, float] | None
     #: chance of a difference at least as consistent, in the direction found, if there is none
     p: float | None
@@ -113,7 +113,7 @@ def judge(
 
 
 def _of_enough(ratios: list[float], sides: tuple[int, int], most: float, alarm: float) -> Verdict:
-    """Judge the sorted ratios of all pairs of at least `FEWEST_PROCESSES` a side."""
+    """Judge the sorted ratios of all pairs of at least `MIN_PROCESSES` a side."""
     ratio, interval = _ratio(ratios), _interval(ratios, sides)
     # a tie speaks against a change
     slower = _chance(sides, bisect_right(ratios, 1))

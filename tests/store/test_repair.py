@@ -108,7 +108,7 @@ def test_a_run_that_replaces_its_rows_meanwhile_lacks_nothing(results):
         health = inspect_store(store.root)
     assert health.writing
     assert health.good
-    assert set(inspect_store(store.root).lacking) == {key}
+    assert set(inspect_store(store.root).missing_tables) == {key}
 
 
 def test_a_part_that_goes_while_it_is_looked_at_is_no_damage(results, monkeypatch):

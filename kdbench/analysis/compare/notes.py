@@ -11,7 +11,7 @@ from kdbench.common.stats import MIN_PROCESSES
 from kdbench.common.text import printable
 
 # By order statistics, the median's interval over processes exists from here on.
-_FEWEST_FOR_MEDIAN = MIN_PROCESSES + 1
+_MIN_FOR_MEDIAN = MIN_PROCESSES + 1
 
 
 def title_of(comparison: Comparison, sheet: Sheet) -> str:
@@ -115,8 +115,8 @@ def _meaning(sheet: Sheet) -> Iterator[str]:
             yield "forked processes share what makes processes differ: their interval is too narrow"
     if any(one.no_interval for one in compared):
         yield (
-            f"an interval takes {_FEWEST_FOR_MEDIAN} processes a side, of accuracies "
-            f"{MIN_PROCESSES} seeds: repeats = {_FEWEST_FOR_MEDIAN} in the matrix file"
+            f"an interval takes {_MIN_FOR_MEDIAN} processes a side, of accuracies "
+            f"{MIN_PROCESSES} seeds: repeats = {_MIN_FOR_MEDIAN} in the matrix file"
         )
 
 

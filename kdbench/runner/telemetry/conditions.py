@@ -45,7 +45,7 @@ class Conditions:
     def read(self, worker: Collection[int]) -> Figures:
         """Return what is read at the slow rate, for the worker's process and its children."""
         return {
-            "cpu_elsewhere": self._processors.at(worker) if self._processors else None,
+            "cpu_elsewhere": self._processors.elsewhere(worker) if self._processors else None,
             "cpu_mhz": self._sensors.mhz(),
             "cpu_celsius": self._sensors.celsius(),
             "cpu_throttled_seconds": self._sensors.throttled_seconds(),

@@ -61,7 +61,7 @@ class Processors:
         self._proc = proc
         self._last: _Reading | None = None
 
-    def at(self, worker: Collection[int] = ()) -> float | None:
+    def elsewhere(self, worker: Collection[int] = ()) -> float | None:
         """Return the mean number of processors that others kept busy since the last reading.
 
         None for the first reading, where the kernel does not tell, and where one of our processes

@@ -54,7 +54,7 @@ class Machine:
         """Others' share, after writing the counters; `own` is ticks by process."""
         files = {"proc/stat": stat(*cpus)} if cpus else {}
         self._put(files | {f"proc/{pid}/stat": text for pid, text in own.items()})
-        return self.processors.at(worker)
+        return self.processors.elsewhere(worker)
 
 
 START = {KDBENCH: process(5), WORKER: process(50)}
@@ -301,13 +301,13 @@ def test_on_the_real_machine_a_program_is_another_unless_it_is_the_worker():
     ) as child:
         child.stdout.readline()
         ours, others = (Processors((os.getpid(),), os.sched_getaffinity(0)) for _ in range(2))
-        assert ours.at((child.pid,)) is None
-        assert others.at() is None
+        assert ours.elsewhere((child.pid,)) is None
+        assert others.elsewhere() is None
         started = time.monotonic()
         child.stdin.write("go\n")
         child.stdin.flush()
         child.stdout.readline()
-        as_worker, as_other = ours.at((child.pid,)), others.at()
+        as_worker, as_other = ours.elsewhere((child.pid,)), others.elsewhere()
         took = time.monotonic() - started
         child.stdin.close()
     if as_worker is None or as_other is None:

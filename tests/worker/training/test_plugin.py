@@ -200,7 +200,7 @@ def test_all_methods_are_in_the_documentation():
 
 
 @pytest.fixture
-def method_spec(monkeypatch):
+def declared(monkeypatch):
     """Pretend that a package declares a method."""
 
     def call(value, name="mine"):
