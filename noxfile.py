@@ -142,7 +142,8 @@ def docs(session: nox.Session) -> None:
 
 
 def build_site(session: nox.Session) -> None:
-    run(session, "mkdocs", "build", "--strict", "--clean", "--quiet")
+    # Not --quiet: that hides warnings from --strict too.
+    run(session, "mkdocs", "build", "--strict", "--clean")
 
 
 @nox.session

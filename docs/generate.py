@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 from pydantic import BaseModel
 
+import kdbench
+import kdbench.plugin
 from kdbench import __version__
 from kdbench.analysis.figures import FIGURES
 from kdbench.analysis.metrics import METRICS
@@ -29,6 +31,12 @@ if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig
     from mkdocs.structure.files import Files
 
+# What Python code may import.
+PUBLIC = {
+    kdbench: "Load a matrix, run it, read the results, and hold the gate.",
+    kdbench.plugin: "For packages that [add a method](../how-to/add-a-method.md). Your own tests "
+    "have the fixture [`kd_memory`](../how-to/measure-your-own-step.md).",
+}
 # The tables of a matrix file, each with the model that checks it.
 MODELS: dict[str, tuple[type[BaseModel], str]] = {
     "The top level": (MatrixFile, "The tables below have sections of their own."),
@@ -74,6 +82,7 @@ def pages() -> dict[str, str]:
         "reference/matrix-file.md": matrix_page(),
         "reference/columns.md": columns_page(),
         "reference/metrics.md": metrics_page(),
+        "reference/python.md": python_page(),
     }
 
 
@@ -111,7 +120,7 @@ def matrix_page() -> str:
     parts.append(
         "\n## `[presets.NAME]`\n\nThe same keys again. `--preset NAME` lays them over the file.\n"
         "\n## `[tolerances]`\n\nHow far `kdbench check` lets a figure grow: see "
-        "[Gate and baseline file](gate.md#tolerances).\n"
+        "[Gate memory and time in CI](../how-to/gate-in-ci.md).\n"
     )
     return "".join(parts)
 
@@ -218,6 +227,39 @@ def metrics_page() -> str:
         "## Figures\n\n`plot` takes these names as `--figure NAME`.\n\n"
         f"{table(('name', 'what it shows'), figures)}"
     )
+
+
+def python_page() -> str:
+    """Describe what Python code may import, from signatures and docstrings."""
+    parts = [
+        f"# Python\n\nGenerated from the docstrings of kdbench {__version__}. Modules that are not "
+        "here are private, and may move.\n"
+    ]
+    for module, about in PUBLIC.items():
+        parts.append(f"\n## {module.__name__}\n\n{about}\n")
+        for name in module.__all__:
+            item = getattr(module, name)
+            if inspect.isclass(item) or inspect.isfunction(item):
+                parts.append(f"\n### {name}\n\n{entry(item, name)}")
+                parts += [f"\n#### {name}.{m}\n\n{entry(v, m)}" for m, v in methods(item)]
+    return "".join(parts)
+
+
+def entry(item: object, name: str) -> str:
+    """Show a signature, if it has a readable one, and a docstring as it is written."""
+    try:
+        signature = str(inspect.signature(item)) if inspect.isfunction(item) else ""
+    except ValueError:
+        signature = ""
+    text = f"{name}{signature}\n\n{inspect.getdoc(item) or ''}".strip()
+    return f"```text\n{text}\n```\n"
+
+
+def methods(item: object) -> Iterator[tuple[str, object]]:
+    """Yield the public methods that a class of kdbench's defines and documents."""
+    for name, value in vars(item).items() if inspect.isclass(item) else ():
+        if inspect.isfunction(value) and not name.startswith("_") and value.__doc__:
+            yield name, value
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

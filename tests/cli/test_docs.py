@@ -29,7 +29,7 @@ def generated():
 
 
 def test_the_generated_pages_have_every_command_key_column_and_metric(generated):
-    commands, keys, columns, metrics = generated.values()
+    commands, keys, columns, metrics, python = generated.values()
     for command in app.registered_commands:
         assert f"\n## kdbench {command.callback.__name__}\n" in commands
     for model in (MatrixFile, AxisValues, Student, Teacher, Fit, Data, Training, Budget):
@@ -40,6 +40,8 @@ def test_the_generated_pages_have_every_command_key_column_and_metric(generated)
             assert f"\n| `{column.name}` | {column.dtype} |" in columns
     for name in (*METRICS, *FIGURES):
         assert f"| `{name}" in metrics
+    for name in ("load_matrix", "run", "load_results", "Gate", "Method", "Parts", "cosine_logits"):
+        assert f"\n### {name}\n" in python
 
 
 def test_the_generated_pages_say_what_is_allowed(generated):

@@ -66,11 +66,5 @@ def test_the_readmes_commands_print_what_it_shows(kdbench, tmp_path, monkeypatch
                 assert is_printed(line, output), (line, output)
 
 
-def test_links_to_files_lead_somewhere():
-    links = [link for link in re.findall(r"\]\(([^)#]+)", README) if "://" not in link]
-    assert links
-    assert [link for link in links if not (REPOSITORY / link).exists()] == []
-
-
 def test_the_readme_is_short():
     assert 600 <= len(README.split()) <= 1200
