@@ -31,7 +31,6 @@ from kdbench.worker.data.dataset import load_data
 from kdbench.worker.events import Events
 from kdbench.worker.probes.memory import Probes
 from kdbench.worker.training.session import build_session
-from kdbench.worker.training.train import emit_step
 
 HERE = Path(__file__).parent
 CPU = torch.device("cpu")
@@ -147,7 +146,8 @@ def test_timed_steps(batch_size, benchmark, tmp_path):
     drawn = draws()
 
     def probed_step():
-        emit_step(events, session.timed_step(next(drawn))[0], "measure", 0)
+        row = session.timed_step(next(drawn))[0]
+        events.emit("step", phase="measure", step=0, epoch=None, **row)
 
     for _ in range(3):
         probed_step()

@@ -77,6 +77,11 @@ class WorkerError(KdbenchError):
     """A child process that was to answer did not; the message holds the end of what it printed."""
 
 
+def first_line(error: BaseException, otherwise: str = "") -> str:
+    """Return the first line of a library's message, or `otherwise` where it has none."""
+    return (str(error).splitlines() or [otherwise])[0]
+
+
 def did_you_mean(found: object, known: Iterable[object]) -> str | None:
     """Near matches of `found` among `known`, as a question; None where nothing is near."""
     meant = str(found)

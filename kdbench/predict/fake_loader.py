@@ -109,7 +109,7 @@ class FakeLoader:
         plan = make_plan(cell, data, device=HOST, seed=self._run.seed)
         self._ledger.register([plan.result], "teacher", cell.method_spec.teacher.replace("-", "_"))
         self._ledger.mark("teacher")
-        done = compute(plan, cell, data, teacher, budget=_ONE_BATCH, probes=Probes(HOST), key=None)
+        done = compute(plan, teacher, budget=_ONE_BATCH, probes=Probes(HOST))
         self._ledger.mark("setup")
         self.precomputed = done
         return done.embeddings

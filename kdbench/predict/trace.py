@@ -4,9 +4,8 @@ The set-up, methods and loop that are also measured run on tensors without stora
 (`FakeTensorMode`), under the ledger that also accounts for a measured step.
 """
 
-import gc
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,6 +18,7 @@ from kdbench.spec.cell import CellRun
 from kdbench.spec.device_profile import Profile
 from kdbench.worker.probes.account import naming_mark, register_session, register_state
 from kdbench.worker.probes.allocations import Event
+from kdbench.worker.probes.dispatch import no_collection
 from kdbench.worker.probes.ledger import Ledger
 from kdbench.worker.probes.memory import Probes
 from kdbench.worker.probes.work import WorkCounter
@@ -73,7 +73,7 @@ def trace(run: CellRun, profile: Profile) -> Trace:
     room = None
     if profile.capacity_bytes is not None:
         room = profile.capacity_bytes - profile.context_bytes
-    with _collected(), ExitStack() as stack:
+    with no_collection(), ExitStack() as stack:
         # innermost first: the mode that is entered last sees an operation first
         stack.enter_context(FakeTensorMode())
         stack.enter_context(ledger)
@@ -107,7 +107,7 @@ def trace(run: CellRun, profile: Profile) -> Trace:
         work=work,
         parameters=parameter_columns(session),
         precompute_kept_bytes=None if made is None else made.embeddings.untyped_storage().nbytes(),
-        precompute_ledger_bytes=None if made is None else made.peak_bytes,
+        precompute_ledger_bytes=None if made is None else made.cost.peak_bytes,
     )
 
 
@@ -136,14 +136,3 @@ def _name_host_state(session: Session, ledger: Ledger, profile: Profile) -> None
         return
     counts = [s["step"] for s in session.optimizer.state.values() if "step" in s]
     ledger.register([c for c in counts if isinstance(c, torch.Tensor)], ON_HOST)
-
-
-@contextmanager
-def _collected() -> Iterator[None]:
-    """Free by reference counts alone within: the time of a collection cannot be predicted."""
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()

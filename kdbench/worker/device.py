@@ -14,15 +14,14 @@ import torch
 def describe() -> dict[str, Any]:
     """Describe torch's build and devices; `bf16` is whether the first device computes in it."""
     available = torch.cuda.is_available()
+    cards = range(torch.cuda.device_count()) if available else ()
     return {
         "torch_version": torch.__version__,
         "cuda_build": torch.version.cuda,
         "cuda_available": available,
         "cuda_problem": None if available or not torch.version.cuda else _cuda_problem(),
         "threads": torch.get_num_threads(),
-        "devices": [_device(index) for index in range(torch.cuda.device_count())]
-        if available
-        else [],
+        "devices": [_device(index) for index in cards],
         "bf16": torch.cuda.is_bf16_supported(including_emulation=False)
         if available
         else _cpu_computes_bf16(),
@@ -46,7 +45,7 @@ def _cuda_problem() -> str | None:
     try:
         torch.cuda.init()
     except (RuntimeError, AssertionError) as error:
-        return str(error).strip().splitlines()[0] if str(error).strip() else None
+        return next(iter(str(error).strip().splitlines()), None)
     return None
 
 

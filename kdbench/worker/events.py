@@ -1,4 +1,4 @@
-"""What the worker tells, line by line, into a file that outlives it."""
+"""What the worker reports, line by line, into a file that outlives it."""
 
 import json
 import math
@@ -13,8 +13,8 @@ from kdbench.worker.probes.memory import Probes
 from kdbench.worker.probes.suspension import SuspensionDetector
 from kdbench.worker.secrets import SECRETS
 
-#: Events that become rows of their own. What a set-up tells is not among them: a resumed training
-#: sets up again, and tells it anew.
+#: Events that become rows of their own. Those of a set-up are not among them: a resumed training
+#: sets up again, and emits them anew.
 REPLAYED = ("phase_start", "phase", "step", "epoch")
 
 
@@ -26,22 +26,22 @@ class Events:
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("a", encoding="utf-8", buffering=1)
-        #: counts the processes that a training has gone through; every event tells it
+        #: counts the processes that a training has gone through; every event has it
         self.attempt = 0
         #: lines that a resumed training will need again, for whoever keeps them; None: nobody does
         self.kept: list[str] | None = None
 
     def emit(self, event: str, **values: Any) -> None:
         """Write one event; `values` must be JSON values (a NaN becomes null)."""
-        told = {key: _json(value) for key, value in values.items()}
-        line = {"event": event, "attempt": self.attempt, **told}
+        safe = {key: _json(value) for key, value in values.items()}
+        line = {"event": event, "attempt": self.attempt, **safe}
         text = json.dumps(line, allow_nan=False) + "\n"
         self._file.write(text)
         if self.kept is not None and event in REPLAYED:
             self.kept.append(text)
 
     def note(self, text: str) -> None:
-        """Tell the user something in one line, which goes to the log as well."""
+        """Give the user a note of one line, which goes to the log as well."""
         line = " ".join(text.split())
         sys.stderr.write(line + "\n")
         self.emit("note", text=line)
@@ -61,8 +61,8 @@ class Events:
         yield own
         probes.synchronize()
         seconds = (monotonic_ns() - started) / 1e9
-        told = {"seconds": seconds, "suspended": suspension.occurred(), **own}
-        self.emit("phase", phase=name, started_ns=started, **told, **probes.phase_peaks())
+        own = {"seconds": seconds, "suspended": suspension.occurred(), **own}
+        self.emit("phase", phase=name, started_ns=started, **own, **probes.phase_peaks())
 
 
 def _json(value: Any) -> Any:

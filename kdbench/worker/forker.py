@@ -16,29 +16,20 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from kdbench.common.lifetime import (
-    WARNING_SIGNALS,
-    die_with_parent,
-    ignore_signals,
-    prefer_oom_kill,
-)
-from kdbench.worker.exit import Ending
+from kdbench.common.lifetime import die_with_parent, prefer_oom_kill
 from kdbench.worker.job import read_job, run_job
-from kdbench.worker.secrets import hide
+from kdbench.worker.process import begin
 
 
 def main(argv: list[str]) -> int:
     """Serve jobs until the input ends; in a child, run one and return its exit status."""
-    ignore_signals(WARNING_SIGNALS)
-    hide()
-    ending = Ending()
+    leave = begin()
     die_with_parent(int(argv[0]))
     answers = Answers()
     warm_up(teacher="--teacher" in argv)
-    answers.tell(ready=True)
-    code = serve(answers)
-    ending.settle(code)
-    return code
+    answers.write(ready=True)
+    leave.status = serve(answers)
+    return leave.status
 
 
 class Answers:
@@ -48,21 +39,17 @@ class Answers:
         self._descriptor = os.dup(1)
         os.dup2(2, 1)
 
-    def tell(self, **values: Any) -> None:
+    def write(self, **values: Any) -> None:
         """Write one answer."""
         os.write(self._descriptor, json.dumps(values).encode() + b"\n")
 
     def close(self) -> None:
-        """Leave the pipe to the others that hold it: its end means that the warm process ended."""
+        """Leave the pipe to the others that have it: its end means that the warm process ended."""
         os.close(self._descriptor)
 
 
 def warm_up(*, teacher: bool) -> None:
-    """Import what a cell imports before its first step, and no more: the rest stays its own.
-
-    Raises:
-        RuntimeError: something that was imported has started what does not survive a fork.
-    """
+    """Import what a cell imports before its first step, and no more: the rest stays its own."""
     import torch  # noqa: PLC0415
 
     # what torch's optimizers import when the first is made
@@ -92,11 +79,11 @@ def serve(answers: Answers) -> int:
         try:
             pid = os.fork()
         except OSError as error:
-            answers.tell(problem=f"cannot fork: {error}")
+            answers.write(problem=f"cannot fork: {error}")
             continue
         if pid == 0:
             return _child(Path(request["job"]), answers, parent)
-        answers.tell(returncode=_wait(pid))
+        answers.write(returncode=_wait(pid))
     return 0
 
 
@@ -106,7 +93,7 @@ def _child(job: Path, answers: Answers, parent: int) -> int:
     die_with_parent(parent)
     prefer_oom_kill()
     _to(os.devnull, 0, flags=os.O_RDONLY)
-    answers.tell(pid=os.getpid())
+    answers.write(pid=os.getpid())
     answers.close()
     return run_job(read_job(job), job.parent)
 

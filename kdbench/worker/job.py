@@ -9,13 +9,14 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kdbench.common.errors import first_line
 from kdbench.worker.probes.suspension import watch_stops
 
 if TYPE_CHECKING:
     from kdbench.spec.cell import CellRun
     from kdbench.worker.events import Events
 
-# Exit codes that the launcher tells apart; how a run ended is in its events.
+# The launcher distinguishes these exit codes; how a run ended is in its events.
 DONE, REPORTED = 0, 1
 
 
@@ -81,7 +82,7 @@ def _do(job: dict[str, Any], run: CellRun, events: Events) -> None:
 
 
 def _report_failure(events: Events, error: Exception, device: str) -> int:
-    """Tell what went wrong, and whether that was memory; perhaps there is none left to tell it."""
+    """Report what went wrong, and whether that was memory; perhaps none is left to report it."""
     from kdbench.worker.out_of_memory import child_died, shortage_behind  # noqa: PLC0415 - torch's home
 
     try:
@@ -89,26 +90,20 @@ def _report_failure(events: Events, error: Exception, device: str) -> int:
         if found is None:
             # The runner knows whether it was the kernel's killer who ended the child.
             return _report(events, "failed", error, child_died=child_died(error))
-        told = found.message(_first_line(error)[:300])
-        return _report(events, "oom", error, told=told, **found.columns())
+        problem = found.message(_describe(error)[:300])
+        return _report(events, "oom", error, problem=problem, **found.columns())
     except MemoryError:
         os.write(2, b"\nMemoryError: while the end was being told\n")  # for the runner to read
         return REPORTED
 
 
 def _report(
-    events: Events,
-    status: str,
-    error: Exception,
-    *,
-    told: str | None = None,
-    **more: Any,
+    events: Events, status: str, error: Exception, *, problem: str | None = None, **more: Any
 ) -> int:
-    events.emit("end", status=status, error=told or _first_line(error), **more)
+    events.emit("end", status=status, error=problem or _describe(error), **more)
     traceback.print_exc()
     return REPORTED
 
 
-def _first_line(error: Exception) -> str:
-    first = (str(error).splitlines() or [""])[0]
-    return f"{type(error).__name__}: {first}".removesuffix(": ")
+def _describe(error: Exception) -> str:
+    return f"{type(error).__name__}: {first_line(error)}".removesuffix(": ")

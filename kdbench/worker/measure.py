@@ -3,6 +3,7 @@
 import gc
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from kdbench.worker.profile import profile
 from kdbench.worker.training.precompute import precompute
 from kdbench.worker.training.session import Session, parameter_columns
 from kdbench.worker.training.setup import set_up
-from kdbench.worker.training.train import emit_step, train
+from kdbench.worker.training.train import train
 
 
 def measure_cell(
@@ -33,20 +34,20 @@ def measure_cell(
     checkpoints: Path | None = None,
     rates: bool = False,
 ) -> None:
-    """Measure one run of a cell, telling everything through `events`.
+    """Measure one run of a cell; all that is found goes to `events`.
 
-    Args:
-        run: what to measure.
-        events: told everything.
-        cache: folder of what is kept between runs.
-        machine: the parts of the environment that a result depends on.
-        checkpoints: folder of a training's checkpoints; None: it has none.
-        rates: measure what the device reaches at best as well, once all else is done.
+    `machine` are the parts of the environment that a result depends on. With `rates`, what the
+    device reaches at best is measured as well, once all else is done.
     """
     device = torch.device(run.device)
     kept = None if checkpoints is None else Checkpoints(checkpoints, run, events)
     probes = Probes(device)
-    session = _set_up(run, device, probes, events, cache, machine)
+    loader = _Loader(run, device, probes, events, cache, machine)
+    session = set_up(run, loader, device=device, probes=probes)
+    if run.cell.training.compile:
+        with events.phase("compile", probes):
+            session.compile()
+    events.emit("result", **parameter_columns(session))
     if run.mode == "profile":
         profile(session, run.budget, events)
         _account(session, events, next(session.draws(0)))
@@ -55,34 +56,30 @@ def measure_cell(
         _account(session, events, next(session.draws(session.cell.training.epochs)))
     if rates:
         del session  # it may fill the card
-        _release(device)
+        loader.release()
         with events.phase("rates", probes):
             measure_rates(run.cell.training.precision, device, events)
 
 
-class _Loaded:
-    """A training's supplies as they are measured: loaded from where the matrix file says."""
+@dataclass(frozen=True)
+class _Loader:
+    """Loads what a training is set up from, from where the matrix file says."""
 
-    def __init__(
-        self,
-        run: CellRun,
-        device: torch.device,
-        probes: Probes,
-        events: Events,
-        cache: Path,
-        machine: Mapping[str, Any],
-    ) -> None:
-        self._run, self._device, self._probes = run, device, probes
-        self._events, self._cache, self._machine = events, cache, machine
+    run: CellRun
+    device: torch.device
+    probes: Probes
+    events: Events
+    cache: Path
+    machine: Mapping[str, Any]
 
     def phase(self, name: str) -> AbstractContextManager[dict[str, Any]]:
-        return self._events.phase(name, self._probes)
+        return self.events.phase(name, self.probes)
 
     def data(self) -> DataSet:
-        data = load_data(self._run.cell, device=self._device)
-        self._events.emit("result", data_storage=data.storage)
+        data = load_data(self.run.cell, device=self.device)
+        self.events.emit("result", data_storage=data.storage)
         for note in data.notes:
-            self._events.note(note)
+            self.events.note(note)
         return data
 
     def teacher(self, data: DataSet) -> nn.Module:
@@ -90,10 +87,10 @@ class _Loaded:
         from kdbench.worker.models.teacher import load_teacher  # noqa: PLC0415
 
         teacher = load_teacher(
-            self._run.cell, device=self._device, cache=self._cache, class_names=data.class_names
+            self.run.cell, device=self.device, cache=self.cache, class_names=data.class_names
         )
-        size = self._run.cell.required_teacher.image_size
-        self._events.emit(
+        size = self.run.cell.required_teacher.image_size
+        self.events.emit(
             "result",
             teacher_revision=teacher.revision,
             teacher_preprocessing=teacher.preprocessing.summary(size),
@@ -103,41 +100,19 @@ class _Loaded:
 
     def embeddings(self, data: DataSet, teacher: nn.Module) -> Tensor:
         return precompute(
-            self._run,
+            self.run,
             data,
             teacher,
-            probes=self._probes,
-            events=self._events,
-            cache=self._cache,
-            machine=self._machine,
+            probes=self.probes,
+            events=self.events,
+            cache=self.cache,
+            machine=self.machine,
         )
 
     def release(self) -> None:
-        _release(self._device)
-
-
-def _set_up(
-    run: CellRun,
-    device: torch.device,
-    probes: Probes,
-    events: Events,
-    cache: Path,
-    machine: Mapping[str, Any],
-) -> Session:
-    loaded = _Loaded(run, device, probes, events, cache, machine)
-    session = set_up(run, loaded, device=device, probes=probes)
-    if run.cell.training.compile:
-        with events.phase("compile", probes):
-            session.compile()
-    events.emit("result", **parameter_columns(session))
-    return session
-
-
-def _release(device: torch.device) -> None:
-    """Give back the memory of what is held no longer."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
 
 def _account(session: Session, events: Events, draw: Draw) -> None:
@@ -147,7 +122,7 @@ def _account(session: Session, events: Events, draw: Draw) -> None:
         return
     with events.phase("account", session.probes) as phase:
         account = account_step(session, draw)
-        emit_step(events, account.row, "account", 0)
+        events.emit("step", phase="account", step=0, epoch=None, **account.row)
         phase["units"] = 1
     for share in account.ledger.shares():
         events.emit("memory", stage="steady", **share.row())
@@ -164,7 +139,7 @@ def _account(session: Session, events: Events, draw: Draw) -> None:
 
 
 def _account_compiled(session: Session, events: Events, draw: Draw) -> None:
-    """Have torch's profiler tell a compiled step's peak; a card's allocator has told it already.
+    """Get a compiled step's peak from torch's profiler; on a card the allocator has it already.
 
     torch would run the student uncompiled under a ledger, and count that.
     """

@@ -14,7 +14,7 @@ from kdbench.common.memory_limits import process_limits, tightest_limit
 from kdbench.common.out_of_memory import OutOfMemory, may_be_out_of_memory, parse_out_of_memory
 from kdbench.worker.data.decoder_processes import DecoderDiedError
 
-# What a new thread takes of address space, unless told otherwise.
+# What a new thread takes of address space, unless something else is set.
 _STACK_BYTES = 8 * 2**20
 # The largest that torch's dependents load late.
 _LIBRARY_BYTES = 256 * 2**20
@@ -23,7 +23,7 @@ _RESERVE_BYTES = 4 * 2**20
 
 
 class Reserve:
-    """Address space that is kept for telling how the worker ended.
+    """Address space that is kept for the report of how the worker ended.
 
     It is never written to, so that it takes no memory and shows in no figure; under a limit of
     address space or data it is what the last words are written with.
@@ -49,11 +49,7 @@ def shortage_behind(error: BaseException, device: str) -> OutOfMemory | None:
     """Find what ran out of memory behind an error; None: that was not it.
 
     What was free is what torch's message says, else what is free while the error is handled: more
-    than when it came up, if what an operation held is given back already.
-
-    Args:
-        error: with all that it was caused by, or came up in the handling of.
-        device: of the run.
+    than when it came up, if what an operation had is given back already.
     """
     found = next((found for link in _chain(error) if (found := _of(link))), None)
     if found is None or found.free_bytes is not None:
@@ -63,7 +59,7 @@ def shortage_behind(error: BaseException, device: str) -> OutOfMemory | None:
     room, asked = tightest_limit(), found.asked_bytes
     free: int | None = room.free_bytes
     if asked is not None and room.free_bytes >= asked:
-        # What the step held was given back on the way here; the least there was is known of some.
+        # What the step had was given back on the way here; the least there was is known of some.
         free = room.least_free_bytes
     return replace(found, free_bytes=free, limit_bytes=room.limit_bytes, limit=room.name)
 
@@ -90,18 +86,18 @@ def _of(error: BaseException) -> OutOfMemory | None:
     """Judge one error alone."""
     if isinstance(error, KdbenchError):  # our own words, such as a refusal with sizes in it
         return None
-    told = str(error)
+    message = str(error)
     if isinstance(error, torch.OutOfMemoryError):
-        return parse_out_of_memory(told) or OutOfMemory("cuda")
+        return parse_out_of_memory(message) or OutOfMemory("cuda")
     if isinstance(error, MemoryError):
-        return _of_array(error) or parse_out_of_memory(told) or OutOfMemory("host")
+        return _of_array(error) or parse_out_of_memory(message) or OutOfMemory("host")
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:
-        return parse_out_of_memory(told) or OutOfMemory("host")
-    if may_be_out_of_memory(told) or getattr(error, "errno", None) == errno.EAGAIN:
+        return parse_out_of_memory(message) or OutOfMemory("host")
+    if may_be_out_of_memory(message) or getattr(error, "errno", None) == errno.EAGAIN:
         # Under a limit of its own that leaves no room for a stack, or a library, it is memory.
         needed = _LIBRARY_BYTES if isinstance(error, ImportError) else _STACK_BYTES
         return OutOfMemory("host") if any(r.free_bytes < needed for r in process_limits()) else None
-    return parse_out_of_memory(told) if isinstance(error, Exception) else None
+    return parse_out_of_memory(message) if isinstance(error, Exception) else None
 
 
 def _of_array(error: MemoryError) -> OutOfMemory | None:
@@ -113,7 +109,7 @@ def _of_array(error: MemoryError) -> OutOfMemory | None:
 
 
 def _with_card(found: OutOfMemory, device: str) -> OutOfMemory:
-    """Ask the driver what its message did not tell; after such an error it may not answer."""
+    """Ask the driver what its message did not say; after such an error it may not answer."""
     with suppress(Exception):
         if torch.cuda.is_initialized():
             free, total = torch.cuda.mem_get_info(torch.device(device))

@@ -9,7 +9,6 @@ from kdbench.spec.budget import Budget
 from kdbench.worker.events import Events
 from kdbench.worker.probes.suspension import DisturbedError
 from kdbench.worker.training.session import Session
-from kdbench.worker.training.train import emit_step
 
 # A narrow interval ends the timing only then: the interval of a few steps is narrow by chance too
 # often, and what is sampled from outside needs some time to see anything.
@@ -27,22 +26,13 @@ def profile(session: Session, budget: Budget, events: Events) -> None:
 
     After a step that was suspended the next are cold: it warms up again, in a phase of its own,
     and then goes on timing. Such a step decides nothing, and costs nothing of the budget.
-
-    Args:
-        session: the training, set up.
-        budget: what this may cost.
-        events: is told every step; and, as a result, whether the warm-up settled: None where it
-            was too short to tell.
-
-    Raises:
-        DisturbedError: too many steps in a row were suspended.
     """
     series = _Series(session, budget, events)
-    settled = series.warm_up()
-    events.emit("result", warmup_settled=settled)
+    steady = series.warm_up()
+    events.emit("result", warmup_settled=steady)
     while not series.measure():
-        settled = _worse(settled, series.warm_up())
-        events.emit("result", warmup_settled=settled)
+        steady = _worse(steady, series.warm_up())
+        events.emit("result", warmup_settled=steady)
 
 
 class _Series:
@@ -50,9 +40,7 @@ class _Series:
 
     def __init__(self, session: Session, budget: Budget, events: Events) -> None:
         self._session, self._budget, self._events = session, budget, events
-        self._draws = itertools.chain.from_iterable(
-            session.draws(epoch) for epoch in itertools.count()
-        )
+        self._draws = itertools.chain.from_iterable(map(session.draws, itertools.count()))
         #: how many steps each phase had so far: rows are numbered through
         self._taken = {"warmup": 0, "measure": 0}
         #: of the timed steps that count
@@ -63,7 +51,7 @@ class _Series:
         self._suspended = 0
 
     def warm_up(self) -> bool | None:
-        """Run steps until they are steady; whether they are."""
+        """Run steps until they are steady; return whether they are, None where that is unclear."""
         with self._events.phase("warmup", self._session.probes) as phase:
             seconds: list[float] = []
             before, started = self._taken["warmup"], monotonic()
@@ -78,16 +66,16 @@ class _Series:
                 # Where fp16 overflowed, the optimizer did nothing: no step to be warm after.
                 if len(seconds) < self._budget.warmup_steps or self._loss_scale() < scale:
                     continue
-                settled = is_steady(seconds)
-                if settled or monotonic() - started >= self._budget.warmup_seconds:
-                    return settled
+                steady = is_steady(seconds)
+                if steady or monotonic() - started >= self._budget.warmup_seconds:
+                    return steady
 
     def measure(self) -> bool:
-        """Time steps; whether that are enough, or else one was suspended."""
+        """Time steps; return whether there are enough, or else one was suspended."""
         with self._events.phase("measure", self._session.probes) as phase:
             before, started = self._taken["measure"], monotonic() - self._spent
             phase |= {"units": 0, "units_total": self._session.cell.steps_per_epoch}
-            self._tell_plan()
+            self._emit_plan()
             while not self._enough(spent := monotonic() - started):
                 row = self._step("measure")
                 phase["units"] = self._taken["measure"] - before
@@ -112,7 +100,7 @@ class _Series:
 
     def _step(self, phase: str) -> dict[str, Any]:
         row = self._session.timed_step(next(self._draws))[0]
-        emit_step(self._events, row, phase, self._taken[phase])
+        self._events.emit("step", phase=phase, step=self._taken[phase], epoch=None, **row)
         self._taken[phase] += 1
         self._suspended += row["suspended"]
         if self._suspended >= _MOST_SUSPENDED:
@@ -122,8 +110,8 @@ class _Series:
             )
         return row
 
-    def _tell_plan(self) -> None:
-        """Tell what is left, by the numbers that the rows will have."""
+    def _emit_plan(self) -> None:
+        """Report what is left, by the numbers that the rows will have."""
         budget, lost = self._budget, self._taken["measure"] - len(self._seconds)
         self._events.emit(
             "plan",

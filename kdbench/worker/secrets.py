@@ -1,4 +1,4 @@
-"""What a worker must know and never tells: the hub's token, and passwords in addresses.
+"""What a worker must know and never writes: the hub's token, and passwords in addresses.
 
 A worker that reads from the hub is given these, and the hub's libraries write addresses into their
 warnings. Logs and results are passed on.

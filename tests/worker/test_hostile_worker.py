@@ -24,8 +24,8 @@ from kdbench.worker.checkpoints.durable import durably
 from kdbench.worker.checkpoints.resume import Checkpoints
 from kdbench.worker.data import dataset as data_module
 from kdbench.worker.data.dataset import check_room
+from kdbench.worker.data.images import load_images
 from kdbench.worker.data.sources import open_sources
-from kdbench.worker.data.stream import load_images
 from kdbench.worker.data.untrusted import check_local, check_parquet
 from kdbench.worker.events import Events
 from kdbench.worker.models.pretrained import read_pretrained
@@ -46,8 +46,7 @@ from tests.support.models import tiny_run
 
 def opened(tmp_path, path, *assignments):
     data = image_run(tmp_path, path, *assignments).cell.data
-    for source in open_sources(data):
-        load_images(source, side=data.image_size, workers=0)
+    load_images(open_sources(data), side=data.image_size, workers=0)
 
 
 def saved(tmp_path):

@@ -8,15 +8,7 @@ from typing import Any
 
 
 def durably(path: Path, write: Callable[[Path], Any]) -> None:
-    """Have a file written under another name, and put in place when it is on the disk.
-
-    Args:
-        path: where the file is to be.
-        write: writes it to the path that it is given.
-
-    Raises:
-        OSError: it cannot be put there; whatever `write` raises.
-    """
+    """Have a file written under another name, and put in place when it is on the disk."""
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     unfinished.unlink(missing_ok=True)  # a link that lay there would be written through
     try:
@@ -29,11 +21,7 @@ def durably(path: Path, write: Callable[[Path], Any]) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and those above it, so that they are still there after a power cut.
-
-    Raises:
-        OSError: it cannot be made.
-    """
+    """Make a folder and those above it, so that they are still there after a power cut."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     for path in reversed(missing):
         path.mkdir(exist_ok=True)

@@ -7,9 +7,9 @@ and nothing of it is used before names, shapes, types and counts are what they m
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from kdbench.common.errors import first_line
 from kdbench.spec.cell import Cell
 from kdbench.spec.settings import Frozen
 from kdbench.worker.checkpoints.durable import durably
@@ -35,7 +36,7 @@ class UnusableError(Exception):
 
 
 @dataclass
-class Standing:
+class Progress:
     """How far a training is: all that its loop carries from one step to the next."""
 
     #: the epoch that is being trained, from 0; the number of epochs once all are done
@@ -62,8 +63,11 @@ class Standing:
         return not self.losses and self.best_epoch is not None and self.best_epoch == self.epoch - 1
 
 
+_PROGRESS = {each.name for each in fields(Progress)} - {"losses"}
+
+
 class Header(Frozen):
-    """What a checkpoint says of itself: the rest of the standing, and what it belongs to."""
+    """The progress without its losses, and what the checkpoint belongs to."""
 
     version: Literal[1] = 1
     run_key: str
@@ -82,18 +86,13 @@ class Header(Frozen):
     history_digest: str
 
     def check(self, run_key: str, cell: Cell) -> None:
-        """Check that a run of a cell can be where this says it is.
-
-        Raises:
-            UnusableError: it cannot.
-        """
+        """Refuse what a run of the cell cannot have written."""
         if self.run_key != run_key:
             raise UnusableError(f"it is of another run ({self.run_key[:40]!r})")
         epochs, batch = cell.training.epochs, cell.training.batch_size
-        whole = self.epoch == epochs
         possible = (
             self.epoch <= epochs
-            and self.step < (1 if whole else cell.steps_per_epoch)
+            and self.step < (1 if self.epoch == epochs else cell.steps_per_epoch)
             and self.right <= self.seen == self.step * batch
             and (self.best_epoch is None) == (self.best_accuracy is None) == (self.epoch == 0)
             and (self.best_epoch is None or self.best_epoch < self.epoch)
@@ -101,41 +100,25 @@ class Header(Frozen):
         if not possible:
             raise UnusableError("what it says of its epoch, steps and images cannot be")
 
-    def standing(self, losses: list[float]) -> Standing:
-        """Return the standing that the header and the losses beside it make up."""
-        return Standing(
-            epoch=self.epoch,
-            losses=losses,
-            seconds=self.seconds,
-            right=self.right,
-            seen=self.seen,
-            best_accuracy=self.best_accuracy,
-            best_epoch=self.best_epoch,
-        )
+    def progress(self, losses: list[float]) -> Progress:
+        """Return the progress that the header and the losses make up."""
+        return Progress(losses=losses, **self.model_dump(include=_PROGRESS))
+
+
+def progress_fields(progress: Progress) -> dict[str, Any]:
+    """Return what a header holds of a progress."""
+    return {name: getattr(progress, name) for name in _PROGRESS} | {"step": len(progress.losses)}
 
 
 def write_checkpoint(path: Path, header: Header, tensors: Mapping[str, Tensor]) -> None:
-    """Write a checkpoint, which is there as a whole or not at all, whenever the power goes.
-
-    Args:
-        path: the file; what is there is replaced.
-        header: what the checkpoint says of itself.
-        tensors: by name, on the host.
-
-    Raises:
-        OSError, SafetensorError: it cannot be written.
-    """
-    told = json.dumps(header.model_dump(), allow_nan=False)
-    metadata = {"format": "pt", _HEADER: told, _DIGEST: _digest(told, tensors)}
+    """Write or replace a checkpoint durably; the tensors are on the host."""
+    text = json.dumps(header.model_dump(), allow_nan=False)
+    metadata = {"format": "pt", _HEADER: text, _DIGEST: _digest(text, tensors)}
     durably(path, lambda unfinished: save_file(dict(tensors), unfinished, metadata))
 
 
 def read_checkpoint(path: Path) -> tuple[Header, dict[str, Tensor]]:
-    """Read a checkpoint, and check that it is what was written.
-
-    Returns:
-        Its header, and its tensors on the host by name. Whether they fit a training is for
-        others to check.
+    """Read a checkpoint's header and tensors, on the host, as they were written.
 
     Raises:
         UnusableError: it is damaged, or no checkpoint.
@@ -149,21 +132,19 @@ def read_checkpoint(path: Path) -> tuple[Header, dict[str, Tensor]]:
     except (OSError, SafetensorError, RuntimeError, ValueError, TypeError, KeyError) as error:
         if is_shortage(error):  # it may be whole, and is not to be thrown away
             raise
-        told = (str(error).splitlines() or [""])[0][:200]
-        raise UnusableError(f"it is damaged: {told}") from error
-    told = metadata.get(_HEADER, "")
-    if metadata.get(_DIGEST) != _digest(told, tensors):
+        raise UnusableError(f"it is damaged: {first_line(error)[:200]}") from error
+    text = metadata.get(_HEADER, "")
+    if metadata.get(_DIGEST) != _digest(text, tensors):
         raise UnusableError("it is damaged: its content is not what was written")
     try:
-        header = Header.model_validate(json.loads(told))
+        return Header.model_validate(json.loads(text)), tensors
     except (ValueError, RecursionError) as error:
         raise UnusableError("its header is not one of this version of kdbench") from error
-    return header, tensors
 
 
-def _digest(told: str, tensors: Mapping[str, Tensor]) -> str:
-    """Digest of a header's text and of all tensors: names, types, shapes and bytes."""
-    total = hashlib.blake2b(told.encode(), digest_size=16)
+def _digest(header: str, tensors: Mapping[str, Tensor]) -> str:
+    """Digest a header's text and all tensors: names, types, shapes and bytes."""
+    total = hashlib.blake2b(header.encode(), digest_size=16)
     for name, tensor in sorted(tensors.items()):
         total.update(f"{name}\0{tensor.dtype}\0{list(tensor.shape)}\n".encode())
         if tensor.numel():

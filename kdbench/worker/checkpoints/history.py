@@ -1,4 +1,4 @@
-"""What a training has told up to its last checkpoint, in a file that only grows.
+"""The events of a training up to its last checkpoint, in a file that only grows.
 
 A checkpoint says how many bytes of it are its own; what is behind them belongs to steps that were
 lost, and is cut off. So a checkpoint costs the lines since the one before, not all of them.
@@ -17,12 +17,11 @@ from kdbench.worker.checkpoints.durable import opened
 from kdbench.worker.checkpoints.files import Header, UnusableError
 
 # The events that are kept, with their tables and what a row of each cannot be without.
-_TABLE = {"phase_start": "phases", "phase": "phases", "step": "steps", "epoch": "epochs"}
-_NEEDED = {
-    "phase_start": ("phase", "started_ns", "attempt"),
-    "phase": ("phase", "started_ns", "attempt", "seconds"),
-    "step": ("phase", "step", "epoch", "started_ns", "attempt", "seconds"),
-    "epoch": ("epoch", "steps", "train_seconds", "test_accuracy", "attempt"),
+_KEPT = {
+    "phase_start": ("phases", ("phase", "started_ns", "attempt")),
+    "phase": ("phases", ("phase", "started_ns", "attempt", "seconds")),
+    "step": ("steps", ("phase", "step", "epoch", "started_ns", "attempt", "seconds")),
+    "epoch": ("epochs", ("epoch", "steps", "train_seconds", "test_accuracy", "attempt")),
 }
 _TYPES: dict[Dtype, tuple[type, ...]] = {
     "string": (str,),
@@ -33,11 +32,7 @@ _TYPES: dict[Dtype, tuple[type, ...]] = {
 
 
 class History:
-    """The file, and how much of it a checkpoint may count on.
-
-    Args:
-        path: the file; it need not be there.
-    """
+    """The file, and how much of it a checkpoint may count on."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -50,11 +45,7 @@ class History:
         return self._digest.hexdigest()
 
     def extend(self, lines: Sequence[str]) -> None:
-        """Add lines behind what is counted on; when this returns, they are on the disk.
-
-        Raises:
-            OSError: they are not, and nothing has changed.
-        """
+        """Add lines, durably, behind what is counted on; where that fails, nothing has changed."""
         added = "".join(lines).encode()
         # a results folder of somebody else's may hold a link to anything
         with opened(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW) as descriptor:
@@ -68,11 +59,7 @@ class History:
         self.length += len(added)
 
     def recover(self, header: Header, *, steps_per_epoch: int) -> bytes:
-        """Read the lines that a checkpoint goes with, and go on behind them.
-
-        Raises:
-            UnusableError: they are not there, or not those of such a training.
-        """
+        """Read and check the lines that a checkpoint goes with, and go on behind them."""
         try:
             lines = self._read(header.history_bytes)
         except OSError as error:
@@ -85,10 +72,7 @@ class History:
         return lines
 
     def _read(self, count: int) -> bytes:
-        """Read the first bytes of the file; all of it where it has not so many.
-
-        A pipe in its place has none, and is not waited for.
-        """
+        # A pipe in the file's place has no size, and is not waited for.
         with opened(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK) as descriptor:
             left = min(count, os.fstat(descriptor).st_size)
             parts = []
@@ -99,11 +83,9 @@ class History:
 
 
 def _check(lines: bytes, header: Header, steps_per_epoch: int) -> None:
-    """Check that each line makes a row, and that steps and epochs are those of the header.
-
-    Line by line: a list of them all would stay in the memory of the process that is measured.
-    """
+    """Check that each line makes a row, and that steps and epochs are those of the header."""
     steps = epochs = 0
+    # Line by line: a list of them all would stay in the memory of the process that is measured.
     for line in io.BytesIO(lines):
         event = _parse(line)
         if not _makes_row(event) or event["attempt"] > header.attempt:
@@ -132,11 +114,12 @@ def _parse(line: bytes) -> Any:
 
 def _makes_row(event: Any) -> bool:
     kind = str(event.get("event")) if isinstance(event, dict) else ""
-    if kind not in _TABLE or any(event.get(name) is None for name in _NEEDED[kind]):
+    if kind not in _KEPT or (kind == "step" and event.get("phase") != "train"):
         return False
-    if kind == "step" and event["phase"] != "train":
-        return False
-    return all(_fits(column.dtype, event.get(column.name)) for column in TABLES[_TABLE[kind]])
+    table, needed = _KEPT[kind]
+    return all(event.get(name) is not None for name in needed) and all(
+        _fits(column.dtype, event.get(column.name)) for column in TABLES[table]
+    )
 
 
 def _fits(dtype: Dtype, value: object) -> bool:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from kdbench.worker.checkpoints.files import LOSSES, Header, Standing, UnusableError
+from kdbench.worker.checkpoints.files import LOSSES, Header, Progress, UnusableError
 from kdbench.worker.training.session import Session
 
 # What AdamW keeps of each parameter, once it has had a gradient.
@@ -16,36 +16,31 @@ _CPU_RANDOM, _CUDA_RANDOM = "random.cpu", "random.cuda"
 Scaler = dict[str, int | float]
 
 
-def collect(session: Session, standing: Standing) -> dict[str, Tensor]:
-    """Gather what a training needs to go on.
+def collect(session: Session, progress: Progress) -> dict[str, Tensor]:
+    """Gather by name, on the host, all tensors that a training needs to go on.
 
-    Returns:
-        By name, on the host: the student's weights as `student.<name>`, the method's own as
-        `method.<name>`, the optimizer's state as `optimizer.<name>.<exp_avg|exp_avg_sq|step>`,
-        where a name of the method's own begins with `method.`, the state of torch's random
-        generators, and the running epoch's losses. On a CPU these are the training's own tensors,
-        not copies.
+    Weights are `student.<name>` and `method.<name>`, the optimizer's state is
+    `optimizer.<parameter>.<exp_avg|exp_avg_sq|step>`; there are torch's random generators, and the
+    running epoch's losses. On a CPU these are the training's own tensors, not copies.
     """
     tensors = dict(_weights(session))
     for name, parameter in _parameters(session):
         for key, value in session.optimizer.state.get(parameter, {}).items():
             tensors[f"{_OPTIMIZER}{name}.{key}"] = value.detach()
     tensors |= _random_states(session)
-    tensors[LOSSES] = torch.tensor(standing.losses, dtype=torch.float64)
+    tensors[LOSSES] = torch.tensor(progress.losses, dtype=torch.float64)
     return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
 
 
 def restore(session: Session, header: Header, tensors: Mapping[str, Tensor]) -> None:
-    """Put a session where it was; afterwards it computes what it would have computed, to the bit.
+    """Put a session where it was: it then computes what it would have computed, to the bit.
 
-    Raises:
-        UnusableError: the tensors are not those of such a session, which is then left as it was.
+    A session that the tensors do not fit is left as it was (UnusableError).
     """
     _check(session, header, tensors)
     _check_scaler(header.scaler, scaler_state(session))
-    random = torch.Generator()
     try:
-        random.set_state(tensors[_CPU_RANDOM])
+        torch.Generator().set_state(tensors[_CPU_RANDOM])
     except RuntimeError as error:
         raise UnusableError("its random generator's state is none") from error
     for prefix, module in session.trained.items():
@@ -119,14 +114,10 @@ def _check_scaler(found: Scaler | None, own: Scaler | None) -> None:
     if found is None or own is None:
         return
     # Its scale and its count of steps without an overflow change; the rest are settings.
-    changing = ("scale", "_growth_tracker")
-    settings, others = (
-        {name: value for name, value in state.items() if name not in changing}
-        for state in (found, own)
-    )
+    changing = {name: found.get(name) for name in ("scale", "_growth_tracker")}
     possible = (
         found.keys() == own.keys()
-        and settings == others
+        and found == own | changing
         and 0 <= found["scale"] <= 2.0**127
         and 0 <= found["_growth_tracker"] <= found["growth_interval"]
     )

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from kdbench.spec.preprocessing import CLIP, Preprocessing
 from kdbench.spec.settings import Resampling
 from kdbench.worker.data.dataset import DataSet
-from kdbench.worker.data.images import Images
-from kdbench.worker.data.stream import Pass, Streamed
+from kdbench.worker.data.images import Images, Pass, Streamed
 from kdbench.worker.training.methods import Batch
 
 # Widest and tallest crop, width by height (Szegedy et al. 2015, "Going deeper with convolutions").
@@ -62,16 +61,8 @@ def epoch_draws(
 
     Order, flips and crops depend on seed and epoch alone, so an epoch can be drawn again; neither
     flipping nor cropping changes the order, nor cropping the flips. Streamed images are read when
-    a step asks for them: draws may be skipped, but not used twice or in another order.
-
-    Args:
-        data: the images.
-        batch_size: images in a step.
-        flip: mirror half of them.
-        crop: smallest and largest share of an image's area that a crop keeps; None: all of it.
-        seed: of the training.
-        epoch: from 0.
-        device: where the draws are used.
+    a step asks for them: draws may be skipped, but not used twice or in another order. `crop` is
+    the smallest and largest share of an image's area that is kept.
     """
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
     count = data.train_count
@@ -120,18 +111,8 @@ def make_batch(
 ) -> Batch:
     """Gather, mirror, crop, resize and normalise a batch on its device.
 
-    Student and teacher see the same part of the same mirrored image, each in its own way.
-
-    Args:
-        images: the data set's training images.
-        draw: which of them, mirrored and cropped how.
-        image_size: the student's side in pixels.
-        teacher_size: side of the copy for the teacher; None: no copy.
-        how: filter, centre and normalisation for the student...
-        teacher_how: ...and for the teacher.
-
-    Raises:
-        InputError: a streamed picture cannot be read any more.
+    Student and teacher see the same part of the same mirrored image, each in its own way; without
+    a `teacher_size` there is no copy for the teacher.
     """
     if draw.fetch is not None:
         pixels, labels = draw.fetch()
@@ -152,17 +133,7 @@ def make_batch(
 def prepare(
     pixels: Tensor, size: int, boxes: Tensor | None = None, *, how: Preprocessing = CLIP
 ) -> Tensor:
-    """Crop, resize and normalise pixels, as models want them.
-
-    Args:
-        pixels: in 0..255, of any type, [batch, 3, side, side].
-        size: side of the result, in pixels.
-        boxes: the part of each image to keep, as `Draw.boxes`; None: all of it.
-        how: filter, antialiased where it shrinks, centre and normalisation.
-
-    Returns:
-        float32, [batch, 3, size, size].
-    """
+    """Crop, resize and normalise pixels in 0..255: float32, [batch, 3, size, size]."""
     resized = how.resize or size
     images = _resized(pixels.float(), resized, boxes, how.resampling)
     if resized != size:
@@ -191,8 +162,7 @@ def _cropped(images: Tensor, size: int, boxes: Tensor, resampling: Resampling) -
     """Resize a box of each image to [batch, 3, size, size]; one box may stand for all.
 
     Resizing is linear and separable: a matrix per image for the rows, and one for the columns. Two
-    batched products do a whole batch, with antialiasing, which `grid_sample` lacks, and without a
-    loop over the images, which cropping and resizing one by one would need.
+    batched products do a whole batch, antialiased, as `grid_sample` cannot.
     """
     side = images.shape[-1]
     rows = _weights(boxes[:, 0], boxes[:, 2], side, size, resampling)
@@ -219,18 +189,6 @@ def _weights(start: Tensor, extent: Tensor, side: int, size: int, resampling: Re
     return weights / weights.sum(dim=-1, keepdim=True)
 
 
-def _triangle(distance: Tensor) -> Tensor:
-    return (1 - distance.abs()).clamp(min=0)
-
-
-def _box(distance: Tensor) -> Tensor:
-    return ((distance > -0.5) & (distance <= 0.5)).float()
-
-
-def _hamming(distance: Tensor) -> Tensor:
-    return _sinc(distance, 1) * (0.54 + 0.46 * (math.pi * distance).cos())
-
-
 def _cubic(distance: Tensor) -> Tensor:
     """Keys' cubic convolution (1981) with a = -1/2."""
     x = distance.abs()
@@ -238,19 +196,15 @@ def _cubic(distance: Tensor) -> Tensor:
     return torch.where(x < 1, near, torch.where(x < 2, far, torch.zeros_like(x)))
 
 
-def _lanczos(distance: Tensor) -> Tensor:
-    return _sinc(distance, 3) * torch.sinc(distance / 3)
-
-
 def _sinc(distance: Tensor, reach: int) -> Tensor:
     return torch.where(distance.abs() < reach, torch.sinc(distance), torch.zeros_like(distance))
 
 
-# of a distance in pixels
+# weights at a distance of x pixels
 _FILTERS: Mapping[Resampling, Callable[[Tensor], Tensor]] = {
-    "box": _box,
-    "bilinear": _triangle,
-    "hamming": _hamming,
+    "box": lambda x: ((x > -0.5) & (x <= 0.5)).float(),
+    "bilinear": lambda x: (1 - x.abs()).clamp(min=0),
+    "hamming": lambda x: _sinc(x, 1) * (0.54 + 0.46 * (math.pi * x).cos()),
     "bicubic": _cubic,
-    "lanczos": _lanczos,
+    "lanczos": lambda x: _sinc(x, 3) * torch.sinc(x / 3),
 }

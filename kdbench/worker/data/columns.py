@@ -1,14 +1,15 @@
 """The image and label columns of a table, checked."""
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from kdbench.common.errors import InputError, did_you_mean, quoted, short_repr
+from kdbench.common.errors import InputError, did_you_mean, first_line, quoted, short_repr
 from kdbench.spec.settings import Data
 from kdbench.worker.data.tables import open_tables
 
@@ -19,49 +20,42 @@ _KINDS = {
 }
 
 
+@dataclass(frozen=True)
 class TableSource:
     """A split of a table with an image column, which is decoded by us and not by the library."""
 
-    picture_key = "data.image_column"
-    #: every row is one
-    passed_over = None
+    #: of the image column alone, undecoded; datasets has no type stubs
+    table: Any
+    name: str
+    #: int64, [n], on the host
+    labels: Tensor
+    class_names: tuple[str, ...] | None
+    #: where paths of pictures lead; None: nowhere
+    folder: Path | None
 
-    def __init__(
-        self,
-        table: Any,  # datasets has no type stubs
-        column: str,
-        name: str,
-        *,
-        labels: Tensor,
-        class_names: tuple[str, ...] | None,
-        folder: Path | None,
-    ) -> None:
-        self._table, self._column, self._name = table, column, name
-        self._folder = folder
-        self.labels, self.class_names = labels, class_names
+    picture_key: ClassVar[str] = "data.image_column"
+    #: every row is a picture
+    passed_over: ClassVar[None] = None
 
     def encoded(self, row: int) -> bytes | Path:
         """Return a picture's bytes, or the file in the data set's folder that its row names."""
-        held = self._table[row][self._column]
-        if held is not None and held["bytes"] is not None:
-            encoded: bytes = held["bytes"]
+        (picture,) = self.table[row].values()
+        encoded: bytes | None = None if picture is None else picture["bytes"]
+        if encoded is not None:
             return encoded
-        path = None if held is None else held["path"]
-        told = "none"
+        path, found = None if picture is None else picture["path"], "none"
         if path is not None:
-            file = _file_in(self._folder, path)
+            file = _file_in(self.folder, path)
             if file is not None:
                 return file
-            told = f"the path {short_repr(path)}, which is no file here"
+            found = f"the path {short_repr(path)}, which is no file here"
         raise InputError(
-            f"expected a picture, found {told}",
-            where=self.where(row),
-            key=self.picture_key,
+            f"expected a picture, found {found}", where=self.where(row), key=self.picture_key
         )
 
     def where(self, row: int) -> str:
         """Name a picture in an error."""
-        return f"{self._name}, row {row}"
+        return f"{self.name}, row {row}"
 
 
 def _file_in(folder: Path | None, path: str) -> Path | None:
@@ -73,22 +67,16 @@ def _file_in(folder: Path | None, path: str) -> Path | None:
 
 
 def open_columns(data: Data, root: Path) -> tuple[TableSource, TableSource]:
-    """Open both splits of a table, and check their columns and labels.
-
-    Raises:
-        InputError: a split or column is missing, or holds something else than the settings say.
-    """
+    """Open both splits of a table, and check their columns and labels."""
     tables = open_tables(data, root)
     splits = (data.train_split, data.test_split)
     names = [f"{data.path} ({split})" for split in splits]
     for table, name in zip(tables, names, strict=True):
         _check_columns(table, data, name)
-        _check_whole(table, data, name)
     _check_class_names(*tables, data)
     train, test = (
         TableSource(
             _encoded_column(table, data.image_column, name),
-            data.image_column,
             name,
             labels=_labels(table, data, name),
             class_names=_class_names(table, data),
@@ -99,8 +87,9 @@ def open_columns(data: Data, root: Path) -> tuple[TableSource, TableSource]:
     return train, test
 
 
-def _check_columns(table: Any, data: Data, where: str) -> None:  # no type stubs
-    for key, column in (("image_column", data.image_column), ("label_column", data.label_column)):
+def _check_columns(table: Any, data: Data, where: str) -> None:
+    for key in ("image_column", "label_column"):
+        column = getattr(data, key)
         if column not in table.column_names:
             raise InputError(
                 f"no column {column!r}",
@@ -109,17 +98,11 @@ def _check_columns(table: Any, data: Data, where: str) -> None:  # no type stubs
                 hint=did_you_mean(column, table.column_names)
                 or f"the columns are {quoted(table.column_names)}",
             )
-
-
-def _check_whole(table: Any, data: Data, where: str) -> None:
-    """Check that what the columns' offsets point to is theirs: Arrow files are read as they are."""
-    try:
+    try:  # what offsets point to must be the columns': Arrow files are read as they are
         table.select_columns([data.image_column, data.label_column]).data.validate(full=True)
     except Exception as error:  # whatever Arrow calls it
-        told = (str(error).splitlines() or [""])[0]
-        raise InputError(
-            f"damaged: {type(error).__name__}: {told}", where=where, key="data.path"
-        ) from error
+        problem = f"damaged: {type(error).__name__}: {first_line(error)}"
+        raise InputError(problem, where=where, key="data.path") from error
 
 
 def _check_class_names(train: Any, test: Any, data: Data) -> None:
@@ -153,29 +136,22 @@ def _encoded_column(table: Any, column: str, where: str) -> Any:
             key="data.image_column",
             hint="cast it to datasets.Image() and save it again",
         )
-    return _as_images(table.select_columns([column]), column)
+    table = table.select_columns([column])
+    if isinstance(feature, dict):  # one of the two may be left out, or null
+        kinds = {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}
+        table = table.cast_column(column, {name: kinds[name] for name in feature})
+    return table.cast_column(column, datasets.Image(decode=False))
 
 
 def _may_hold_pictures(feature: Any) -> bool:
-    """Whether other programs store pictures so: as bytes, with or without a path beside them."""
+    """Whether other programs store pictures so: as bytes, with or without a path."""
     if isinstance(feature, dict):
         kinds = {name: getattr(value, "dtype", None) for name, value in feature.items()}
-        # where every row has none of the two, as a path beside bytes, its type is null
+        # where every row has none of the two, as a path with bytes, its type is null
         return set(kinds) <= {"bytes", "path"} and all(
             kind == "null" or kind in _KINDS[name] for name, kind in kinds.items()
         )
     return getattr(feature, "dtype", None) in _KINDS["bytes"]
-
-
-def _as_images(table: Any, column: str) -> Any:
-    """Turn rows of bytes, or of {bytes, path} with one of the two left out or null, into both."""
-    import datasets  # noqa: PLC0415
-
-    feature = table.features[column]
-    if isinstance(feature, dict):
-        kinds = {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}
-        table = table.cast_column(column, {name: kinds[name] for name in feature})
-    return table.cast_column(column, datasets.Image(decode=False))
 
 
 def _labels(table: Any, data: Data, where: str) -> Tensor:
@@ -197,13 +173,13 @@ def _labels(table: Any, data: Data, where: str) -> Tensor:
         )
     if not len(table):
         return torch.empty(0, dtype=torch.int64)
-    held = table.select_columns([column]).with_format("arrow")[:].column(0)
-    if held.null_count:
-        row = int(np.flatnonzero(held.is_null().to_numpy())[0])
+    values = table.select_columns([column]).with_format("arrow")[:].column(0)
+    if values.null_count:
+        row = int(np.flatnonzero(values.is_null().to_numpy())[0])
         raise InputError(
             f"expected a label, found none in row {row}", where=where, key="data.label_column"
         )
-    numbers = held.to_numpy()
+    numbers = values.to_numpy()
     wrong = np.flatnonzero((numbers < 0) | (numbers >= data.classes))
     if len(wrong):
         row = int(wrong[0])

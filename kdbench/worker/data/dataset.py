@@ -11,10 +11,8 @@ from kdbench.common.errors import InputError
 from kdbench.common.memory_limits import tightest_limit
 from kdbench.spec.cell import Cell
 from kdbench.spec.settings import Data
-from kdbench.worker.data.damaged import Damaged
-from kdbench.worker.data.images import Images
-from kdbench.worker.data.sources import Source, open_sources
-from kdbench.worker.data.stream import Streamed, check_images, load_images
+from kdbench.worker.data.images import Images, Streamed, check_images, load_images
+from kdbench.worker.data.sources import open_sources
 
 # A synthetic data set holds this many batches and repeats them: steps cost the same whatever the
 # pixels are, and a whole data set's bytes are not a step's.
@@ -55,56 +53,33 @@ class DataSet:
 def load_data(cell: Cell, *, device: torch.device) -> DataSet:
     """Load the cell's data set onto the device, or check it and get ready to stream it.
 
-    Every picture is decoded once before this returns, so that a damaged one is told before the
-    training starts.
-
-    Raises:
-        InputError: the images are not what the matrix file says.
-        WorkerError: a process that decodes images died.
+    Every picture is decoded once before this returns, so that damage shows before the training
+    starts.
     """
     data = cell.data
     if data.source == "synthetic":
-        held = min(data.train_images, _SYNTHETIC_BATCHES * cell.training.batch_size)
-        check_room(held * 3 * data.image_size**2)
-        made = _on(device, _synthetic(data, held))
+        count = min(data.train_images, _SYNTHETIC_BATCHES * cell.training.batch_size)
+        check_room(count * 3 * data.image_size**2)
+        made = _on(device, _synthetic(data, count))
         return DataSet(made, made, train_count=data.train_images)
     if data.source == "digits":
-        return _kept(*_digits(data), device)
+        train, test = (_on(device, images) for images in _digits(data))
+        return DataSet(train, test, train_count=data.train_images)
     sources = open_sources(data)
-    notes = _notes(data, sources)
     reading = {"side": data.image_size, "workers": data.workers}
-    damaged = Damaged()
+    both: list[Images] | list[Streamed]
     if is_streamed(data, free_bytes(device)):
-        for source in sources:
-            check_images(source, damaged=damaged, **reading)
-        damaged.check()
-        train, test = (Streamed(source, device=device, **reading) for source in sources)
-        return DataSet(train, test, len(train.labels), sources[0].class_names, notes)
-    check_room((data.train_images + data.test_images) * 3 * data.image_size**2)
-    train_images, test_images = (
-        load_images(source, damaged=damaged, **reading) for source in sources
-    )
-    damaged.check()
-    return _kept(train_images, test_images, device, sources[0].class_names, notes)
-
-
-def _kept(
-    train: Images,
-    test: Images,
-    device: torch.device,
-    class_names: tuple[str, ...] | None = None,
-    notes: tuple[str, ...] = (),
-) -> DataSet:
-    return DataSet(_on(device, train), _on(device, test), len(train.labels), class_names, notes)
-
-
-def _notes(data: Data, sources: tuple[Source, Source]) -> tuple[str, ...]:
-    """Say what of a data set's folders was not read."""
-    return tuple(
+        check_images(sources, **reading)
+        both = [Streamed(source, device=device, **reading) for source in sources]
+    else:
+        check_room((data.train_images + data.test_images) * 3 * data.image_size**2)
+        both = [_on(device, images) for images in load_images(sources, **reading)]
+    notes = tuple(
         f"{data.path} ({split}): {source.passed_over}"
         for split, source in zip((data.train_split, data.test_split), sources, strict=True)
         if source.passed_over
     )
+    return DataSet(both[0], both[1], len(both[0].labels), sources[0].class_names, notes)
 
 
 def is_streamed(data: Data, free: float) -> bool:
@@ -121,11 +96,7 @@ def free_bytes(device: torch.device) -> int:
 
 
 def check_room(needed: int) -> None:
-    """Refuse images that the host's memory does not hold, before it is filled with them.
-
-    Raises:
-        MemoryError: it does not.
-    """
+    """Refuse images that the host's memory does not hold, before it is filled with them."""
     free = free_bytes(torch.device("cpu"))
     if needed > free:
         raise MemoryError(
@@ -147,7 +118,7 @@ def _synthetic(data: Data, count: int) -> Images:
     )
 
 
-def _digits(data: Data) -> tuple[Images, Images]:
+def _digits(data: Data) -> list[Images]:
     from sklearn.datasets import load_digits  # noqa: PLC0415 - slow to import, and rarely needed
 
     bundled = load_digits()
@@ -159,13 +130,11 @@ def _digits(data: Data) -> tuple[Images, Images]:
             key="data",
         )
     grey = torch.from_numpy(np.round(bundled.images * (255 / 16)).astype(np.uint8))
-    whole = Images(
-        grey[:, None].expand(-1, 3, -1, -1).contiguous(),
-        torch.from_numpy(bundled.target.astype(np.int64)),
-    )
+    pixels = grey[:, None].expand(-1, 3, -1, -1).contiguous()
+    labels = torch.from_numpy(bundled.target.astype(np.int64))
     # The set is in order of its writers; a fixed shuffle makes the splits alike, and no seed of a
     # training moves an image from one to the other.
-    order = torch.randperm(len(whole.labels), generator=torch.Generator().manual_seed(0))
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
     wanted = data.train_images + data.test_images
     if wanted > len(order):
         raise InputError(
@@ -173,11 +142,5 @@ def _digits(data: Data) -> tuple[Images, Images]:
             where=data.name,
             key="data.train_images",
         )
-    return (
-        _rows(whole, order[: data.train_images]),
-        _rows(whole, order[data.train_images : wanted]),
-    )
-
-
-def _rows(images: Images, rows: Tensor) -> Images:
-    return Images(images.pixels[rows].contiguous(), images.labels[rows].contiguous())
+    splits = (order[: data.train_images], order[data.train_images : wanted])
+    return [Images(pixels[rows].contiguous(), labels[rows].contiguous()) for rows in splits]

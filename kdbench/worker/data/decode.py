@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from kdbench.common.errors import InputError
+from kdbench.common.errors import InputError, first_line
 from kdbench.worker.data.untrusted import is_pointer
 from kdbench.worker.out_of_memory import is_shortage
 
@@ -18,32 +18,17 @@ from kdbench.worker.out_of_memory import is_shortage
 #: may ask for. A few kilobytes can claim to be more than the memory holds.
 MOST_PIXELS = 8192 * 8192
 
-# Raster formats that a file's first bytes tell. Of the others that Pillow knows some start programs
+# Raster formats that a file's first bytes show. Of the others that Pillow knows some start programs
 # to be read (EPS), some are taken for whatever lies there (TGA), and some are no pictures (MPEG).
 _NAMES = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "QOI", "TIFF", "WEBP")
 
 
-def _register() -> None:
-    """Import the readers of these formats and of no others: each makes itself known to Pillow."""
-    for name in (
-        "Avif",
-        "Bmp",
-        "Gif",
-        "Jpeg",
-        "Jpeg2K",
-        "Mpo",
-        "Png",
-        "Ppm",
-        "Qoi",
-        "Tiff",
-        "WebP",
-    ):
-        with suppress(ImportError):  # an older Pillow
-            importlib.import_module(f"PIL.{name}ImagePlugin")
-
-
-_register()
-# A cameras' several pictures in one file (MPO) are opened as the JPEG that they begin with.
+# Their readers make themselves known to Pillow when they are imported; no others are.
+_PLUGINS = ("Avif", "Bmp", "Gif", "Jpeg", "Jpeg2K", "Mpo", "Png", "Ppm", "Qoi", "Tiff", "WebP")
+for _plugin in _PLUGINS:
+    with suppress(ImportError):  # an older Pillow
+        importlib.import_module(f"PIL.{_plugin}ImagePlugin")
+# A camera's several pictures in one file (MPO) are opened as the JPEG that they begin with.
 _FORMATS = tuple(name for name in _NAMES if name in Image.OPEN)
 
 #: Endings of pictures that this Pillow reads, in lower case.
@@ -60,19 +45,8 @@ def decode(encoded: bytes | Path, side: int, *, where: str, key: str) -> Tensor:
 
     Grey and palette pictures become RGB, 16-bit grey is scaled to 8 bits, transparent pixels lie
     on white, the camera's orientation is applied, and of an animation the first frame is taken. A
-    picture that is no square is stretched to one, as the teachers' own preprocessing does.
-
-    Args:
-        encoded: the file's bytes, or the file.
-        side: pixels, at most 8192.
-        where: what to call the picture in an error.
-        key: the key of the matrix file that names the pictures.
-
-    Returns:
-        uint8, [3, side, side], red first.
-
-    Raises:
-        InputError: damaged, no picture, of an unknown kind, or of more than `MOST_PIXELS`.
+    picture that is no square is stretched to one, as the teachers' own preprocessing does: uint8,
+    [3, side, side]. `where` and `key` name the picture in an error.
     """
     opened = io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded
     try:
@@ -105,16 +79,13 @@ def _unreadable(encoded: bytes | Path, error: Exception, where: str, key: str) -
     if is_pointer(encoded):
         found, remedy = "the git-LFS pointer to one", "git lfs pull fetches it"
     else:
-        told = (str(error).splitlines() or [""])[0]
+        problem = first_line(error)
         if isinstance(error, UnidentifiedImageError):  # it names the file again, or an object
-            told = "nothing that is known as a picture" if _holds_any(encoded) else "an empty file"
-        found = f"a damaged or unknown one: {type(error).__name__}: {told}"
+            size = len(encoded) if isinstance(encoded, bytes) else encoded.stat().st_size
+            problem = "nothing that is known as a picture" if size else "an empty file"
+        found = f"a damaged or unknown one: {type(error).__name__}: {problem}"
         remedy = "replace it or take it out of the data set"
     return InputError(f"expected a whole picture, found {found}", where=where, key=key, hint=remedy)
-
-
-def _holds_any(encoded: bytes | Path) -> bool:
-    return bool(encoded) if isinstance(encoded, bytes) else encoded.stat().st_size > 0
 
 
 def _check_header(picture: Image.Image, where: str, key: str) -> None:

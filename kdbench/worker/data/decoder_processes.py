@@ -2,7 +2,7 @@
 
 Neither POSIX shared memory nor a semaphore is behind this: both lie in /dev/shm, of which a
 container has 64 MB, and some sandboxes have none. Memory that is mapped before a fork is bounded by
-the machine and its limits alone, and the end of a pipe tells at once that a process died.
+the machine and its limits alone, and the end of a pipe shows at once that a process died.
 """
 
 import json
@@ -29,7 +29,7 @@ from kdbench.common.lifetime import STOP_SIGNALS, die_with_parent, ignore_signal
 
 # Batches that each process keeps ready.
 _AHEAD = 2
-# What has told of its end, by a closed pipe, takes no longer.
+# A process that has closed its pipe takes no longer to end.
 _END_SECONDS = 10.0
 
 #: Decodes rows into uint8, [rows, 3, side, side]; returns a JSON value.
@@ -43,22 +43,10 @@ class DecoderDiedError(WorkerError):
 def decode_ahead(
     fill: Fill, batches: Sequence[Sequence[int]], *, side: int, workers: int, pin: bool
 ) -> Iterator[tuple[Tensor, Any]]:
-    """Have batches decoded by processes that read ahead; they are yielded in order.
+    """Have batches decoded by processes that read ahead.
 
-    Args:
-        fill: decodes a batch.
-        batches: the rows of each.
-        side: pixels.
-        workers: processes, at least 1.
-        pin: put the batches into page-locked memory, for fast copies to a GPU.
-
-    Yields:
-        The pixels, uint8, [batch, 3, side, side], on the host; and what `fill` returned.
-
-    Raises:
-        DecoderDiedError: a process died.
-        RuntimeError: `fill` failed.
-        OSError: there is no memory for the batches, or no process can be started.
+    Yields, in order, each batch's pixels, uint8, [batch, 3, side, side], on the host (page-locked
+    with `pin`, for fast copies to a GPU), and what `fill` returned.
     """
     shape = (workers * _AHEAD, max(map(len, batches)), 3, side, side)
     # macOS's system libraries do not survive a fork.
@@ -80,12 +68,12 @@ def decode_ahead(
         for number in range(len(slots)):
             ask_for(number)
         for number, rows in enumerate(batches):
-            told = decoders[number % workers].answer()
+            result = decoders[number % workers].answer()
             slot = slots[_slot(number, workers)][: len(rows)]
             taken = [torch.empty(slot.shape, dtype=torch.uint8, pin_memory=pin)]
             np.copyto(taken[0].numpy(), slot)  # torch would wake all its threads for it
             ask_for(number + len(slots))
-            yield taken.pop(), told  # the batch is the caller's alone
+            yield taken.pop(), result  # the batch is the caller's alone
 
 
 def _shared(context: Any, size: int) -> Any:  # any buffer
@@ -126,26 +114,21 @@ class _Decoder:
 
     def ask(self) -> None:
         """Let it decode its next batch, into the place of one that was taken."""
-        with suppress(BrokenPipeError, ConnectionResetError):  # the next answer tells
+        with suppress(BrokenPipeError, ConnectionResetError):  # the next answer reports it
             self._pipe.send_bytes(b"next")
 
     def answer(self) -> Any:
-        """Wait until its next batch is decoded.
-
-        Raises:
-            DecoderDiedError: it died.
-            RuntimeError: its work failed.
-        """
+        """Wait until its next batch is decoded, and return what `fill` did."""
         try:
-            done, told = json.loads(self._pipe.recv_bytes())
+            done, result = json.loads(self._pipe.recv_bytes())
         except (EOFError, ConnectionResetError):
             raise DecoderDiedError(
                 f"a process that decodes images died: it {self._how()}; fewer of them need less "
                 "memory (data.workers)"
             ) from None
         if not done:
-            raise RuntimeError(told)
-        return told
+            raise RuntimeError(result)
+        return result
 
     def _how(self) -> str:
         self._process.join(_END_SECONDS)

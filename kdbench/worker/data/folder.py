@@ -13,9 +13,9 @@ from kdbench.common.errors import InputError, did_you_mean, printable, quoted, t
 from kdbench.spec.settings import Data
 from kdbench.worker.data.decode import SUFFIXES, is_picture
 
-# What unpacking a Mac's archive leaves beside the folders, full of files that are called like them.
+# What unpacking a Mac's archive leaves, full of files that are called like the pictures.
 _LITTER = "__MACOSX"
-# Endings that are told; a folder may hold as many as files.
+# Endings that a note counts; a folder may hold as many as files.
 _MOST_KINDS, _LONGEST_KIND = 8, 20
 
 
@@ -38,10 +38,10 @@ class FolderSource:
         if not self.others:
             return None
         counted = sorted(self.others.items(), key=lambda item: (-item[1], item[0]))
-        told = [f"{count:,} {kind}" for kind, count in counted[:_MOST_KINDS]]
+        named = [f"{count:,} {kind}" for kind, count in counted[:_MOST_KINDS]]
         if len(counted) > _MOST_KINDS:
-            told.append(f"{sum(count for _, count in counted[_MOST_KINDS:]):,} others")
-        return f"passed over, as no pictures that are read here: {', '.join(told)}"
+            named.append(f"{sum(count for _, count in counted[_MOST_KINDS:]):,} others")
+        return f"passed over, as no pictures that are read here: {', '.join(named)}"
 
     def encoded(self, row: int) -> Path:
         """Return the file of a picture."""
@@ -57,32 +57,23 @@ def open_folder(data: Data, root: Path) -> tuple[FolderSource, FolderSource]:
 
     A class's number is its place among the training split's folders, sorted by name; the test
     split may lack classes.
-
-    Raises:
-        InputError: a split is missing, or its classes are not those of the training split.
     """
     names = _folders(_split_folder(data, root, "train_split"))
+    folder = root / data.train_split
     if len(names) != data.classes:
-        raise InputError(
-            f"expected {data.classes} classes, found {len(names)} folders",
-            where=root / data.train_split,
-            key="data.classes",
-        )
-    train = _listed(root / data.train_split, names)
-    _check_every_class(train, root / data.train_split)
-    return train, _listed(_split_folder(data, root, "test_split"), names)
-
-
-def _check_every_class(train: FolderSource, where: Path) -> None:
-    held = set(train.labels.tolist())
-    empty = [name for number, name in enumerate(train.class_names) if number not in held]
+        problem = f"expected {data.classes} classes, found {len(names)} folders"
+        raise InputError(problem, where=folder, key="data.classes")
+    train = _listed(folder, names)
+    found = set(train.labels.tolist())
+    empty = [name for number, name in enumerate(names) if number not in found]
     if empty:
         raise InputError(
             f"expected pictures of every class, found none of {quoted(empty)}",
-            where=where,
+            where=folder,
             key="data.path",
             hint=train.passed_over or "remove the folders, and count without them in data.classes",
         )
+    return train, _listed(_split_folder(data, root, "test_split"), names)
 
 
 def _split_folder(data: Data, root: Path, key: str) -> Path:

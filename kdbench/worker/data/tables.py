@@ -16,19 +16,12 @@ from kdbench.worker.data.untrusted import check_local, check_parquet, check_save
 
 # A bare name would make `datasets` look for one of its own readers, such as "pandas" for pickles.
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_EMPTY = "the split is empty: it has no picture"
 _PART = re.compile(r"(?P<split>.+?)(-\d+(-of-\d+)?)?\.parquet")
 
 
 def open_tables(data: Data, root: Path) -> tuple[Any, Any]:
-    """Open the training and test split.
-
-    Args:
-        data: the settings.
-        root: the local file or folder; where it does not exist, `data.path` is a hub name.
-
-    Raises:
-        InputError: no such data set or split, or its files are damaged.
-    """
+    """Open the training and test split."""
     opener: Callable[[Data, Path, str], Any]
     if root.exists():
         check_local(root)
@@ -57,16 +50,15 @@ def _saved(data: Data, root: Path, key: str) -> Any:  # datasets has no type stu
     if split not in known:
         raise _no_split(split, known, root, key)
     try:
-        # an empty split is written without a file, and cannot be read back
-        empty = not check_saved(root / split)
-        if not empty:
+        if check_saved(root / split):
             # in no format: that of its author is none of ours
             return datasets.load_from_disk(str(root / split)).with_format(None)
     except InputError:
         raise
     except Exception as error:
         raise _cannot_load(error, root / split, "data.path", "save it again") from error
-    raise _empty(root / split, f"data.{key}")
+    # it was written without a file, and cannot be read back
+    raise InputError(_EMPTY, where=root / split, key=f"data.{key}")
 
 
 def _parquet(data: Data, root: Path, key: str) -> Any:
@@ -140,12 +132,10 @@ def _hub(data: Data, _root: Path, key: str) -> Any:
             name, data.config, split=getattr(data, key), revision=data.revision
         )
     except Exception as error:
-        told = str(error)
-        blamed = "data.path"
-        if "split" in told:
+        message = str(error)
+        blamed = "data.config" if "config" in message.lower() else "data.path"
+        if "split" in message:
             blamed = f"data.{key}"
-        elif "config" in told.lower():
-            blamed = "data.config"
         fetch = f"where there is network: hf download --repo-type dataset {name}"
         raise _cannot_load(error, name, blamed, fetch) from error
 
@@ -159,14 +149,8 @@ def _no_split(split: str, known: list[str], where: Path, key: str) -> InputError
     )
 
 
-def _empty(where: object, key: str) -> InputError:
-    return InputError("the split is empty: it has no picture", where=where, key=key)
-
-
 def _cannot_load(error: Exception, where: object, key: str, hint: str) -> InputError:
     if "corresponds to no data" in str(error):  # how `datasets` calls it
-        return _empty(where, key)
-    told = " ".join(str(error).splitlines()[:2])
-    return InputError(
-        f"cannot load the data set: {type(error).__name__}: {told}", where=where, key=key, hint=hint
-    )
+        return InputError(_EMPTY, where=where, key=key)
+    message = f"{type(error).__name__}: {' '.join(str(error).splitlines()[:2])}"
+    return InputError(f"cannot load the data set: {message}", where=where, key=key, hint=hint)

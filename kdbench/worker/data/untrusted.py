@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from kdbench.common.errors import InputError, short_repr
+from kdbench.common.errors import InputError, first_line, short_repr
 
 _MAGIC = b"PAR1"
 _POINTER = b"version https://git-lfs.github.com/spec/"
@@ -24,41 +24,24 @@ _MOST_ROWS = 10**9
 _MOST_BYTES = 2**26
 
 
-def is_pointer(held: bytes | Path) -> bool:
+def is_pointer(picture: bytes | Path) -> bool:
     """Whether bytes, or a file, are what git-LFS keeps in the place of a file."""
-    if isinstance(held, bytes):
-        return held.startswith(_POINTER)
-    with suppress(OSError), held.open("rb") as file:
+    if isinstance(picture, bytes):
+        return picture.startswith(_POINTER)
+    with suppress(OSError), picture.open("rb") as file:
         return file.read(len(_POINTER)) == _POINTER
     return False
 
 
 def check_local(root: Path) -> None:
-    """Refuse a name that is there and means something else to the library.
-
-    Raises:
-        InputError: it has `::` or `://` in it.
-    """
+    """Refuse a name that is there and means something else to the library."""
     if "::" in str(root) or "://" in str(root):
-        raise InputError(
-            "expected a path without '::', found one",
-            where=root,
-            key="data.path",
-            hint="rename the folder",
-        )
+        problem = "expected a path without '::', found one"
+        raise InputError(problem, where=root, key="data.path", hint="rename the folder")
 
 
 def check_parquet(files: Sequence[Path], *, key: str, cache: Path) -> None:
-    """Check that files are parquet, and that what they say they hold has room.
-
-    Args:
-        files: of one split.
-        key: the key of the matrix file that names it.
-        cache: where the library writes what it reads from them.
-
-    Raises:
-        InputError: one is something else, such as an archive; or all are too large.
-    """
+    """Check that files are parquet, and that what they say they hold has room."""
     rows = size = 0
     for file in files:
         check_local(file)
@@ -67,12 +50,8 @@ def check_parquet(files: Sequence[Path], *, key: str, cache: Path) -> None:
         try:
             metadata = _metadata(file)
         except (OSError, pa.ArrowException, ValueError) as error:
-            told = (str(error).splitlines() or [""])[0]
-            raise InputError(
-                f"expected a parquet file, found another or a damaged one: {told}",
-                where=file,
-                key=key,
-            ) from error
+            problem = "expected a parquet file, found another or a damaged one"
+            raise InputError(f"{problem}: {first_line(error)}", where=file, key=key) from error
         rows += metadata.num_rows
         size += sum(metadata.row_group(n).total_byte_size for n in range(metadata.num_row_groups))
     if rows > _MOST_ROWS:
@@ -91,20 +70,11 @@ def check_parquet(files: Sequence[Path], *, key: str, cache: Path) -> None:
 
 def _check_no_pointer(file: Path, expected: str, key: str) -> None:
     if is_pointer(file):
-        raise InputError(
-            f"expected {expected}, found the git-LFS pointer to one",
-            where=file,
-            key=key,
-            hint="git lfs pull fetches it",
-        )
+        problem = f"expected {expected}, found the git-LFS pointer to one"
+        raise InputError(problem, where=file, key=key, hint="git lfs pull fetches it")
 
 
 def _metadata(file: Path) -> Any:  # pyarrow has no type stubs
-    """Read a parquet file's own description.
-
-    Raises:
-        ValueError, OSError, pa.ArrowException: it has none.
-    """
     if not file.is_file():
         raise ValueError("no file")
     with file.open("rb") as opened:
@@ -114,20 +84,17 @@ def _metadata(file: Path) -> Any:  # pyarrow has no type stubs
 
 
 def check_saved(folder: Path) -> list[str]:
-    """Check the files that describe a split which `save_to_disk` wrote.
+    """Check what describes a split that `save_to_disk` wrote; return its Arrow files' names.
 
-    Returns:
-        The names of its Arrow files.
-
-    Raises:
-        InputError: it names a file elsewhere, or one that git-LFS has not fetched.
-        OSError, ValueError, KeyError, TypeError, RecursionError: it is damaged.
+    Damage shows as whatever reading raises.
     """
     for name in ("state.json", "dataset_info.json"):
         path = folder / name
-        if path.exists() and not path.is_file():
+        if not path.exists():
+            continue
+        if not path.is_file():
             raise ValueError(f"{name} is no file")
-        if path.exists() and path.stat().st_size > _MOST_BYTES:
+        if path.stat().st_size > _MOST_BYTES:
             raise ValueError(f"{name} has more than {_MOST_BYTES} bytes")
     state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     names = [entry["filename"] for entry in state["_data_files"]]

@@ -14,8 +14,7 @@ from kdbench.spec.preprocessing import Preprocessing, resolve_preprocessing
 from kdbench.worker.checkpoints.durable import durably, make_folder
 from kdbench.worker.data.augment import epoch_draws, make_batch, prepare
 from kdbench.worker.data.dataset import DataSet, load_data
-from kdbench.worker.data.images import Images
-from kdbench.worker.data.stream import Streamed
+from kdbench.worker.data.images import Images, Streamed
 from kdbench.worker.events import Events
 from kdbench.worker.models.teacher import fitted_path, read_fitted, vit_config
 from kdbench.worker.training.precision import set_precision
@@ -46,7 +45,7 @@ def _fit(
     cell: Cell, data: DataSet, device: torch.device, events: Events
 ) -> Any:  # transformers has no type stubs
     teacher = cell.required_teacher
-    fit, how = teacher.fit, resolve_preprocessing(teacher, None)  # fitted on what it will be shown
+    fit, how = teacher.fit, resolve_preprocessing(teacher, None)  # fitted on what it will see
     torch.manual_seed(fit.seed)
     model = ViTForImageClassification(vit_config(teacher, cell.data.classes)).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), fit.learning_rate)
@@ -76,24 +75,18 @@ def _fit(
 
 
 @torch.no_grad()
-def _accuracy(
-    model: Any,
-    images: Images | Streamed,
-    size: int,
-    how: Preprocessing,
-) -> float:
+def _accuracy(model: Any, images: Images | Streamed, size: int, how: Preprocessing) -> float:
     model.eval()
     right = 0
-    for held in images.batches(_EVALUATION_BATCH):
-        scores = model(pixel_values=prepare(held.pixels, size, how=how)).logits
-        right += int((scores.argmax(dim=-1) == held.labels).sum())
+    for pixels, labels in images.batches(_EVALUATION_BATCH):
+        scores = model(pixel_values=prepare(pixels, size, how=how)).logits
+        right += int((scores.argmax(dim=-1) == labels).sum())
     return right / len(images.labels)
 
 
 def _save(model: torch.nn.Module, path: Path) -> None:
     """Write by rename: two runs that fit the same teacher at once both end with a whole file."""
     make_folder(path.parent)
-    weights = {
-        name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()
-    }
+    state = model.state_dict()
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     durably(path, lambda unfinished: save_file(weights, unfinished))

@@ -10,19 +10,16 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from kdbench.common.errors import InputError, quoted
+from kdbench.common.errors import InputError, first_line, quoted
 from kdbench.spec.pretrained.files import CONFIG, Checkpoint, fetch_command, find_local
 from kdbench.spec.pretrained.processor import FILES as PROCESSOR_FILES
 from kdbench.spec.settings import Teacher as Shape
 
 
 def find_checkpoint(shape: Shape, table: str) -> Checkpoint:
-    """Find a teacher's checkpoint, and settle which commit of its repository is meant.
+    """Find a teacher's checkpoint, and the commit of its repository that is meant.
 
     Branches and tags move: everything is read at the commit that they stand at now.
-
-    Raises:
-        InputError: there is none, or not at this revision, or it has no config.json.
     """
     local = find_local(shape, table)
     if local is not None:
@@ -37,28 +34,21 @@ def find_checkpoint(shape: Shape, table: str) -> Checkpoint:
 
 
 def fetch_processor(checkpoint: Checkpoint) -> None:
-    """Have what a checkpoint says of its pixels beside its configuration, if it says anything.
-
-    Raises:
-        InputError: the hub cannot be asked, and its cache has neither that nor the hub's word that
-            there is none.
-    """
+    """Download what a checkpoint says of its pixels, if it says anything."""
     if checkpoint.revision is None:
         return
     unknown = []
     for name in PROCESSOR_FILES:
         try:
             hf_hub_download(checkpoint.name, name, revision=checkpoint.revision)
-        except LocalEntryNotFoundError:  # no network, or told not to use it
-            known = try_to_load_from_cache(checkpoint.name, name, revision=checkpoint.revision)
-            if known is None:
+        except LocalEntryNotFoundError:  # no network, or it is not to be used
+            if try_to_load_from_cache(checkpoint.name, name, revision=checkpoint.revision) is None:
                 unknown.append(name)
         except EntryNotFoundError:
             continue
         except Exception as error:
-            raise _not_found(
-                error, checkpoint.name, checkpoint.revision, checkpoint.table
-            ) from error
+            found = (checkpoint.name, checkpoint.revision, checkpoint.table)
+            raise _not_found(error, *found) from error
     # Without the newer of the two, which few have, the other speaks for itself.
     if PROCESSOR_FILES[-1] in unknown:
         raise checkpoint.error(
@@ -78,7 +68,7 @@ def _not_found(error: Exception, name: str, revision: str | None, table: str) ->
             key=f"{table}.revision",
             hint="expected a branch, a tag or a commit of 40 digits",
         )
-    if isinstance(error, LocalEntryNotFoundError):  # no network, or told not to use it
+    if isinstance(error, LocalEntryNotFoundError):  # no network, or it is not to be used
         cached = _cached_revisions(name)
         if revision is not None and cached:
             return InputError(
@@ -94,24 +84,19 @@ def _not_found(error: Exception, name: str, revision: str | None, table: str) ->
             key=key,
             hint="expected a ViT that save_pretrained wrote",
         )
-    told = (str(error).splitlines() or [""])[0]
-    return InputError(
-        f"cannot load the checkpoint: {type(error).__name__}: {told}",
-        where=name,
-        key=key,
-        hint=fetch,
-    )
+    problem = f"cannot load the checkpoint: {type(error).__name__}: {first_line(error)}"
+    return InputError(problem, where=name, key=key, hint=fetch)
 
 
 def _cached_revisions(name: str) -> list[str]:
     """Branches, tags and bare commits of a repository in the hub's cache."""
     try:
-        held = scan_cache_dir(constants.HF_HUB_CACHE)
+        cache = scan_cache_dir(constants.HF_HUB_CACHE)
     except CacheNotFound:
         return []
     return sorted(
         revision
-        for repository in held.repos
+        for repository in cache.repos
         if (repository.repo_type, repository.repo_id) == ("model", name)
         for commit in repository.revisions
         for revision in commit.refs or {commit.commit_hash}

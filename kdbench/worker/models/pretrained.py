@@ -9,7 +9,7 @@ import torch
 from transformers import ViTConfig, ViTForImageClassification, ViTModel
 from transformers.utils import logging as transformers_logging
 
-from kdbench.common.errors import quoted
+from kdbench.common.errors import first_line, quoted
 from kdbench.spec.cell import Cell
 from kdbench.spec.preprocessing import Preprocessing
 from kdbench.spec.pretrained.config import OWN_CLASSES, Config, check_class_count, read_config
@@ -28,17 +28,9 @@ def read_pretrained(
 ) -> tuple[Any, str | None, Preprocessing]:
     """Read a cell's teacher from a hub's repository or a local folder, in float32 on the host.
 
-    Args:
-        cell: names the teacher; its method may need a classifier, and a head is else left aside.
-        class_names: of the data set, in order, where they are known.
-
-    Returns:
-        A `ViTModel` (without a pooler where the checkpoint has none) or a
-        `ViTForImageClassification`, the hub's commit (None of a local folder), and what its
-        pixels go through.
-
-    Raises:
-        InputError: the checkpoint is absent, partial or damaged, or not what is asked for.
+    Returns the model, a `ViTModel` (without a pooler where the checkpoint has none) or a
+    `ViTForImageClassification`; the hub's commit, None of a local folder; and what its pixels go
+    through. `class_names` are the data set's, in order, where they are known.
     """
     teacher, table = cell.required_teacher, f"teachers.{cell.teacher_name}"
     classifier = cell.method_spec.classifier
@@ -62,10 +54,8 @@ def _as_transformers(checkpoint: Checkpoint, config: Config) -> ViTConfig:
     try:
         return ViTConfig(**config.for_transformers())
     except Exception as error:  # each version of transformers checks the values in its own way
-        told = " ".join(str(error).split())
-        raise checkpoint.error(
-            f"cannot use {CONFIG}: {type(error).__name__}: {told}", hint=checkpoint.whole_again
-        ) from error
+        problem = f"cannot use {CONFIG}: {type(error).__name__}: {' '.join(str(error).split())}"
+        raise checkpoint.error(problem, hint=checkpoint.whole_again) from error
 
 
 def _read_weights(checkpoint: Checkpoint, config: Any, *, classifier: bool) -> Any:
@@ -82,7 +72,7 @@ def _read_weights(checkpoint: Checkpoint, config: Any, *, classifier: bool) -> A
                 trust_remote_code=False,
                 # as the random and fitted ones are, whatever it was saved in
                 dtype=torch.float32,
-                # what is missing or does not fit is told below, in our words
+                # what is missing or does not fit is reported below, in our words
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
             )
@@ -106,10 +96,10 @@ def _check_whole(checkpoint: Checkpoint, model: Any, info: Any) -> None:
     pooler = {name for name in missing if name.startswith("pooler.")}
     needed = sorted(missing - pooler - _HEAD)
     if needed or 0 < len(missing & _HEAD) < len(_HEAD):
-        lacking = needed or sorted(missing & _HEAD)
+        absent = needed or sorted(missing & _HEAD)
         raise checkpoint.error(
-            f"the checkpoint is partial: it lacks {len(lacking)} of "
-            f"{len(model.state_dict()) - len(pooler)} weights, such as {quoted(lacking[:1])}",
+            f"the checkpoint is partial: it lacks {len(absent)} of "
+            f"{len(model.state_dict()) - len(pooler)} weights, such as {quoted(absent[:1])}",
             hint=checkpoint.whole_again,
         )
     if missing & _HEAD:
@@ -121,10 +111,8 @@ def _check_whole(checkpoint: Checkpoint, model: Any, info: Any) -> None:
 def _unreadable(error: Exception, checkpoint: Checkpoint) -> Exception:
     hint = checkpoint.whole_again
     if any(checkpoint.folder.glob("*.safetensors")):
-        told = (str(error).splitlines() or [""])[0]
-        return checkpoint.error(
-            f"cannot read the weights: {type(error).__name__}: {told}", hint=hint
-        )
+        problem = f"cannot read the weights: {type(error).__name__}: {first_line(error)}"
+        return checkpoint.error(problem, hint=hint)
     if checkpoint.revision is None:
         return checkpoint.error(
             "expected model.safetensors, found none",

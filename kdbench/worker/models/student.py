@@ -79,16 +79,8 @@ class Block(nn.Module):
 class Student(nn.Module):
     """Vision transformer with a linear classifier and a projection for the teacher's side.
 
-    Args:
-        shape: patch size, width, depth, heads.
-        image_size: side of the input in pixels, divisible by the patch size.
-        classes: outputs of the classifier.
-        teacher_width: width of the teacher's embeddings; None for a student that does not project
-            them, and then has no projection.
-        attention: eager keeps the attention weights as plain tensors; sdpa leaves the choice of
-            a kernel to torch.
-        checkpointing: in training, keep each block's input alone, and compute the block again in
-            backward, with the same dropout.
+    Without a `teacher_width` it has no projection. Checkpointing keeps each block's input alone in
+    training, and computes the block again in backward, with the same dropout.
     """
 
     def __init__(

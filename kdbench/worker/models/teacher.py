@@ -48,9 +48,8 @@ class Teacher(nn.Module):
         cls,
         model: Any,  # transformers has no type stubs
         cell: Cell,
-        *,
-        revision: str | None = None,
         preprocessing: Preprocessing,
+        revision: str | None = None,
     ) -> Teacher:
         """Take what the cell's method needs of a model: all of it, or a classifier's two parts."""
         parts = (model.vit, model.classifier) if cell.method_spec.classifier else (model,)
@@ -79,25 +78,12 @@ def vit_config(shape: Shape, classes: int | None = None) -> ViTConfig:
 
 
 def load_teacher(
-    cell: Cell,
-    *,
-    device: torch.device,
-    cache: Path,
-    class_names: Sequence[str] | None = None,
+    cell: Cell, *, device: torch.device, cache: Path, class_names: Sequence[str] | None = None
 ) -> Teacher:
     """Build the cell's teacher with its weights, on the device.
 
-    It scores the data set's classes where the method declares so, and embeds images otherwise.
-
-    Args:
-        cell: its teacher, and its number of classes.
-        device: where to.
-        cache: folder that has the fitted ones.
-        class_names: the data set's, in order: a pretrained classifier's must agree. None: unknown.
-
-    Raises:
-        InputError: the checkpoint is absent, partial, or not what is asked for; or nothing fitted
-            is cached.
+    It scores the data set's classes where the method declares so, and embeds images otherwise. A
+    pretrained classifier's classes must be `class_names`, where these are known.
     """
     shape, revision = cell.required_teacher, None
     preprocessing = resolve_preprocessing(shape, None)
@@ -111,27 +97,21 @@ def load_teacher(
         if fitted is None:
             raise InputError("no fitted teacher in the cache", where=fitted_path(cell, cache))
         model = fitted if classes is not None else fitted.vit
-    return Teacher.of(model, cell, revision=revision, preprocessing=preprocessing).to(device)
+    return Teacher.of(model, cell, preprocessing, revision).to(device)
 
 
 def teacher_shape(cell: Cell) -> Teacher:
     """Build the cell's teacher without storage, as its local checkpoint has it.
 
     Of one on the hub nothing is known: it is taken to be as the matrix file says, with a pooler.
-
-    Raises:
-        InputError: a local checkpoint is not what is asked for.
     """
     shape = cell.required_teacher
-    local = read_local_teacher(cell) or LocalTeacher(
-        preprocessing=resolve_preprocessing(shape, None)
-    )
-    if shape.weights == "fitted" and not cell.method_spec.classifier:
-        return Teacher.of(
-            _without_storage(shape, cell.data.classes).vit, cell, preprocessing=local.preprocessing
-        )
+    unknown = LocalTeacher(preprocessing=resolve_preprocessing(shape, None))
+    local = read_local_teacher(cell) or unknown
     classes = cell.data.classes if cell.method_spec.classifier else None
-    if local.config is None:
+    if shape.weights == "fitted" and classes is None:
+        model = _without_storage(shape, cell.data.classes).vit
+    elif local.config is None:
         model = _without_storage(shape, classes)
     else:
         kind = ViTModel if classes is None else ViTForImageClassification
@@ -139,7 +119,7 @@ def teacher_shape(cell: Cell) -> Teacher:
             model = kind(ViTConfig(**local.config.for_transformers()))
         if classes is None and local.has_pooler is False:
             model.pooler = None  # as in a measured run
-    return Teacher.of(model, cell, preprocessing=local.preprocessing)
+    return Teacher.of(model, cell, local.preprocessing)
 
 
 def random_vit(
@@ -187,12 +167,10 @@ def read_fitted(cell: Cell, cache: Path) -> Any:
 
     Versions of transformers name the weights differently: a file of another one is none either.
     """
-    model, path = (
-        _without_storage(cell.required_teacher, cell.data.classes),
-        fitted_path(cell, cache),
-    )
+    path = fitted_path(cell, cache)
     if not path.is_file():
         return None
+    model = _without_storage(cell.required_teacher, cell.data.classes)
     try:
         weights = load_file(path)
         if any(tensor.dtype != torch.float32 for tensor in weights.values()):

@@ -10,8 +10,9 @@ from typing import Any
 from torch import Tensor
 
 from kdbench.worker.data.augment import Draw
+from kdbench.worker.probes.dispatch import storage_of
 from kdbench.worker.probes.ledger import Ledger
-from kdbench.worker.probes.oracle import HostRecord, renew_gradients, storage_bytes, storage_key
+from kdbench.worker.probes.oracle import HostRecord, renew_gradients, storage_bytes
 from kdbench.worker.probes.suspension import SuspensionDetector
 from kdbench.worker.probes.work import WorkCounter
 from kdbench.worker.training.session import Session
@@ -22,42 +23,31 @@ _NOT_INTO = (ModuleType, type, CodeType, FrameType)
 
 @dataclass(frozen=True)
 class Account:
-    """What an accounting step found.
-
-    Attributes:
-        ledger: its allocations.
-        row: the step's row, without a time: the ledger slows it down.
-        work: its arithmetic, operations and bytes.
-        second_peak_bytes: its peak by a source that shares nothing with the ledger: torch's
-            profiler on a CPU, the allocator on CUDA, which rounds each block up to 512 B; None:
-            not available.
-        scratch_bytes: the part of that peak that operations allocate and free internally. No
-            ledger sees it, and it depends on the processor. None: unknown, as off the CPU.
-    """
+    """What an accounting step found."""
 
     ledger: Ledger
+    #: without a time: the ledger slows the step down
     row: dict[str, Any]
     work: WorkCounter
+    #: the peak by a source that shares nothing with the ledger: torch's profiler on a CPU, the
+    #: allocator on CUDA, which rounds each block up to 512 B; None: not available
     second_peak_bytes: int | None
+    #: the part of that peak that operations allocate and free internally. No ledger sees it, and
+    #: it depends on the processor. None: unknown, as off the CPU
     scratch_bytes: int | None
 
 
 def account_step(session: Session, draw: Draw) -> Account:
-    """Run one step under the ledger and under torch's own record of memory.
-
-    Raises:
-        RuntimeError: the student is compiled. torch runs no compiled code under a ledger, so
-            the figures would be those of another student.
-    """
+    """Run one step under the ledger and under torch's own record of memory."""
     if session.cell.training.compile:
         raise RuntimeError("no ledger sees into a compiled student")
     ledger, work, record = Ledger(session.device), WorkCounter(), HostRecord(session.device)
     with record:
         if session.device.type == "cpu":
-            _renew_gradients(session)
+            renew_gradients(*session.trained.values())
         session.strays.look_again()
         register_session(session, draw, ledger)
-        before = _held_bytes(session, draw)
+        before = _host_bytes(session, draw)
         session.probes.start_step()
         started, suspension = monotonic_ns(), SuspensionDetector()
         record.begin()
@@ -73,13 +63,8 @@ def account_step(session: Session, draw: Draw) -> Account:
         second = None if growth is None else before + growth.peak_bytes
     return Account(
         ledger=ledger,
-        row={
-            "started_ns": started,
-            "seconds": None,
-            "suspended": suspended,
-            **peaks,
-            "loss": float(result.loss),
-        },
+        row={"started_ns": started, "seconds": None, "suspended": suspended, **peaks}
+        | {"loss": float(result.loss)},
         work=work,
         second_peak_bytes=second,
         scratch_bytes=None if growth is None else growth.scratch_bytes,
@@ -87,14 +72,10 @@ def account_step(session: Session, draw: Draw) -> Account:
 
 
 def profiled_peak(session: Session, draw: Draw) -> int | None:
-    """Run one step on a CPU as it is, compiled or not, and return its peak by torch's profiler.
-
-    Returns:
-        Bytes; None where this torch has no profiler.
-    """
+    """Run one step on a CPU as it is, compiled or not, and return its peak by torch's profiler."""
     with HostRecord(session.device) as record:
-        _renew_gradients(session)
-        before = _held_bytes(session, draw)
+        renew_gradients(*session.trained.values())
+        before = _host_bytes(session, draw)
         record.begin()
         session.step(draw)
     growth = record.growth()
@@ -106,7 +87,7 @@ def naming_mark(session: Session, ledger: Ledger) -> Callable[[str], None]:
 
     def mark(part: str) -> None:
         if part == "optimizer":
-            _register_gradients(session, ledger)
+            ledger.register_gradients(*session.trained.values())
         ledger.mark(part)
 
     return mark
@@ -124,18 +105,13 @@ def register_session(session: Session, draw: Draw, ledger: Ledger) -> None:
     ledger.register(session.data.tensors(), "inputs", "data")
     ledger.register(draw.tensors(), "inputs")
     register_state(session, ledger)
-    _register_gradients(session, ledger)
+    ledger.register_gradients(*session.trained.values())
 
 
 def register_state(session: Session, ledger: Ledger) -> None:
     """Name to the ledger what a step leaves behind: the optimizer's state, and the method's."""
-    ledger.register(_held(session), "other", "method")
+    ledger.register(_kept_by_method(session), "other", "method")
     ledger.register(_optimizer_state(session), "optimizer_state", "optimizer")
-
-
-def _register_gradients(session: Session, ledger: Ledger) -> None:
-    for module in session.trained.values():
-        ledger.register_gradients(module)
 
 
 def _optimizer_state(session: Session) -> Iterator[Tensor]:
@@ -144,11 +120,6 @@ def _optimizer_state(session: Session) -> Iterator[Tensor]:
     if session.scaler is not None:  # its state_dict has numbers, not its tensors
         own = (session.scaler._scale, session.scaler._growth_tracker)
         yield from (v for v in own if v is not None)
-
-
-def _renew_gradients(session: Session) -> None:
-    for module in session.trained.values():
-        renew_gradients(module)
 
 
 def _module_tensors(session: Session) -> Iterator[Tensor]:
@@ -162,36 +133,34 @@ def _module_tensors(session: Session) -> Iterator[Tensor]:
         yield from module.buffers()
 
 
-def _held(session: Session) -> list[Tensor]:
-    """Find tensors that the method keeps and that nobody else holds."""
+def _kept_by_method(session: Session) -> list[Tensor]:
+    """Find tensors that the method alone keeps."""
     known = [*_module_tensors(session), *session.data.tensors(), session.embeddings, session.data]
-    return held_tensors(session.forward, [*known, *session.trained.values(), session.teacher])
+    return kept_tensors(session.forward, [*known, *session.trained.values(), session.teacher])
 
 
-def _held_bytes(session: Session, draw: Draw) -> int:
+def _host_bytes(session: Session, draw: Draw) -> int:
     """Bytes on the CPU that a training holds between two steps, found without the ledger."""
+    embeddings = [] if session.embeddings is None else [session.embeddings]
     tensors = [
         *_module_tensors(session),
-        *([] if session.embeddings is None else [session.embeddings]),
+        *embeddings,
         *session.data.tensors(),
         *draw.tensors(),
         *_optimizer_state(session),
-        *_held(session),
+        *_kept_by_method(session),
     ]
     return storage_bytes(tensor for tensor in tensors if tensor.device.type == "cpu")
 
 
-def held_tensors(step: Callable[..., Any], known: Iterable[object]) -> list[Tensor]:
+def kept_tensors(step: Callable[..., Any], known: Iterable[object]) -> list[Tensor]:
     """Find the tensors that a method's step keeps from one call to the next.
 
-    A method may keep a queue of embeddings or a copy of weights, without registering it anywhere.
-
-    Args:
-        step: the function; its closure and its object are searched, its globals are not.
-        known: objects not to search. A tensor among them stands for its whole storage.
+    It may have a queue of embeddings or a copy of weights, in its closure or object; `known` are
+    objects not to search, and a tensor among them stands for its whole storage.
     """
     seen = {id(thing): thing for thing in known}
-    storages = {storage_key(thing) for thing in seen.values() if isinstance(thing, Tensor)}
+    storages = {_storage_key(thing) for thing in seen.values() if isinstance(thing, Tensor)}
     found: list[Tensor] = []
     left: list[Any] = [step]
     while left:
@@ -203,6 +172,11 @@ def held_tensors(step: Callable[..., Any], known: Iterable[object]) -> list[Tens
             left += [thing.__closure__, thing.__defaults__, thing.__kwdefaults__, thing.__dict__]
         elif not isinstance(thing, Tensor):
             left += gc.get_referents(thing)
-        elif (storage := storage_key(thing)) is not None and storage not in storages:
+        elif (storage := _storage_key(thing)) is not None and storage not in storages:
             found.append(thing)
     return found
+
+
+def _storage_key(tensor: Tensor) -> int | None:
+    storage = storage_of(tensor)
+    return None if storage is None else storage._cdata

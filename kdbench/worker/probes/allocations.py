@@ -42,12 +42,8 @@ class Share:
 
     def row(self) -> dict[str, Any]:
         """Return the columns of `memory`."""
-        return {
-            "category": self.category,
-            "module": self.module,
-            "bytes": self.size,
-            "blocks": self.blocks,
-        }
+        named = {"category": self.category, "module": self.module}
+        return {**named, "bytes": self.size, "blocks": self.blocks}
 
 
 def peak_of(events: Sequence[Event]) -> tuple[int, int]:
@@ -62,32 +58,23 @@ def peak_of(events: Sequence[Event]) -> tuple[int, int]:
 
 def shares_of(events: Sequence[Event]) -> list[Share]:
     """Split the bytes that are live after some events by category and module, largest first."""
-    held: dict[int, tuple[Block, int]] = {}
+    live: dict[int, tuple[Block, int]] = {}
     for block, change, _ in events:
-        held[id(block)] = (block, held.get(id(block), (block, 0))[1] + change)
-    totals: dict[tuple[str, str | None], list[int]] = defaultdict(lambda: [0, 0])
-    for block, size in held.values():
+        live[id(block)] = (block, live.get(id(block), (block, 0))[1] + change)
+    sizes: dict[tuple[str, str | None], list[int]] = defaultdict(list)
+    for block, size in live.values():
         if size:
-            total = totals[block.category, block.module]
-            total[0] += size
-            total[1] += 1
-    shares = [Share(*key, *total) for key, total in totals.items()]
+            sizes[block.category, block.module].append(size)
+    shares = [Share(*key, sum(found), len(found)) for key, found in sizes.items()]
     return sorted(shares, key=lambda s: (-s.size, s.category, s.module or ""))
 
 
 def timeline(before: Sequence[Event], events: Sequence[Event]) -> Columns:
     """Add up a step's live bytes by category, each storage under its final category.
 
-    Moment 0 is the step's start, with a row for each category that ever holds something. Every
-    later event is a moment of its own and has one row.
-
-    Args:
-        before: events up to the step's start.
-        events: the step's own, in order.
-
-    Returns:
-        `moment` (from 0), `part`, `category` and `live_bytes` (of that category from this moment
-        on): lists of equal length.
+    Moment 0 is the step's start, after the events `before`, with a row for each category that ever
+    has bytes. Every event of the step is a moment of its own and has one row: the category's live
+    bytes from then on.
     """
     live = dict.fromkeys(sorted({event.block.category for event in [*before, *events]}), 0)
     for block, change, _ in before:

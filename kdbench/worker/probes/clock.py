@@ -1,6 +1,7 @@
 """Clocks of timed steps and of precompute batches."""
 
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from time import monotonic_ns
 from typing import Any
@@ -20,12 +21,6 @@ class StepClock:
     A part lasts from its mark to the next. On a CPU the host's clock times it; on a GPU, where the
     host runs ahead, CUDA events do, which are read after the step's end. Either costs a few
     microseconds, so the timed steps themselves are split into parts.
-
-    Args:
-        synchronize: waits until the device has finished its work.
-        event: makes an event like `torch.cuda.Event`; None: the host's clock suffices.
-        now: nanoseconds of CLOCK_MONOTONIC.
-        suspension: detects suspensions within or before a step.
     """
 
     def __init__(
@@ -53,13 +48,10 @@ class StepClock:
         self._parts.append(part)
 
     def stop(self) -> dict[str, Any]:
-        """End the step.
+        """End the step and return its columns of `steps`; device_seconds is None without events.
 
-        Returns:
-            The columns of `steps`: started_ns, seconds, device_seconds (None without events),
-            suspended and the seconds of each marked part. A part that has no column counts in the
-            whole alone. A suspension between the step before and this one counts as this step's,
-            since this one then runs cold.
+        A part that has no column counts in the whole alone. A suspension since the step before
+        counts as this step's, which then runs cold.
         """
         self._tick()
         self._synchronize()
@@ -74,7 +66,7 @@ class StepClock:
         row: dict[str, Any] = {
             "started_ns": self._times[0],
             "seconds": (ended - self._times[0]) / 1e9,
-            "device_seconds": None if self._event is None else sum(spans),
+            "device_seconds": sum(spans) if self._event else None,
             "suspended": suspended,
         }
         for part, seconds in zip(self._parts, spans, strict=True):
@@ -95,26 +87,14 @@ def step_clock(device: torch.device) -> StepClock:
     """Make the clock of a device."""
     if device.type != "cuda":
         return StepClock(lambda: None)
-    return StepClock(
-        lambda: torch.cuda.synchronize(device),
-        lambda: torch.cuda.Event(enable_timing=True),
-    )
+    event = partial(torch.cuda.Event, enable_timing=True)
+    return StepClock(partial(torch.cuda.synchronize, device), event)
 
 
 class BatchTimes:
     """Times batches that follow one another, and keeps the suspended ones apart.
 
     The first batch begins with the object.
-
-    Args:
-        synchronize: waits until the device has finished its work.
-        now: nanoseconds of CLOCK_MONOTONIC.
-        suspension: detects suspensions.
-
-    Attributes:
-        count: number of timed batches.
-        timed: when they ran; batches in a row share one window.
-        suspended: when the suspended ones ran.
     """
 
     def __init__(
@@ -125,8 +105,11 @@ class BatchTimes:
     ) -> None:
         self._synchronize, self._now = synchronize, now
         self._suspension = suspension or SuspensionDetector()
+        #: of timed batches
         self.count = 0
+        #: when they ran; batches in a row share one window
         self.timed: list[Window] = []
+        #: when the suspended ones ran
         self.suspended: list[Window] = []
         self.begin()
 

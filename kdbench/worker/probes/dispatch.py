@@ -1,7 +1,12 @@
-"""A base for modes that see the operations torch dispatches."""
+"""What a record of dispatched operations is built from."""
 
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import torch
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
@@ -18,3 +23,27 @@ class OperationMode(TorchDispatchMode):
     def run(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Run one operation and return its result."""
         return func(*args, **kwargs)
+
+
+def storage_of(tensor: Tensor) -> torch.UntypedStorage | None:
+    """Return a tensor's storage; None: it has none, as a sparse tensor."""
+    try:
+        return tensor.untyped_storage()
+    except (NotImplementedError, RuntimeError):
+        return None
+
+
+@contextmanager
+def no_collection() -> Iterator[None]:
+    """Collect garbage now and none until the end: within, reference counts alone free memory.
+
+    The interpreter frees reference cycles at times of its own choice, which would move the peak.
+    """
+    enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

@@ -21,7 +21,7 @@ from kdbench.worker.probes.allocations import (
     shares_of,
     timeline,
 )
-from kdbench.worker.probes.dispatch import OperationMode
+from kdbench.worker.probes.dispatch import OperationMode, storage_of
 
 # Category of a storage by the part of the step that made it. Gradients of parameters and optimizer
 # state are recognised afterwards, by who holds them.
@@ -79,9 +79,9 @@ class Ledger(OperationMode):
             tensors = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
             self.register(tensors, category, dotted)
 
-    def register_gradients(self, root: nn.Module) -> None:
-        """Name the gradients that the module's parameters hold now."""
-        for module in root.modules():
+    def register_gradients(self, *roots: nn.Module) -> None:
+        """Name the gradients that the modules' parameters have now."""
+        for module in (part for root in roots for part in root.modules()):
             for parameter in module.parameters(recurse=False):
                 if parameter.grad is not None:
                     self.register([parameter.grad], "gradients", self._names.get(id(module)))
@@ -130,9 +130,8 @@ class Ledger(OperationMode):
         self._live.clear()
 
     def _track(self, tensor: Tensor) -> Block | None:
-        try:
-            storage = tensor.untyped_storage()
-        except (NotImplementedError, RuntimeError):  # sparse tensors and the like have none
+        storage = storage_of(tensor)
+        if storage is None:
             return None
         key, size = storage._cdata, storage.nbytes()
         block = self._live.get(key)

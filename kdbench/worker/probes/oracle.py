@@ -43,9 +43,6 @@ class HostRecord:
 
     torch does not report the free of a block that is older than its profiler's first run. So
     reallocate under the record what a step will free; then call `begin`, and count from there.
-
-    Args:
-        device: the steps' device; off the CPU it records nothing.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -94,13 +91,9 @@ class _OperationMarks(OperationMode):
 
 
 def host_changes(events: Sequence[Any]) -> list[tuple[int, int | None]]:
-    """Find the changes of the CPU's memory from the step's beginning on.
+    """Find the changes of the CPU's memory from the step's beginning on, in one thread's events.
 
-    Args:
-        events: raw events of the profiler from one thread, including the mark left by `begin`.
-
-    Returns:
-        In order, the bytes and the number of the operation they belong to; None: between two.
+    Each is its bytes and the number of the operation it belongs to; None: between two.
     """
     (begun,) = (event.start_ns() for event in events if event.name() == _BEGIN)
     ran = sorted((e.start_ns(), e.end_ns()) for e in events if e.name() == _OPERATION)
@@ -134,23 +127,15 @@ def growth_of(changes: Iterable[tuple[int, int | None]]) -> Growth:
     return Growth(peak, between)
 
 
-def storage_key(tensor: Tensor) -> int | None:
-    """Identify a tensor's storage while it lives; None: it has none, as a sparse tensor."""
-    try:
-        key: int = tensor.untyped_storage()._cdata
-    except (NotImplementedError, RuntimeError):
-        return None
-    return key
-
-
 def storage_bytes(tensors: Iterable[Tensor]) -> int:
     """Sum the bytes of the storages behind tensors; shared ones count once."""
-    held = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in tensors}
-    return sum(held.values())
+    sizes = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in tensors}
+    return sum(sizes.values())
 
 
-def renew_gradients(module: torch.nn.Module) -> None:
+def renew_gradients(*modules: torch.nn.Module) -> None:
     """Reallocate each gradient, so that a running record will see it freed."""
-    for parameter in module.parameters():
-        if parameter.grad is not None:
-            parameter.grad = parameter.grad.clone()
+    for module in modules:
+        for parameter in module.parameters():
+            if parameter.grad is not None:
+                parameter.grad = parameter.grad.clone()

@@ -7,6 +7,7 @@ from time import monotonic
 import torch
 from torch import Tensor
 
+from kdbench.common.errors import first_line
 from kdbench.spec.settings import Precision
 from kdbench.worker.events import Events
 from kdbench.worker.probes.clock import step_clock
@@ -15,7 +16,7 @@ from kdbench.worker.training.precision import set_precision
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 # Sides of square products: the larger, the closer to the device's rate, within memory and time.
 _SIDES = (256, 512, 1024, 2048, 4096, 8192, 16384)
-# Short beside any cell, and enough to find the best side.
+# Short compared with any cell, and enough to find the best side.
 _SECONDS = 0.3
 _FEWEST = 3
 # Other load and a changing clock only slow a try down, so a rate is steady once the best few tries
@@ -34,8 +35,8 @@ def measure_rates(precision: Precision, device: torch.device, events: Events) ->
     try:
         matmul, copy = matmul_rate(precision, device), copy_rate(device)
     except (RuntimeError, MemoryError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        events.note(f"the device's rates could not be measured: {first}")
+        problem = first_line(error, type(error).__name__)
+        events.note(f"the device's rates could not be measured: {problem}")
         return
     events.emit(
         "rates",
@@ -58,9 +59,6 @@ def matmul_rate(precision: Precision, device: torch.device) -> Rate:
 
     A product of two n x n matrices is 2 n^3 operations. This sets the process's float32 mode to the
     precision's, and leaves its number of threads.
-
-    Raises:
-        RuntimeError: there is not enough memory.
     """
     set_precision(precision, device)
     dtype = _DTYPES.get(precision, torch.float32)
@@ -86,11 +84,7 @@ def matmul_rate(precision: Precision, device: torch.device) -> Rate:
 
 
 def copy_rate(device: torch.device) -> Rate:
-    """Measure the bytes per second, read and written, of the best large copy on the device.
-
-    Raises:
-        RuntimeError: there is not enough memory.
-    """
+    """Measure the bytes per second, read and written, of the best large copy on the device."""
     size = _HOST_COPY_BYTES if device.type == "cpu" else _DEVICE_COPY_BYTES
     source = target = None
     while source is None or target is None:
@@ -108,13 +102,9 @@ def copy_rate(device: torch.device) -> Rate:
 def _steady_rate(
     work: Callable[[], None], device: torch.device, amount: float, *known: float
 ) -> Rate:
-    """Repeat work until its best tries agree, or time is up.
+    """Repeat work of some operations or bytes until its best tries agree, or time is up.
 
-    Args:
-        work: what is timed.
-        device: where it runs.
-        amount: operations or bytes in it.
-        known: seconds of earlier tries.
+    `known` are seconds of earlier tries.
     """
     started, tries = monotonic(), list(known)
     while True:

@@ -78,8 +78,7 @@ class StepLedger(Ledger):
 
     def register_kept(self, *optimizers: Optimizer) -> None:
         """Name what a step leaves behind: gradients and the optimizers' states."""
-        for module in self._arguments.models.values():
-            self.register_gradients(module)
+        self.register_gradients(*self._arguments.models.values())
         for optimizer in optimizers or self._arguments.optimizers:
             self.register(_gradients(optimizer), "gradients")
             self.register(_state(optimizer), "optimizer_state", "optimizer")

@@ -64,11 +64,6 @@ class SuspensionDetector:
     """Reports whether a suspension or a stop occurred since it was last asked.
 
     Asking takes about a microsecond, and never happens within a step.
-
-    Args:
-        awake: nanoseconds of CLOCK_MONOTONIC.
-        always: nanoseconds of CLOCK_BOOTTIME; None where there is no such clock.
-        continued: how often this process continued after a stop.
     """
 
     def __init__(

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from types import FrameType
+from typing import Any
 
 import torch
 
@@ -24,6 +25,7 @@ from torch.utils._pytree import tree_leaves
 
 from kdbench.common.errors import InputError
 from kdbench.spec.step_memory import StepMemory
+from kdbench.worker.probes.dispatch import no_collection
 from kdbench.worker.probes.step_ledger import StepArguments, StepLedger
 from kdbench.worker.probes.work import WorkCounter
 
@@ -77,11 +79,11 @@ def _account(step: Callable[[], object], ledger: StepLedger, device: torch.devic
     work = WorkCounter()
     ledger.register_arguments()
     before = len(ledger.events)
-    with _collected(), _optimizers_watched(ledger), _eagerly() as compiled, work, ledger:
+    with no_collection(), _optimizers_watched(ledger), _eagerly() as compiled, work, ledger:
         _reset_peaks(device)
         result = step()
     peak, reserved = _read_peaks(device)
-    del result  # held until here, as a training loop holds its loss
+    del result  # kept until here, as a training loop keeps its loss
     ledger.register_kept()
     _refuse_compiled(bool(compiled))
     if len(ledger.events) == before:
@@ -111,22 +113,6 @@ def _optimizers_watched(ledger: StepLedger) -> Iterator[None]:
     finally:
         before.remove()
         after.remove()
-
-
-@contextmanager
-def _collected() -> Iterator[None]:
-    """Collect garbage now and none until the end.
-
-    The interpreter frees reference cycles at times of its own choice, which would move the peak.
-    """
-    enabled = gc.isenabled()
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 @contextmanager
@@ -184,24 +170,20 @@ def _read_peaks(device: torch.device) -> tuple[int | None, int | None]:
     return torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device)
 
 
-def _modules(key: str, given: object) -> dict[str, nn.Module]:
+def _modules(key: str, given: Any) -> dict[str, nn.Module]:
     named = given if isinstance(given, Mapping) else {} if given is None else {key: given}
-    found = {}
     for name, module in named.items():
         if not isinstance(name, str) or not isinstance(module, nn.Module):
             raise _wrong(key, "a torch.nn.Module, or several in a dict by name", given)
-        found[name] = module
-    return found
+    return dict(named)
 
 
-def _optimizers(given: object) -> list[Optimizer]:
+def _optimizers(given: Any) -> list[Optimizer]:
     several = given if isinstance(given, list | tuple) else [] if given is None else [given]
-    found = []
     for one in several:
         if not isinstance(one, Optimizer):
             raise _wrong("optimizer", "a torch.optim.Optimizer, or a list of them", one)
-        found.append(one)
-    return found
+    return list(several)
 
 
 def _device(given: object) -> torch.device | None:

@@ -1,8 +1,8 @@
 """The student compiled by torch: once, before anything is timed, or one clear error."""
 
 import gc
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,14 +25,9 @@ def compile_lazily(student: nn.Module) -> None:
 
 
 def compile_now(student: nn.Module, images: Tensor) -> None:
-    """Compile forward and backward for such images; weights, gradients and RNG stay as they were.
+    """Compile forward and backward for such images, under the caller's autocast.
 
-    Args:
-        student: what `compile_lazily` was told of, without gradients, in training mode.
-        images: a batch as a step has it, [batch, 3, side, side]; call it under the step's autocast.
-
-    Raises:
-        InputError: torch cannot compile here; it says what to install.
+    Weights, gradients and random numbers stay as they were.
     """
     # Imported by the compiler anyway, and by nobody who does not compile: it takes a second.
     from torch._dynamo.exc import TorchDynamoException  # noqa: PLC0415
@@ -54,22 +49,17 @@ def compile_now(student: nn.Module, images: Tensor) -> None:
         torch.cuda.empty_cache()  # what compiling reserved is no part of a step's peak
 
 
-@contextmanager
-def eagerly(*, compiled: bool) -> Iterator[None]:
+def eagerly(*, compiled: bool) -> AbstractContextManager[Any]:
     """Run a student without its compiled code, and compile nothing.
 
     Evaluation runs so: code for its mode and its batches, the last one smaller, would take longer
     to compile than it saves, and the compiler would meet the student between timed steps.
     """
-    if not compiled:
-        yield
-        return
-    with torch.compiler.set_stance("force_eager"):
-        yield
+    return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
 
 
 def _reason(error: Exception) -> str:
     """Find the line of a long message that says what went wrong."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    told = [line for line in lines if "error:" in line]
-    return (told or lines or [type(error).__name__])[0][:300]
+    errors = [line for line in lines if "error:" in line]
+    return (errors or lines or [type(error).__name__])[0][:300]

@@ -7,56 +7,41 @@ digest of its bytes. It is believed only if all of these fit.
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from kdbench.spec.cell import digest
-from kdbench.spec.settings import Frozen
 from kdbench.worker.checkpoints.durable import durably, make_folder
 from kdbench.worker.out_of_memory import is_shortage
 
 _TENSOR, _HEADER = "embeddings", "kdbench"
 
-CostKind = Literal["measured", "extrapolated"]
 #: what embeddings are made from: JSON values
 Recipe = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
 class Cost:
-    """What a whole computation cost where it was done.
-
-    Attributes:
-        seconds: of all of it.
-        batches: how many it has.
-        peak_bytes: peak allocated in it.
-        kind: measured; or extrapolated, where some of its batches could not be timed.
-    """
-
-    seconds: float
-    batches: int
-    peak_bytes: int
-    kind: CostKind = "measured"
-
-
-class _Told(Frozen):
-    """What a file says of its cost."""
+    """What a whole computation cost where it was done."""
 
     seconds: Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
     batches: Annotated[int, Field(ge=0, le=2**53)]
+    #: peak allocated; None: not known
     peak_bytes: Annotated[int, Field(ge=0, le=2**53)] | None
-    kind: CostKind = "measured"
+    #: extrapolated, where some of its batches could not be timed
+    kind: Literal["measured", "extrapolated"] = "measured"
 
 
 class DamagedError(Exception):
-    """A file of the cache is not what its name says; the message tells why."""
+    """A file of the cache is not what its name says; the message says why."""
 
 
 def cached_path(cache: Path, recipe: Recipe) -> Path:
@@ -67,12 +52,7 @@ def cached_path(cache: Path, recipe: Recipe) -> Path:
 def read_embeddings(
     path: Path, recipe: Recipe, shape: tuple[int, ...]
 ) -> tuple[Tensor, Cost] | None:
-    """Read embeddings and what they cost; None where there are none.
-
-    Args:
-        path: from `cached_path`.
-        recipe: what they shall have been made from.
-        shape: what they shall have; float32.
+    """Read float32 embeddings of this recipe and shape, and their cost; None: there are none.
 
     Raises:
         DamagedError: the file holds something else.
@@ -82,16 +62,16 @@ def read_embeddings(
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {})[_HEADER])
-            held = file.get_slice(_TENSOR)
-            if (tuple(held.get_shape()), held.get_dtype()) != (shape, "F32"):
-                raise DamagedError(f"expected float32 {list(shape)}, found {held.get_shape()}")
+            part = file.get_slice(_TENSOR)
+            if (tuple(part.get_shape()), part.get_dtype()) != (shape, "F32"):
+                raise DamagedError(f"expected float32 {list(shape)}, found {part.get_shape()}")
             tensor = file.get_tensor(_TENSOR)
-        cost = Cost(**_Told.model_validate(header["cost"]).model_dump())
+        cost = Cost(**header["cost"])
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         if is_shortage(error):
             raise
-        told = " ".join(str(error).split("\n    For further")[0].split())
-        raise DamagedError(f"cannot be read: {type(error).__name__}: {told}") from error
+        problem = " ".join(str(error).split("\n    For further")[0].split())
+        raise DamagedError(f"cannot be read: {type(error).__name__}: {problem}") from error
     if header.get("recipe") != json.loads(json.dumps(recipe)):
         raise DamagedError("it was made from something else")
     if header.get("digest") != tensor_digest([tensor]):
@@ -100,16 +80,12 @@ def read_embeddings(
 
 
 def write_embeddings(path: Path, recipe: Recipe, embeddings: Tensor, cost: Cost) -> None:
-    """Write by rename: two runs that compute the same at once both end with a whole file.
-
-    Raises:
-        OSError: the cache cannot be written to.
-    """
+    """Write by rename: two runs that compute the same at once both end with a whole file."""
     make_folder(path.parent)
-    held = embeddings.detach().cpu().contiguous()
-    header = {"recipe": recipe, "cost": asdict(cost), "digest": tensor_digest([held])}
+    tensor = embeddings.detach().cpu().contiguous()
+    header = {"recipe": recipe, "cost": asdict(cost), "digest": tensor_digest([tensor])}
     metadata = {_HEADER: json.dumps(header)}
-    durably(path, lambda unfinished: save_file({_TENSOR: held}, unfinished, metadata))
+    durably(path, lambda unfinished: save_file({_TENSOR: tensor}, unfinished, metadata))
 
 
 def module_digest(module: nn.Module) -> str:
@@ -122,7 +98,7 @@ def tensor_digest(tensors: Iterable[Tensor]) -> str:
     """Digest of tensors' types, shapes and bytes: 16 hex digits."""
     total = hashlib.blake2b(digest_size=8)
     for tensor in tensors:
-        held = tensor.detach().cpu().contiguous()
-        total.update(f"{held.dtype} {list(held.shape)}\n".encode())
-        total.update(held.flatten().view(torch.uint8).numpy().data)
+        on_host = tensor.detach().cpu().contiguous()
+        total.update(f"{on_host.dtype} {list(on_host.shape)}\n".encode())
+        total.update(on_host.flatten().view(torch.uint8).numpy().data)
     return total.hexdigest()

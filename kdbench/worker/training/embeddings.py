@@ -1,7 +1,4 @@
-"""What a teacher makes of the training images before the first step: the embeddings themselves.
-
-When they are computed, kept and told is the business of `precompute.py`.
-"""
+"""Which images a teacher embeds before the first step, and what becomes of the embeddings."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -30,27 +27,42 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """Which images are embedded, in which batches, and what becomes of them.
+    """Which images are embedded, in which batches, and what becomes of their embeddings."""
 
-    Attributes:
-        result: float32 on the device, filled by `add`: [classes, width] or [images, flips, width].
-        passes: the batches, in order.
-        add: takes a part and its embeddings [batch, width].
-        finish: is told the number of parts that were added; what no part reached becomes random.
-    """
-
+    data: DataSet
+    #: the teacher's side in pixels
+    image_size: int
+    #: float32 on the device, filled by `add`: [classes, width] or [images, flips, width]
     result: Tensor
-    passes: tuple[Part, ...]
+    #: in order
+    parts: tuple[Part, ...]
+    #: takes a part and its embeddings [batch, width]
     add: Callable[[Part, Tensor], None]
+    #: takes the number of parts that were added; what no part reached becomes random
     finish: Callable[[int], None]
+
+    def embed(self, teacher: nn.Module, parts: tuple[Part, ...]) -> Iterator[Tensor]:
+        """Embed parts in order: float32, [batch, width] each. Streamed images are read once."""
+        if not parts:
+            return
+        rows, size = torch.cat([part.rows for part in parts]), len(parts[0].rows)
+        how = wanted_by(teacher)
+        # Passes over the images end with a smaller batch: only whole ones can be read in one go.
+        ends = {n + 1 for n, part in enumerate(parts) if len(part.rows) != size} | {len(parts)}
+        done = 0
+        for first, last in pairwise([0, *sorted(ends)]):
+            wanted = sum(len(part.rows) for part in parts[first:last])
+            batches = self.data.train.batches(size, rows[done : done + wanted])
+            done += wanted
+            for part, batch in zip(parts[first:last], batches, strict=True):
+                pixels = batch.pixels.flip(-1) if part.mirrored else batch.pixels
+                with torch.no_grad():  # no name for the images: they are freed before the yield
+                    embedded: Tensor = teacher(prepare(pixels, self.image_size, how=how)).float()
+                yield embedded
 
 
 def make_plan(cell: Cell, data: DataSet, *, device: torch.device, seed: int) -> Plan:
-    """Plan what the cell's method has computed before its first step.
-
-    Raises:
-        InputError: a class has no training image.
-    """
+    """Plan what the cell's method has computed before its first step."""
     if cell.method_spec.teacher == "class-embeddings":
         return plan_class_embeddings(cell, data, device=device, seed=seed)
     return plan_image_embeddings(cell, data, device=device)
@@ -59,14 +71,7 @@ def make_plan(cell: Cell, data: DataSet, *, device: torch.device, seed: int) -> 
 def plan_class_embeddings(cell: Cell, data: DataSet, *, device: torch.device, seed: int) -> Plan:
     """Plan the mean embedding of each class over `images_per_class` of its training images.
 
-    Args:
-        cell: names the classes, the images per class and the batch size.
-        data: the images; a synthetic set stands for as many as it is asked for.
-        device: where the sums are.
-        seed: chooses the images.
-
-    Raises:
-        InputError: a class has no training image.
+    The seed chooses them; a synthetic set stands for as many as it is asked for.
     """
     rows, labels = _choose(cell, data, seed)
     labels = labels.to(device)
@@ -88,7 +93,7 @@ def plan_class_embeddings(cell: Cell, data: DataSet, *, device: torch.device, se
         result.div_(counts.clamp(min=1)[:, None])
         _randomise(result, counts == 0, seed)
 
-    return Plan(result, parts, add, finish)
+    return Plan(data, cell.required_teacher.image_size, result, parts, add, finish)
 
 
 def plan_image_embeddings(cell: Cell, data: DataSet, *, device: torch.device) -> Plan:
@@ -116,36 +121,7 @@ def plan_image_embeddings(cell: Cell, data: DataSet, *, device: torch.device) ->
             unreached[part.places, int(part.mirrored)] = True
         _randomise(result, unreached, 0)
 
-    return Plan(result, parts, add, finish)
-
-
-def embed(
-    data: DataSet, teacher: nn.Module, parts: tuple[Part, ...], *, image_size: int
-) -> Iterator[Tensor]:
-    """Embed parts in order: float32, [batch, width] each.
-
-    Args:
-        data: the images; streamed ones are read once, in the parts' order.
-        teacher: maps images [n, 3, side, side] to embeddings [n, width].
-        parts: which images.
-        image_size: the teacher's side in pixels.
-    """
-    if not parts:
-        return
-    rows, size = torch.cat([part.rows for part in parts]), len(parts[0].rows)
-    how = wanted_by(teacher)
-    # Passes over the images end with a smaller batch: only whole ones can be read in one go.
-    ends = {n + 1 for n, part in enumerate(parts) if len(part.rows) != size} | {len(parts)}
-    done = 0
-    for first, last in pairwise([0, *sorted(ends)]):
-        wanted = sum(len(part.rows) for part in parts[first:last])
-        batches = data.train.batches(size, rows[done : done + wanted])
-        done += wanted
-        for part, held in zip(parts[first:last], batches, strict=True):
-            pixels = held.pixels.flip(-1) if part.mirrored else held.pixels
-            with torch.no_grad():
-                embedded: Tensor = teacher(prepare(pixels, image_size, how=how)).float()
-            yield embedded
+    return Plan(data, cell.required_teacher.image_size, result, parts, add, finish)
 
 
 def _choose(cell: Cell, data: DataSet, seed: int) -> tuple[Tensor, Tensor]:

@@ -1,8 +1,8 @@
-"""The layers that a method brings: trained beside the student, and never left out in silence."""
+"""The layers that a method brings: trained with the student, and never left out in silence."""
 
 import weakref
 from collections.abc import Iterator, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,17 +26,10 @@ class OwnLayers(nn.Module):
     def add(
         self, name: str, layer: Layer, *, device: torch.device, others: Sequence[nn.Module]
     ) -> Layer:
-        """Take a layer in; returns it, on the device.
+        """Take a layer in; return it, on the device.
 
-        Args:
-            name: an identifier that is not taken.
-            layer: a module or a parameter.
-            device: where to.
-            others: the student and the teacher. A module may have them as attributes, and keeps
-                them so, but they are no part of what is the method's.
-
-        Raises:
-            InputError: it is no such layer, has no size yet, or is not the method's alone.
+        A module may have the others (student and teacher) as attributes, and keeps them so, but
+        they are no part of what is the method's.
         """
         if self.closed_by is not None:
             raise InputError(
@@ -45,10 +38,8 @@ class OwnLayers(nn.Module):
                 hint=_HINT,
             )
         if not isinstance(name, str) or not name.isidentifier() or hasattr(self, name):
-            raise InputError(
-                "expected a name for a layer, such as 'projector', that is not taken, "
-                f"found {short_repr(name)}"
-            )
+            expected = "expected a name for a layer, such as 'projector', that is not taken"
+            raise InputError(f"{expected}, found {short_repr(name)}")
         if isinstance(layer, nn.Module):
             _let_go(layer, others)
             _check(name, layer, others)
@@ -75,43 +66,32 @@ def contents(student: nn.Module) -> dict[str, object]:
     }
 
 
-def take_attached(student: nn.Module, before: dict[str, object]) -> Iterator[tuple[str, Layer]]:
-    """Take from a student what a method has put on it; as an attribute of it each one stays.
-
-    Args:
-        student: the student, whose parts are its own afterwards.
-        before: its contents when the method was given it.
-
-    Raises:
-        InputError: the student itself was changed.
-    """
-    for held in (student._modules, student._parameters):
-        for name, layer in list(held.items()):
-            if layer is not None and name not in before:
-                del held[name]
-                student.__dict__[name] = layer
-                yield name, layer  # type: ignore[misc]
+def take_attached(student: nn.Module, before: dict[str, object]) -> list[tuple[str, Any]]:
+    """Take from a student the layers that a method has put on it; they stay plain attributes."""
+    taken = []
+    registries: tuple[dict[str, Any], ...] = (student._modules, student._parameters)
+    for registry in registries:
+        for name in [name for name, layer in registry.items() if layer is not None]:
+            if name not in before:
+                student.__dict__[name] = registry.pop(name)
+                taken.append((name, student.__dict__[name]))
     after = contents(student)
-    changed = sorted(
-        name for name in before.keys() | after.keys() if before.get(name) is not after.get(name)
-    )
+    names = sorted(before.keys() | after.keys())
+    changed = [name for name in names if before.get(name) is not after.get(name)]
     if changed:
         raise InputError(
             f"the method changed the student, which is to be the same for all: {quoted(changed)}",
             hint=_HINT,
         )
+    return taken
 
 
 class Strays:
     """Looks for what gets gradients and is trained by nobody.
 
     It walks through a loss's graph, which takes about a millisecond: in a training's first two
-    steps, and when it is told to.
-
-    Args:
-        optimizer: what it has is trained.
-        where: names the method in an error; None: a method of kdbench's own, which has no layers
-            and whose timed steps nothing is to slow.
+    steps, and when it is asked to. `where` names the method in an error; it is None for a method of
+    kdbench's own, which has no layers and whose timed steps nothing is to slow.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, where: str | None) -> None:
@@ -125,12 +105,10 @@ class Strays:
         self._looks = max(self._looks, 1)
 
     def look(self, loss: Tensor) -> None:
-        """Look through a step's graph before backward, where it is to be looked at.
+        """Look through a step's graph before backward, for what the optimizer does not have.
 
-        Raises:
-            InputError: there are parameters in it that the optimizer does not have; or other
-                tensors that ask for gradients and were there in an earlier step, too. One that is
-                made anew in each step, as for the gradient of an image, is nobody's to train.
+        A parameter is refused at once, any other tensor if it was there in an earlier step, too:
+        one that is made anew, as for the gradient of an image, is nobody's to train.
         """
         if self._where is None or not self._looks:
             return
@@ -171,7 +149,7 @@ def _leaves(loss: Tensor) -> Iterator[Tensor]:
 
 
 def _let_go(layer: nn.Module, others: Sequence[nn.Module]) -> None:
-    """Have a layer keep the student and the teacher as plain attributes."""
+    """Turn the student and the teacher inside a layer into plain attributes of it."""
     for part in list(layer.modules()):
         if any(part is inside for other in others for inside in other.modules()):
             continue
@@ -190,12 +168,8 @@ def _check(name: str, layer: nn.Module, others: Sequence[nn.Module]) -> None:
                 hint="parts.student.width and parts.teacher_width tell it",
             )
         if id(parameter) in theirs:
-            raise InputError(
-                f"the layer {name!r} has parameters of the student or the teacher in it",
-                hint="parts.own takes what is the method's alone",
-            )
+            problem = f"the layer {name!r} has parameters of the student or the teacher in it"
+            raise InputError(problem, hint="parts.own takes what is the method's alone")
     if not all(isinstance(value, Tensor) for value in layer.state_dict().values()):
-        raise InputError(
-            f"the layer {name!r} has a state that is no tensor, which no checkpoint keeps",
-            hint="keep it in buffers",
-        )
+        problem = f"the layer {name!r} has a state that is no tensor, which no checkpoint keeps"
+        raise InputError(problem, hint="keep it in buffers")

@@ -196,7 +196,7 @@ def build_forward(method: Method, parts: Parts) -> Forward:
 
 
 def _take_layers(parts: Parts, before: dict[str, object], forward: Forward) -> None:
-    attached = list(take_attached(parts.student, before))
+    attached = take_attached(parts.student, before)
     step = getattr(forward, "__self__", forward)  # a module's method, or a module
     if isinstance(step, nn.Module) and step is not parts.student:
         attached.append(("step", step))

@@ -13,11 +13,7 @@ _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def check_precision(precision: Precision, device: torch.device) -> None:
-    """Make sure that the device computes in a precision; all do in fp32, bf16 and fp16.
-
-    Raises:
-        InputError: tf32, where the device has none.
-    """
+    """Make sure that the device computes in a precision; all do in fp32, bf16 and fp16."""
     if precision != "tf32":
         return
     if device.type != "cuda":
@@ -39,9 +35,6 @@ def set_precision(precision: Precision, device: torch.device) -> None:
 
     Only `tf32` lets them. torch's own defaults are mixed (convolutions may, matrix products may
     not), so a process sets this before it computes anything that counts.
-
-    Raises:
-        InputError: tf32, where the device has none.
     """
     check_precision(precision, device)
     tf32 = precision == "tf32"

@@ -1,7 +1,6 @@
 """What a method has computed before its first step: looked up, or computed and kept."""
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,6 @@ from kdbench.worker.probes.memory import Probes
 from kdbench.worker.probes.suspension import DisturbedError
 from kdbench.worker.training.embedding_cache import (
     Cost,
-    CostKind,
     DamagedError,
     Recipe,
     cached_path,
@@ -31,7 +29,7 @@ from kdbench.worker.training.embedding_cache import (
     tensor_digest,
     write_embeddings,
 )
-from kdbench.worker.training.embeddings import Plan, embed, make_plan
+from kdbench.worker.training.embeddings import Plan, make_plan
 
 # How often a batch is run again until it is not suspended: as few as there are, one must be timed.
 _MOST_AGAIN = 100
@@ -39,42 +37,13 @@ _MOST_AGAIN = 100
 
 @dataclass(frozen=True)
 class Precompute:
-    """Embeddings, and what they cost.
+    """Embeddings, and what they cost whenever they were computed."""
 
-    Attributes:
-        embeddings: float32, [classes, width] or [images, flips, width].
-        batches: those timed now; none where they were read from the cache.
-        batches_total: those of the whole computation.
-        seconds: of the whole computation, whenever it was done.
-        kind: measured, or extrapolated from `batches`.
-        timed: when those ran; None where they were read.
-        peak_bytes: peak allocated while computing; None where it is still to be asked for.
-        key: content key of the computation; None in a profile, which shares none.
-        reused: they were read from the cache.
-    """
-
+    #: float32, [classes, width] or [images, flips, width]
     embeddings: Tensor
-    batches: int
-    batches_total: int
-    seconds: float
-    kind: CostKind
-    timed: BatchTimes | None
-    peak_bytes: int | None
-    key: str | None
-    reused: bool
-
-    def row(self) -> dict[str, Any]:
-        """Return the figures for the event that reports them."""
-        return {
-            "precompute_seconds": self.seconds,
-            "precompute_seconds_kind": self.kind,
-            "precompute_timed_ns": self.timed and self.timed.timed,
-            "precompute_suspended_ns": self.timed and self.timed.suspended,
-            "precompute_kept_bytes": self.embeddings.untyped_storage().nbytes(),
-            "precompute_peak_bytes": self.peak_bytes,
-            "precompute_key": self.key,
-            "precompute_reused": self.reused,
-        }
+    cost: Cost
+    #: of the batches that were computed now; None: they were read from the cache
+    times: BatchTimes | None
 
 
 def precompute(
@@ -87,27 +56,12 @@ def precompute(
     cache: Path,
     machine: Recipe,
 ) -> Tensor:
-    """Get the embeddings that the run's method needs, and tell what they cost.
+    """Get the embeddings that the run's method needs, on the device, and report what they cost.
 
     A training takes them from the cache if they are there, with what they cost when they were
     computed, and leaves them there. A profile measures the cost: it computes as much as its budget
-    allows, and neither reads nor writes the cache.
-
-    Args:
-        run: of a method that precomputes.
-        data: the images.
-        teacher: maps images to embeddings [n, width].
-        probes: of the run.
-        events: told the phase and its figures.
-        cache: folder of what is kept between runs.
-        machine: the parts of the environment that the cost and the rounding depend on.
-
-    Returns:
-        float32 on the device, [classes, width] or [images, flips, width].
-
-    Raises:
-        InputError: a class has no training image, or memory does not hold the embeddings.
-        DisturbedError: every batch was suspended, run again or not.
+    allows, and neither reads nor writes the cache. `machine` are the parts of the environment that
+    the cost and the rounding depend on.
     """
     # A profile has no use for the recipe: it would digest a gigabyte of weights for nothing.
     recipe = recipe_of(run, data, teacher, machine) if run.mode == "train" else None
@@ -117,85 +71,63 @@ def precompute(
         plan = make_plan(run.cell, data, device=device, seed=run.seed)
         done = None if recipe is None else _read(cache, recipe, plan, events)
         if done is None:
-            done = compute(
-                plan,
-                run.cell,
-                data,
-                teacher,
-                budget=run.budget if recipe is None else None,
-                probes=probes,
-                key=None if recipe is None else digest(recipe),
-            )
-        phase |= {"units": done.batches, "units_total": done.batches_total}
-        figures = done.row()
-        if figures["precompute_peak_bytes"] is None:
-            figures["precompute_peak_bytes"] = probes.phase_peaks()["allocated_peak_bytes"]
-    if recipe is not None and not done.reused:
-        peak = figures["precompute_peak_bytes"]
-        cost = Cost(done.seconds, done.batches_total, peak, kind=done.kind)
+            budget = run.budget if recipe is None else None
+            done = compute(plan, teacher, budget=budget, probes=probes)
+        times, cost = done.times, done.cost
+        phase |= {"units": times.count if times else 0, "units_total": len(plan.parts)}
+        if cost.peak_bytes is None:
+            cost = replace(cost, peak_bytes=probes.phase_peaks()["allocated_peak_bytes"])
+    if recipe is not None and times is not None:
         path = cached_path(cache, recipe)
         try:
             write_embeddings(path, recipe, done.embeddings, cost)
         except OSError as error:  # the next cell computes them again; nothing else is lost
             events.note(f"cannot keep embeddings in {path.parent}: {error}")
-    events.emit("result", **figures)
+    events.emit(
+        "result",
+        precompute_seconds=cost.seconds,
+        precompute_seconds_kind=cost.kind,
+        precompute_timed_ns=times and times.timed,
+        precompute_suspended_ns=times and times.suspended,
+        precompute_kept_bytes=done.embeddings.untyped_storage().nbytes(),
+        precompute_peak_bytes=cost.peak_bytes,
+        precompute_key=None if recipe is None else digest(recipe),
+        precompute_reused=times is None,
+    )
     return done.embeddings
 
 
-def compute(
-    plan: Plan,
-    cell: Cell,
-    data: DataSet,
-    teacher: nn.Module,
-    *,
-    budget: Budget | None,
-    probes: Probes,
-    key: str | None,
-) -> Precompute:
-    """Run the teacher over a plan.
-
-    Args:
-        plan: which images, and what becomes of their embeddings.
-        cell: names the teacher's image size.
-        data: the images.
-        teacher: maps images to embeddings [n, width].
-        budget: stop when it is spent and extrapolate the time; None computes all. What it did not
-            reach gets random embeddings.
-        probes: to synchronise the device for the clock.
-        key: content key of the computation; None: nobody else will look for it.
+def compute(plan: Plan, teacher: nn.Module, *, budget: Budget | None, probes: Probes) -> Precompute:
+    """Run the teacher over a plan, or over as much of it as a budget allows, and extrapolate.
 
     A batch that was suspended is embedded as any, and its time stands for none: the whole is then
-    extrapolated from the others.
-
-    Raises:
-        DisturbedError: there are no others.
+    extrapolated from the others (DisturbedError where there are none). Off the CPU the peak is
+    still to be asked for.
     """
-    size = cell.required_teacher.image_size
-    ledger_peak = _warm_up(plan, data, teacher, size)
-    total, done = len(plan.passes), 0
+    ledger_peak = _warm_up(plan, teacher)
+    total, done = len(plan.parts), 0
     times = BatchTimes(probes.synchronize)
-    for part, embedded in zip(
-        plan.passes, embed(data, teacher, plan.passes, image_size=size), strict=False
-    ):
+    for part, embedded in zip(plan.parts, plan.embed(teacher, plan.parts), strict=False):
         plan.add(part, embedded)
         done += 1
         times.end_batch()
-        if budget is not None and _spent(budget, times.count, times.seconds):
+        if budget is not None and _spent(budget, times):
             break
     plan.finish(done)
-    _time_one(times, lambda: next(embed(data, teacher, plan.passes[:1], image_size=size)))
-    whole = times.count == total
-    return Precompute(
-        embeddings=plan.result,
-        batches=times.count,
-        batches_total=total,
-        seconds=times.seconds if whole else times.seconds / times.count * total,
-        kind="measured" if whole else "extrapolated",
-        timed=times,
-        peak_bytes=ledger_peak,
-        key=key,
-        reused=False,
-    )
+    for _ in range(_MOST_AGAIN):
+        if times.count:
+            break
+        times.begin()
+        next(plan.embed(teacher, plan.parts[:1]))
+        times.end_batch()
+    else:
+        raise DisturbedError(
+            "every batch of the precompute was suspended, or stopped and continued"
+        )
+    if times.count == total:
+        return Precompute(plan.result, Cost(times.seconds, total, ledger_peak), times)
+    seconds = times.seconds / times.count * total
+    return Precompute(plan.result, Cost(seconds, total, ledger_peak, "extrapolated"), times)
 
 
 def recipe_of(run: CellRun, data: DataSet, teacher: nn.Module, machine: Recipe) -> dict[str, Any]:
@@ -241,34 +173,24 @@ def _check_room(cell: Cell, data: DataSet, device: torch.device) -> None:
         )
 
 
-def _spent(budget: Budget, batches: int, seconds: float) -> bool:
-    return batches >= budget.precompute_min_batches and seconds >= budget.precompute_seconds
+def _spent(budget: Budget, times: BatchTimes) -> bool:
+    enough = times.count >= budget.precompute_min_batches
+    return enough and times.seconds >= budget.precompute_seconds
 
 
-def _time_one(times: BatchTimes, again: Callable[[], object]) -> None:
-    """Where all batches were suspended, run the first again until it was timed."""
-    for _ in range(_MOST_AGAIN):
-        if times.count:
-            return
-        times.begin()
-        again()
-        times.end_batch()
-    raise DisturbedError("every batch of the precompute was suspended, or stopped and continued")
-
-
-def _warm_up(plan: Plan, data: DataSet, teacher: nn.Module, size: int) -> int | None:
-    """Run one batch un-timed; on the CPU under the ledger, which tells the peak beside all else."""
-    device, first = plan.result.device, plan.passes[:1]
+def _warm_up(plan: Plan, teacher: nn.Module) -> int | None:
+    """Run one batch un-timed; on the CPU under the ledger, for the peak with all else there is."""
+    device, first = plan.result.device, plan.parts[:1]
     if device.type != "cpu":
-        next(embed(data, teacher, first, image_size=size))
+        next(plan.embed(teacher, first))
         return None
     ledger = Ledger(device)
     ledger.register_module(teacher, "teacher", prefix="teacher")
-    ledger.register(data.tensors(), "inputs")
+    ledger.register(plan.data.tensors(), "inputs")
     ledger.register([plan.result], "teacher")
     with ledger:
         ledger.mark("teacher")
-        next(embed(data, teacher, first, image_size=size))
+        next(plan.embed(teacher, first))
     return ledger.peak_bytes()
 
 
@@ -293,14 +215,4 @@ def _read(cache: Path, recipe: Recipe, plan: Plan, events: Events) -> Precompute
     if found is None:
         return None
     embeddings, cost = found
-    return Precompute(
-        embeddings=embeddings.to(plan.result.device),
-        batches=0,
-        batches_total=len(plan.passes),
-        seconds=cost.seconds,
-        kind=cost.kind,
-        timed=None,
-        peak_bytes=cost.peak_bytes,
-        key=digest(recipe),
-        reused=True,
-    )
+    return Precompute(embeddings.to(plan.result.device), cost, None)

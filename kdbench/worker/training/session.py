@@ -23,17 +23,13 @@ from kdbench.worker.training.method_layers import OwnLayers, Strays
 from kdbench.worker.training.methods import Batch, Forward, Mark, Parts, StepResult, build_forward
 from kdbench.worker.training.precision import autocast, make_scaler, set_precision
 
-# How torch is told of an optimizer's kernels; told nothing, it chooses by the device.
+# How torch takes a choice of an optimizer's kernels; without one it chooses by the device.
 _KERNELS: dict[OptimizerKernels, dict[str, Any]] = {
     "auto": {},
     "single": {"foreach": False, "fused": False},
     "foreach": {"foreach": True},
     "fused": {"fused": True},
 }
-
-
-def no_mark(_part: str) -> None:
-    """Ignore the parts of a step."""
 
 
 @dataclass(kw_only=True)
@@ -76,19 +72,17 @@ class Session:
             device=self.device,
         )
 
-    def step(self, draw: Draw, mark: Mark = no_mark) -> tuple[StepResult, Batch]:
-        """Run one optimizer step; the loss returned holds no graph, and no scale.
+    def step(self, draw: Draw, mark: Mark = lambda _: None) -> tuple[StepResult, Batch]:
+        """Run one optimizer step, calling `mark` as each part begins: data, forward, optimizer...
 
-        Args:
-            draw: the step's images.
-            mark: told which part begins: data, teacher, forward, backward, optimizer.
+        The loss returned holds no graph, and no scale.
         """
         mark("data")
         batch = make_batch(
             self.data.train,
             draw,
             image_size=self.cell.image_size,
-            teacher_size=self._teacher_size(),
+            teacher_size=self.cell.required_teacher.image_size if self.teacher else None,
             teacher_how=CLIP if self.teacher is None else wanted_by(self.teacher),
         )
         if self.embeddings is not None and self.cell.method_spec.teacher == "image-embeddings":
@@ -110,17 +104,9 @@ class Session:
         return StepResult(result.loss.detach(), result.logits.detach()), batch
 
     def compile(self) -> None:
-        """Have torch compile the student for the step's batches; the training stays as it was.
-
-        Raises:
-            InputError: torch cannot compile here.
-        """
-        batch = make_batch(
-            self.data.train,
-            next(self.draws(0)),
-            image_size=self.cell.image_size,
-            teacher_size=None,
-        )
+        """Have torch compile the student for the step's batches; the training stays as it was."""
+        images, size = self.data.train, self.cell.image_size
+        batch = make_batch(images, next(self.draws(0)), image_size=size, teacher_size=None)
         with autocast(self.cell.training.precision, self.device):
             compile_now(self.student, batch.images)
 
@@ -150,9 +136,6 @@ class Session:
         row = {**self.clock.stop(), **self.probes.step_peaks(), "loss": float(result.loss)}
         return row, result, batch
 
-    def _teacher_size(self) -> int | None:
-        return self.cell.teacher.image_size if self.teacher and self.cell.teacher else None
-
 
 def build_session(
     cell: Cell,
@@ -168,10 +151,6 @@ def build_session(
 
     The seed is set here and nowhere before: a seed gives every method the same student, whatever
     the method computed earlier or draws for its own layers.
-
-    Raises:
-        InputError: the device does not compute in the cell's precision, or the method's layers
-            cannot be trained.
     """
     training, declared = cell.training, cell.method_spec
     set_precision(training.precision, device)

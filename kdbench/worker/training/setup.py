@@ -1,8 +1,8 @@
 """How a training is set up: data, teacher, what the method has computed before, and the student.
 
-What each of these comes from is the caller's to say: `measure.py` loads it, `kdbench.predict` has
-stand-ins of the same shapes. The order in which they come and go is the same for both, since a
-prediction is only as good as the set-up that it traces.
+Where these come from is the caller's to say: `measure.py` loads them, `kdbench.predict` fakes their
+shapes. The order in which they come and go is the same for both, since a prediction is only as good
+as the set-up that it traces.
 """
 
 from contextlib import AbstractContextManager
@@ -18,8 +18,8 @@ from kdbench.worker.training.precision import check_precision, set_precision
 from kdbench.worker.training.session import Session, build_session
 
 
-class Supplies(Protocol):
-    """What a training is set up from."""
+class Loader(Protocol):
+    """Provides what a training is set up from."""
 
     def phase(self, name: str) -> AbstractContextManager[Any]:
         """Enter a phase of the run: setup."""
@@ -31,37 +31,29 @@ class Supplies(Protocol):
         """Return the cell's teacher, which scores the data's classes or embeds its images."""
 
     def embeddings(self, data: DataSet, teacher: nn.Module) -> Tensor:
-        """Return what the method needs of the teacher: [classes, width] or [images, flips, width].
-
-        It is a phase of its own: precompute.
-        """
+        """Return what the method needs of the teacher, in a phase of its own: precompute."""
 
     def release(self) -> None:
-        """Give back the memory of what is held no longer."""
+        """Give freed memory back to the device."""
 
 
-def set_up(run: CellRun, supplies: Supplies, *, device: torch.device, probes: Probes) -> Session:
-    """Set a run's training up.
-
-    Raises:
-        InputError: the device does not compute in the cell's precision, or data or teacher are
-            not what the matrix file says.
-    """
+def set_up(run: CellRun, loader: Loader, *, device: torch.device, probes: Probes) -> Session:
+    """Set a run's training up."""
     cell, teacher, embeddings = run.cell, None, None
-    with supplies.phase("setup"):
+    with loader.phase("setup"):
         # before the teacher's work, which can take long...
         check_precision(cell.training.precision, device)
         # ...and is done in fp32, whatever the session computes in: cells share its result
         set_precision("fp32", device)
-        data = supplies.data()
+        data = loader.data()
         if cell.teacher is not None:
-            teacher = supplies.teacher(data)
+            teacher = loader.teacher(data)
     if cell.method_spec.precomputes and teacher is not None:
-        embeddings = supplies.embeddings(data, teacher)
+        embeddings = loader.embeddings(data, teacher)
         # The teacher has done its work: nothing of it stays for the training.
         teacher = None
-        supplies.release()
-    with supplies.phase("setup"):
+        loader.release()
+    with loader.phase("setup"):
         return build_session(
             cell,
             device=device,

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from kdbench.spec.settings import Training
-from kdbench.worker.checkpoints.files import Standing
+from kdbench.worker.checkpoints.files import Progress
 from kdbench.worker.checkpoints.resume import Checkpoints
 from kdbench.worker.data.augment import Draw, prepare
 from kdbench.worker.events import Events
@@ -24,33 +24,30 @@ class DivergedError(Exception):
 
 
 def train(session: Session, events: Events, checkpoints: Checkpoints | None = None) -> None:
-    """Train for all epochs, evaluating after each.
-
-    Args:
-        session: the training, set up and not begun.
-        events: is told every step and epoch.
-        checkpoints: where it goes on from, and what it leaves; None: neither.
-
-    Raises:
-        DivergedError: an epoch's mean loss is not finite.
-    """
+    """Train for all epochs, evaluating after each."""
     training = session.cell.training
     events.emit("plan", epochs=training.epochs, steps=session.cell.steps_per_epoch)
-    standing = Standing() if checkpoints is None else checkpoints.resume(session)
-    while standing.epoch < training.epochs:
-        epoch, rate = standing.epoch, learning_rate(training, standing.epoch)
+    progress = Progress() if checkpoints is None else checkpoints.resume(session)
+    while progress.epoch < training.epochs:
+        epoch, rate = progress.epoch, learning_rate(training, progress.epoch)
         for group in session.optimizer.param_groups:
             group["lr"] = rate
-        _train_epoch(session, events, standing, checkpoints)
-        trained = _epoch_row(standing)
+        _train_epoch(session, events, progress, checkpoints)
+        losses, count = progress.losses, len(progress.losses)
+        trained = {
+            "steps": count,
+            "train_seconds": progress.seconds,
+            "train_loss": math.fsum(losses) / count,
+            "train_accuracy": progress.right / progress.seen,
+        }
         with events.phase("evaluate", session.probes):
             tested = evaluate(session)
         events.emit("epoch", epoch=epoch, learning_rate=rate, **trained, **tested)
         if not math.isfinite(trained["train_loss"]):
             raise DivergedError(f"the mean loss of epoch {epoch} is not finite")
-        standing.end_epoch(tested["test_accuracy"])
+        progress.end_epoch(tested["test_accuracy"])
         if checkpoints is not None:
-            checkpoints.write(session, standing)
+            checkpoints.write(session, progress)
 
 
 def learning_rate(training: Training, epoch: int) -> float:
@@ -64,50 +61,42 @@ def learning_rate(training: Training, epoch: int) -> float:
 
 
 def _train_epoch(
-    session: Session, events: Events, standing: Standing, checkpoints: Checkpoints | None
+    session: Session, events: Events, progress: Progress, checkpoints: Checkpoints | None
 ) -> None:
     """Train what is left of an epoch, with a checkpoint whenever one is due.
 
     A checkpoint parts the epoch's phase in two: neither has its time or memory in it, and each
     phase that a checkpoint keeps is whole.
     """
-    draws = itertools.islice(session.draws(standing.epoch), len(standing.losses), None)
-    while _train_steps(session, events, standing, draws, checkpoints):
+    draws = itertools.islice(session.draws(progress.epoch), len(progress.losses), None)
+    while _train_steps(session, events, progress, draws, checkpoints):
         if checkpoints is not None:
-            checkpoints.write(session, standing)
+            checkpoints.write(session, progress)
 
 
 def _train_steps(
     session: Session,
     events: Events,
-    standing: Standing,
+    progress: Progress,
     draws: Iterator[Draw],
     checkpoints: Checkpoints | None,
 ) -> bool:
     """Train until the epoch ends or a checkpoint is due; whether it is the latter."""
-    before, whole = len(standing.losses), session.cell.steps_per_epoch
+    before, whole = len(progress.losses), session.cell.steps_per_epoch
     with events.phase("train", session.probes) as phase:
         for draw in draws:
             row, result, batch = session.timed_step(draw)
-            emit_step(events, row, "train", len(standing.losses), standing.epoch)
-            standing.losses.append(row["loss"])
-            standing.seconds += row["seconds"]
-            standing.right += int((result.logits.argmax(dim=-1) == batch.labels).sum())
-            standing.seen += len(batch.labels)
-            phase["units"] = len(standing.losses) - before
+            step, epoch = len(progress.losses), progress.epoch
+            events.emit("step", phase="train", step=step, epoch=epoch, **row)
+            progress.losses.append(row["loss"])
+            progress.seconds += row["seconds"]
+            progress.right += int((result.logits.argmax(dim=-1) == batch.labels).sum())
+            progress.seen += len(batch.labels)
+            phase["units"] = len(progress.losses) - before
             # not after the epoch's last step: its own checkpoint follows the evaluation
-            if checkpoints is not None and len(standing.losses) < whole and checkpoints.due():
+            if checkpoints is not None and len(progress.losses) < whole and checkpoints.due():
                 return True
     return False
-
-
-def _epoch_row(standing: Standing) -> dict[str, Any]:
-    return {
-        "steps": len(standing.losses),
-        "train_seconds": standing.seconds,
-        "train_loss": math.fsum(standing.losses) / len(standing.losses),
-        "train_accuracy": standing.right / standing.seen,
-    }
 
 
 @torch.no_grad()
@@ -125,10 +114,3 @@ def evaluate(session: Session) -> dict[str, Any]:
         "test_loss": loss / len(test.labels),
         "evaluate_seconds": monotonic() - started,
     }
-
-
-def emit_step(
-    events: Events, row: dict[str, Any], phase: str, step: int, epoch: int | None = None
-) -> None:
-    """Tell of one step."""
-    events.emit("step", phase=phase, step=step, epoch=epoch, **row)

@@ -22,7 +22,7 @@ from kdbench.spec.settings import Training
 from kdbench.worker.checkpoints.files import read_checkpoint, write_checkpoint
 from kdbench.worker.checkpoints.history import History
 from kdbench.worker.checkpoints.resume import Checkpoints
-from kdbench.worker.data.stream import Streamed
+from kdbench.worker.data.images import Streamed
 from kdbench.worker.events import Events
 from kdbench.worker.training.session import Session
 from kdbench.worker.training.train import learning_rate

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import kdbench.worker.data.dataset as data_module
-import kdbench.worker.data.stream as stream_module
+import kdbench.worker.data.images as stream_module
 from kdbench.common.errors import InputError, WorkerError
 from kdbench.common.lifetime import STOP_SIGNALS, ignore_signals
 from kdbench.worker.data import decoder_processes
@@ -135,8 +135,7 @@ def test_embeddings_are_the_same_to_the_bit(plan, tmp_path, pictures):
         module.forward = teacher
         seed = {"seed": 0} if plan is plan_class_embeddings else {}
         made = plan(cell, data, device=CPU, **seed)
-        options = {"budget": None, "probes": Probes(CPU), "key": ""}
-        found.append(compute(made, cell, data, module, **options).embeddings)
+        found.append(compute(made, module, budget=None, probes=Probes(CPU)).embeddings)
     assert torch.equal(*found)
 
 

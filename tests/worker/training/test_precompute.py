@@ -50,9 +50,7 @@ class Pixels(torch.nn.Module):
 
 def computed(cell, plan, teacher, budget=None):
     data = load_data(cell, device=CPU)
-    return compute(
-        plan(data), cell, data, teacher, budget=budget, probes=Probes(CPU), key="none"
-    ), data
+    return compute(plan(data), teacher, budget=budget, probes=Probes(CPU)), data
 
 
 def test_class_embeddings_are_means_over_exactly_so_many_images(tmp_path):
@@ -68,7 +66,7 @@ def test_class_embeddings_are_means_over_exactly_so_many_images(tmp_path):
         cell, lambda data: plan_class_embeddings(cell, data, device=CPU, seed=3), teacher
     )
     images = torch.cat(teacher.seen[1:])  # the first batch warms up
-    assert (len(images), done.batches, done.kind) == (70, 9, "measured")
+    assert (len(images), done.times.count, done.cost.kind) == (70, 9, "measured")
     # The reference takes the images that the teacher saw, finds each in the data set by its
     # pixels, and averages by class in float64.
     whole = prepare(data.train.pixels, 16).flatten(1)
@@ -115,7 +113,7 @@ def test_image_embeddings_are_of_every_image_and_its_mirror_image(flip, batch, t
     for side, expected in enumerate(sides):
         wanted = prepare(expected, 16).flatten(1)[:, :24]
         torch.testing.assert_close(done.embeddings[:, side], wanted)
-    assert done.batches == done.batches_total == len(sides) * -(-len(pixels) // batch)
+    assert done.times.count == done.cost.batches == len(sides) * -(-len(pixels) // batch)
 
 
 def test_a_budget_cuts_the_image_embeddings_short(tmp_path):
@@ -134,7 +132,7 @@ def test_a_budget_cuts_the_image_embeddings_short(tmp_path):
         Pixels(),
         budget=run.budget,
     )
-    assert (done.batches, done.kind) == (3, "extrapolated")
+    assert (done.times.count, done.cost.kind) == (3, "extrapolated")
     wanted = prepare(data.train.pixels[:300], 16).flatten(1)[:, :24]
     torch.testing.assert_close(done.embeddings[:300, 0], wanted)
     assert (done.embeddings[300:].abs().sum(dim=-1) > 0).all(), "filled at random"
@@ -166,19 +164,19 @@ def test_a_batch_that_was_suspended_is_embedded_and_not_timed(tmp_path):
         return computed(cell, plan, teacher)[0]
 
     usual = embedded(Pixels())
-    assert (usual.batches, usual.kind, len(usual.timed.timed)) == (3, "measured", 1)
-    assert usual.seconds == usual.timed.seconds
+    assert (usual.times.count, usual.cost.kind, len(usual.times.timed)) == (3, "measured", 1)
+    assert usual.cost.seconds == usual.times.seconds
     # the call before the first batch warms up, and is in no time
     for calls, counted, spans in [((0,), 3, 1), ((2,), 2, 2), ((1, 2), 1, 1)]:
         done = embedded(Stopped(*calls))
         assert torch.equal(done.embeddings, usual.embeddings)
-        assert (done.batches, len(done.timed.timed)) == (counted, spans)
-        assert done.kind == ("measured" if counted == 3 else "extrapolated")
-        assert done.seconds == pytest.approx(done.timed.seconds / counted * 3)
+        assert (done.times.count, len(done.times.timed)) == (counted, spans)
+        assert done.cost.kind == ("measured" if counted == 3 else "extrapolated")
+        assert done.cost.seconds == pytest.approx(done.times.seconds / counted * 3)
     # where none is left, one is run again; what it gave is there already
     done = embedded(Stopped(1, 2, 3, 4))
     assert torch.equal(done.embeddings, usual.embeddings)
-    assert (done.batches, done.kind) == (1, "extrapolated")
+    assert (done.times.count, done.cost.kind) == (1, "extrapolated")
     with pytest.raises(DisturbedError, match="every batch of the precompute was suspended"):
         embedded(Stopped(*range(1000)))
 
@@ -189,7 +187,7 @@ def test_a_budget_is_for_the_batches_that_were_timed(tmp_path):
     plan = lambda data: plan_image_embeddings(run.cell, data, device=CPU)  # noqa: E731
     teacher = Stopped(1)
     done, _ = computed(run.cell, plan, teacher, budget=run.budget)
-    assert (done.batches, done.kind) == (1, "extrapolated")
+    assert (done.times.count, done.cost.kind) == (1, "extrapolated")
     assert len(teacher.seen) == 3, "one to warm up, one that was suspended, and one"
 
 

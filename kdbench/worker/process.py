@@ -1,12 +1,15 @@
-"""How a worker ends: at once, when all that has to be put in order is."""
+"""How a worker's process begins and ends."""
 
 import atexit
 import os
 import sys
 from contextlib import suppress
 
+from kdbench.common.lifetime import WARNING_SIGNALS, ignore_signals
+from kdbench.worker.secrets import hide
 
-class Ending:
+
+class Exit:
     """Leaves the process without taking the interpreter apart.
 
     Freeing torch's modules one by one takes a second or more, and a cell would pay it. Whatever
@@ -15,17 +18,21 @@ class Ending:
     """
 
     def __init__(self) -> None:
-        self._code: int | None = None
+        #: the exit status; None: an exception is on its way out, whose status only Python knows
+        self.status: int | None = None
         atexit.register(self._leave)
 
-    def settle(self, code: int) -> None:
-        """Say the exit status; without it the interpreter ends as it always does."""
-        self._code = code
-
     def _leave(self) -> None:
-        if self._code is None:  # an exception on its way out, whose status only Python knows
+        if self.status is None:
             return
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError, ValueError):
                 stream.flush()
-        os._exit(self._code)
+        os._exit(self.status)
+
+
+def begin() -> Exit:
+    """Prepare this process for a worker's work; the caller sets the status that it returns."""
+    ignore_signals(WARNING_SIGNALS)
+    hide()
+    return Exit()
