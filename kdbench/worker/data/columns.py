@@ -158,11 +158,8 @@ def _labels(table: Any, data: Data, where: str) -> Tensor:
     feature, column = table.features[data.label_column], data.label_column
     names = _class_names(table, data)
     if names is not None and len(names) != data.classes:
-        raise InputError(
-            f"expected {data.classes} classes, found {len(names)} names of classes",
-            where=where,
-            key="data.classes",
-        )
+        problem = f"expected {data.classes} classes, found {len(names)} names of classes"
+        raise InputError(problem, where=where, key="data.classes")
     kind = str(getattr(feature, "dtype", feature))
     if not kind.startswith(("int", "uint")):
         raise InputError(
@@ -176,9 +173,8 @@ def _labels(table: Any, data: Data, where: str) -> Tensor:
     values = table.select_columns([column]).with_format("arrow")[:].column(0)
     if values.null_count:
         row = int(np.flatnonzero(values.is_null().to_numpy())[0])
-        raise InputError(
-            f"expected a label, found none in row {row}", where=where, key="data.label_column"
-        )
+        problem = f"expected a label, found none in row {row}"
+        raise InputError(problem, where=where, key="data.label_column")
     numbers = values.to_numpy()
     wrong = np.flatnonzero((numbers < 0) | (numbers >= data.classes))
     if len(wrong):

@@ -137,10 +137,7 @@ def _digits(data: Data) -> list[Images]:
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
     wanted = data.train_images + data.test_images
     if wanted > len(order):
-        raise InputError(
-            f"expected at most {len(order)} images in both splits, found {wanted}",
-            where=data.name,
-            key="data.train_images",
-        )
+        problem = f"expected at most {len(order)} images in both splits, found {wanted}"
+        raise InputError(problem, where=data.name, key="data.train_images")
     splits = (order[: data.train_images], order[data.train_images : wanted])
     return [Images(pixels[rows].contiguous(), labels[rows].contiguous()) for rows in splits]

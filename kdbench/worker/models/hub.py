@@ -71,19 +71,11 @@ def _not_found(error: Exception, name: str, revision: str | None, table: str) ->
     if isinstance(error, LocalEntryNotFoundError):  # no network, or it is not to be used
         cached = _cached_revisions(name)
         if revision is not None and cached:
-            return InputError(
-                f"the revision {revision!r} is not in the cache, which has {quoted(cached)}",
-                where=name,
-                key=f"{table}.revision",
-                hint=fetch,
-            )
+            problem = f"the revision {revision!r} is not in the cache, which has {quoted(cached)}"
+            return InputError(problem, where=name, key=f"{table}.revision", hint=fetch)
     elif isinstance(error, EntryNotFoundError):
-        return InputError(
-            f"the repository has no {CONFIG}",
-            where=name,
-            key=key,
-            hint="expected a ViT that save_pretrained wrote",
-        )
+        hint = "expected a ViT that save_pretrained wrote"
+        return InputError(f"the repository has no {CONFIG}", where=name, key=key, hint=hint)
     problem = f"cannot load the checkpoint: {type(error).__name__}: {first_line(error)}"
     return InputError(problem, where=name, key=key, hint=fetch)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from time import monotonic
 
 import torch
@@ -67,10 +68,7 @@ def matmul_rate(precision: Precision, device: torch.device) -> Rate:
         a, b, out = (_fitting(device, (side, side), dtype) for _ in range(3))
         if a is None or b is None or out is None:
             break
-
-        def product(a: Tensor = a, b: Tensor = b, out: Tensor = out) -> None:
-            torch.mm(a, b, out=out)
-
+        product = partial(torch.mm, a, b, out=out)
         seconds = min(_tries(product, device))
         if 2 * side**3 / seconds > best:
             best, chosen = 2 * side**3 / seconds, (side, product)
@@ -92,15 +90,11 @@ def copy_rate(device: torch.device) -> Rate:
         size //= 2
         if size < 2**20:
             raise RuntimeError("no memory is left to copy in")
-
-    def copy(source: Tensor = source, target: Tensor = target) -> None:
-        target.copy_(source)
-
-    return _steady_rate(copy, device, 2.0 * source.nbytes)
+    return _steady_rate(partial(target.copy_, source), device, 2.0 * source.nbytes)
 
 
 def _steady_rate(
-    work: Callable[[], None], device: torch.device, amount: float, *known: float
+    work: Callable[[], object], device: torch.device, amount: float, *known: float
 ) -> Rate:
     """Repeat work of some operations or bytes until its best tries agree, or time is up.
 
@@ -115,7 +109,7 @@ def _steady_rate(
             return Rate(amount / tries[0], steady)
 
 
-def _tries(work: Callable[[], None], device: torch.device) -> Iterator[float]:
+def _tries(work: Callable[[], object], device: torch.device) -> Iterator[float]:
     """Time work repeatedly, after a first run to warm up."""
     clock, started = step_clock(device), monotonic()
     work()

@@ -20,14 +20,11 @@ _SHORTEST_NS = 1_000_000
 
 def _boot_clock() -> Callable[[], int] | None:
     """Return a reader of CLOCK_BOOTTIME; None where the system has none, like macOS."""
-    clock: int | None = getattr(time, "CLOCK_BOOTTIME", None)
-    if clock is None:
-        return None
     try:
-        time.clock_gettime_ns(clock)
-    except OSError:  # a sandbox whose kernel does not know it
+        time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    except (AttributeError, OSError):  # a sandbox's kernel may not know it
         return None
-    return partial(time.clock_gettime_ns, clock)
+    return partial(time.clock_gettime_ns, time.CLOCK_BOOTTIME)
 
 
 _boottime_ns = _boot_clock()

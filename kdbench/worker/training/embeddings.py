@@ -139,11 +139,8 @@ def _choose(cell: Cell, data: DataSet, seed: int) -> tuple[Tensor, Tensor]:
     for number in range(classes):
         found = order[shuffled == number][:per_class]
         if not len(found):
-            raise InputError(
-                f"class {number} has no training image to embed",
-                where=cell.data.name,
-                key="data.classes",
-            )
+            problem = f"class {number} has no training image to embed"
+            raise InputError(problem, where=cell.data.name, key="data.classes")
         chosen.append(found)
     labels = [torch.full((len(rows),), number) for number, rows in enumerate(chosen)]
     return torch.cat(chosen), torch.cat(labels)

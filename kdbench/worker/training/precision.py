@@ -17,17 +17,13 @@ def check_precision(precision: Precision, device: torch.device) -> None:
     if precision != "tf32":
         return
     if device.type != "cuda":
-        raise InputError(
-            f"tf32 is a mode of CUDA devices, found the device {device}",
-            key="training.precision",
-            hint='on a CPU: "fp32", "bf16" or "fp16"',
-        )
+        problem = f"tf32 is a mode of CUDA devices, found the device {device}"
+        hint = 'on a CPU: "fp32", "bf16" or "fp16"'
+        raise InputError(problem, key="training.precision", hint=hint)
     if not _computes_tf32(device):
-        raise InputError(
-            f"{torch.cuda.get_device_name(device)} does not compute in tf32",
-            key="training.precision",
-            hint="NVIDIA's cards do from Ampere (capability 8.0) on",
-        )
+        problem = f"{torch.cuda.get_device_name(device)} does not compute in tf32"
+        hint = "NVIDIA's cards do from Ampere (capability 8.0) on"
+        raise InputError(problem, key="training.precision", hint=hint)
 
 
 def set_precision(precision: Precision, device: torch.device) -> None:
