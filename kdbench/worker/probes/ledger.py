@@ -40,13 +40,11 @@ class Ledger(OperationMode):
     A storage counts from the operation that first returned it until its last reference goes,
     with its exact bytes: no allocator rounds them here. What kernels allocate and free within one
     operation lies below dispatch and is not seen.
-
-    Attributes:
-        events: allocations and frees so far, in order.
     """
 
     def __init__(self, device: torch.device) -> None:
         super().__init__()
+        #: allocations and frees so far, in order
         self.events: list[Event] = []
         self._device = device.type
         self._part = START

@@ -22,16 +22,11 @@ _BETWEEN = "between"
 
 @dataclass(frozen=True, kw_only=True)
 class StepArguments:
-    """What the caller says a step is made of.
+    """What the caller says a step is made of; it all counts, whether the step uses it or not."""
 
-    Attributes:
-        models: trained modules, by the name that their submodules get as a prefix.
-        teachers: modules that run without being trained, likewise.
-        optimizers: their state counts even if the step does not use it.
-        inputs: tensors that count even if the step does not use them.
-    """
-
+    #: trained modules, by the name that their submodules get as a prefix
     models: Mapping[str, nn.Module]
+    #: modules that run without being trained, likewise
     teachers: Mapping[str, nn.Module]
     optimizers: Sequence[Optimizer]
     inputs: Sequence[Tensor]

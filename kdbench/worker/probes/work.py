@@ -51,17 +51,14 @@ class WorkCounter(OperationMode):
     attention, by the formulas of `torch.utils.flop_counter`. That module's own mode is not used:
     it decomposes operations to find those it knows, and the step would allocate other memory. Not
     counted are element-wise work, reductions, and products with a vector.
-
-    Attributes:
-        flops: floating-point operations so far.
-        operations: dispatched operations so far that compute or copy; views do neither.
-        bytes_moved: bytes of all tensors that those operations read and returned.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.flops = 0
+        #: dispatched operations that compute or copy; views do neither
         self.operations = 0
+        #: bytes of all tensors that those operations read and returned
         self.bytes_moved = 0
 
     def run(self, func: Any, args: Any, kwargs: Any) -> Any:
