@@ -5,11 +5,15 @@ The parts are inferred: a module's forward pass, autograd at work, an optimizer'
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.optimizer import (
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
 from torch.utils._pytree import tree_leaves
 
 from kdbench.worker.probes.allocations import START, Event
@@ -78,14 +82,21 @@ class StepLedger(Ledger):
             self.register(_gradients(optimizer), "gradients")
             self.register(_state(optimizer), "optimizer_state", "optimizer")
 
-    def begin_optimizer(self, optimizer: Optimizer, *_: object) -> None:
+    def __enter__(self) -> Self:
+        before = register_optimizer_step_pre_hook(self._begin_optimizer)
+        after = register_optimizer_step_post_hook(self._end_optimizer)
+        self._hooks.callback(before.remove)
+        self._hooks.callback(after.remove)
+        return super().__enter__()
+
+    def _begin_optimizer(self, optimizer: Optimizer, *_: object) -> None:
         """Name gradients and state before an optimizer's own temporaries."""
         self._optimizers_entered += 1
         for tensor in (*_gradients(optimizer), *_state(optimizer)):
             self._meet(tensor)
         self.register_kept(optimizer)
 
-    def end_optimizer(self, optimizer: Optimizer, *_: object) -> None:
+    def _end_optimizer(self, optimizer: Optimizer, *_: object) -> None:
         """Name the state that an optimizer's first step made."""
         self._optimizers_entered -= 1
         self.register(_state(optimizer), "optimizer_state", "optimizer")

@@ -17,10 +17,6 @@ import torch
 import torch._dynamo
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.optimizer import (
-    register_optimizer_step_post_hook,
-    register_optimizer_step_pre_hook,
-)
 from torch.utils._pytree import tree_leaves
 
 from kdbench.common.errors import InputError
@@ -79,7 +75,7 @@ def _account(step: Callable[[], object], ledger: StepLedger, device: torch.devic
     work = WorkCounter()
     ledger.register_arguments()
     before = len(ledger.events)
-    with no_collection(), _optimizers_watched(ledger), _eagerly() as compiled, work, ledger:
+    with no_collection(), _eagerly() as compiled, work, ledger:
         _reset_peaks(device)
         result = step()
     peak, reserved = _read_peaks(device)
@@ -101,18 +97,6 @@ def _account(step: Callable[[], object], ledger: StepLedger, device: torch.devic
         torch_version=str(torch.__version__),  # a class of its own
         device_name=torch.cuda.get_device_name(device) if device.type == "cuda" else None,
     )
-
-
-@contextmanager
-def _optimizers_watched(ledger: StepLedger) -> Iterator[None]:
-    """Inform the ledger when any optimizer steps."""
-    before = register_optimizer_step_pre_hook(ledger.begin_optimizer)
-    after = register_optimizer_step_post_hook(ledger.end_optimizer)
-    try:
-        yield
-    finally:
-        before.remove()
-        after.remove()
 
 
 @contextmanager
