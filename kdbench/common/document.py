@@ -1,12 +1,19 @@
 """A matrix file as a document: read, a preset laid over it, single values set."""
 
-import stat
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from kdbench.common.errors import InputError, did_you_mean, quoted, short_repr, truncate
+from kdbench.common.errors import (
+    InputError,
+    did_you_mean,
+    located,
+    os_reason,
+    quoted,
+    short_repr,
+    truncate,
+)
 from kdbench.common.text import decode_text
 
 Document = dict[str, Any]
@@ -29,27 +36,14 @@ def read_document(path: Path, *, kind: str = "matrix file") -> Document:
     Raises InputError if it is missing, unreadable, too large or not TOML, or holds what no TOML
     file of ours can: nesting without end, integers of more than 64 bits.
     """
-    where = display_path(path)
-    try:
-        raw = _read(path)
-    except (OSError, ValueError) as error:  # ValueError: no name that a file can have
-        reason = (getattr(error, "strerror", None) or str(error)).lower()
-        hint = _near_files(path) if isinstance(error, FileNotFoundError) else None
-        raise InputError(f"cannot read the {kind}: {reason}", where=where, hint=hint) from None
-    if len(raw) > MAX_BYTES:
-        raise InputError(f"expected a {kind} of at most {MAX_BYTES} bytes, found more", where=where)
-    try:
-        text = decode_text(raw)
-    except ValueError as error:
-        raise InputError(str(error), where=where) from None
-    if not text.strip():
-        raise InputError(f"expected a {kind}, found it empty", where=where)
-    try:
-        document = tomllib.loads(text)
-    except (RecursionError, ValueError) as error:
-        told = "nested too deeply" if isinstance(error, RecursionError) else error
-        raise InputError(f"not valid TOML: {told}", where=where) from None
-    _check_values(document, where=where)
+    with located(display_path(path)):
+        text = _read_text(path, kind)
+        try:
+            document = tomllib.loads(text)
+        except (RecursionError, ValueError) as error:
+            reason = "nested too deeply" if isinstance(error, RecursionError) else error
+            raise InputError(f"not valid TOML: {reason}") from None
+        _check_values(document)
     return document
 
 
@@ -63,131 +57,128 @@ def display_path(path: Path) -> Path:
     return Path("standard input") if path == STANDARD_INPUT else path
 
 
+def _read_text(path: Path, kind: str) -> str:
+    try:
+        raw = _read(path)
+    except (OSError, ValueError) as error:  # ValueError: no name that a file can have
+        hint = _near_files(path) if isinstance(error, FileNotFoundError) else None
+        raise InputError(f"cannot read the {kind}: {os_reason(error)}", hint=hint) from None
+    if len(raw) > MAX_BYTES:
+        raise InputError(f"expected a {kind} of at most {MAX_BYTES} bytes, found more")
+    try:
+        text = decode_text(raw)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    if not text.strip():
+        raise InputError(f"expected a {kind}, found it empty")
+    return text
+
+
 def _read(path: Path) -> bytes:
     if path == STANDARD_INPUT:
         with open(0, "rb", closefd=False) as file:
             return file.read(MAX_BYTES + 1)
     if path.is_dir():
-        raise InputError("expected a TOML file, found a folder", where=path, hint=_inside(path))
+        names = sorted(file.name for file in path.glob("*.toml"))
+        hint = f"it has {quoted(names)}" if names else None
+        raise InputError("expected a TOML file, found a folder", hint=hint)
     # Any other pipe or device may never end; one of this process's own has somebody who writes.
-    if path.exists() and not path.is_file():
-        own = path.parent in _OWN_FILES and stat.S_ISFIFO(path.stat().st_mode)
-        if not own:
-            raise InputError("expected a TOML file, found something else", where=path)
+    own = path.parent in _OWN_FILES and path.is_fifo()
+    if path.exists() and not path.is_file() and not own:
+        raise InputError("expected a TOML file, found something else")
     with path.open("rb") as file:
         return file.read(MAX_BYTES + 1)
 
 
 def _near_files(path: Path) -> str:
-    folder = path.parent
-    names = [file.name for file in folder.glob("*.toml")] if folder.is_dir() else []
-    near = did_you_mean(path.name, names)
+    near = did_you_mean(path.name, [file.name for file in path.parent.glob("*.toml")])
     return near or "the benchmarks/ folder has some to start from"
 
 
-def _inside(folder: Path) -> str | None:
-    names = sorted(file.name for file in folder.glob("*.toml"))
-    return f"it has {quoted(names)}" if names else None
+def _check_values(node: object, key: str = "", level: int = 0) -> None:
+    """Check nesting and integers; `key` is where in the file the node is."""
+    if isinstance(node, int) and abs(node) > _LARGEST:
+        raise InputError("expected at most 64 bits, found more", key=key)
+    if not isinstance(node, dict | list):
+        return
+    if level == _MOST_LEVELS:
+        problem = f"expected at most {_MOST_LEVELS} levels of tables and lists, found more"
+        raise InputError(problem, key=key)
+    if isinstance(node, dict):
+        inside = [(f"{key}.{name}" if key else name, value) for name, value in node.items()]
+    else:
+        inside = [(f"{key}[{index}]", value) for index, value in enumerate(node)]
+    for name, value in inside:
+        _check_values(value, name, level + 1)
 
 
-def _check_values(document: Document, *, where: object, prefix: str = "") -> None:
-    """Check nesting and integers, table by table and not by recursion."""
-    waiting: list[tuple[str, int, Any]] = [(prefix, 0, document)]
-    while waiting:
-        key, level, node = waiting.pop()
-        if isinstance(node, dict):
-            inside = [(f"{key}.{name}" if key else name, value) for name, value in node.items()]
-        elif isinstance(node, list):
-            inside = [(f"{key}[{index}]", value) for index, value in enumerate(node)]
-        else:
-            if isinstance(node, int) and abs(node) > _LARGEST:
-                raise InputError("expected at most 64 bits, found more", where=where, key=key)
-            continue
-        if level == _MOST_LEVELS:
-            raise InputError(
-                f"expected at most {_MOST_LEVELS} levels of tables and lists, found more",
-                where=where,
-                key=key,
-            )
-        waiting += [(name, level + 1, value) for name, value in inside]
-
-
-def apply_preset(document: Document, preset: str | None, *, where: object) -> Document:
+def apply_preset(document: Document, preset: str | None) -> Document:
     """Lay `[presets.NAME]` over the file: tables merge, everything else is replaced."""
-    presets = document.get("presets", {})
+    presets = _table(document.get("presets", {}), "presets")
     base = {key: value for key, value in document.items() if key != "presets"}
-    if not isinstance(presets, dict):
-        raise InputError(
-            f"expected a table, found {short_repr(presets)}", where=where, key="presets"
-        )
     if len(presets) > _MOST_PRESETS:
         problem = f"expected at most {_MOST_PRESETS} presets, found {len(presets)}"
-        raise InputError(problem, where=where, key="presets")
+        raise InputError(problem, key="presets")
     if preset is None:
         return base
     if preset not in presets:
-        hint = did_you_mean(preset, presets) or (
-            f"this file has {quoted(presets)}" if presets else "this file has none"
-        )
-        raise InputError(f"unknown preset {preset!r}", where=where, key="presets", hint=hint)
-    override = presets[preset]
-    if not isinstance(override, dict):
-        raise InputError(
-            f"expected a table, found {short_repr(override)}", where=where, key=f"presets.{preset}"
-        )
-    return _merged(base, override)
+        hint = did_you_mean(preset, presets) or f"this file has {quoted(presets) or 'none'}"
+        raise InputError(f"unknown preset {preset!r}", key="presets", hint=hint)
+    return _merged(base, _table(presets[preset], f"presets.{preset}"))
+
+
+def _table(value: object, key: str) -> Document:
+    if not isinstance(value, dict):
+        raise InputError(f"expected a table, found {short_repr(value)}", key=key)
+    return value
 
 
 def apply_assignments(document: Document, assignments: Sequence[str]) -> Document:
     """Apply `KEY=VALUE` strings: a dotted path into the file and a TOML value each."""
-    for assignment in assignments:
-        key, equals, text = assignment.partition("=")
-        key = key.strip()
-        if not equals or not all(key.split(".")):
-            raise InputError(
-                f"expected KEY=VALUE, found {short_repr(assignment)}",
-                where="--set",
-                hint="for instance --set training.batch_size=32",
-            )
-        parts = key.split(".")
-        if len(parts) > _MOST_LEVELS:
-            problem = f"expected at most {_MOST_LEVELS} parts of a key, found {len(parts)}"
-            raise InputError(problem, where="--set", key=key)
-        override: Document = {parts[-1]: _toml_value(text, key)}
-        _check_values(override, where="--set", prefix=".".join(parts[:-1]))
-        for part in reversed(parts[:-1]):
-            override = {part: override}
-        _check_path(document, key)
-        document = _merged(document, override)
+    with located("--set"):
+        for assignment in assignments:
+            document = _merged(document, _override(document, assignment))
     return document
 
 
-def _toml_value(text: str, key: str) -> Any:  # noqa: ANN401
+def _override(document: Document, assignment: str) -> Document:
+    """Make the tables around an assigned value; none of them may be a value in the document."""
+    key, equals, text = assignment.partition("=")
+    key = key.strip()
+    *outer, last = key.split(".")
+    if not equals or not last or not all(outer):
+        raise InputError(
+            f"expected KEY=VALUE, found {short_repr(assignment)}",
+            hint="for instance --set training.batch_size=32",
+        )
+    if len(outer) >= _MOST_LEVELS:
+        problem = f"expected at most {_MOST_LEVELS} parts of a key, found {len(outer) + 1}"
+        raise InputError(problem, key=key)
+    override: Document = {last: _toml_value(text, key)}
+    _check_values(override, ".".join(outer))
+    node: Any = document
+    for depth, part in enumerate(outer, start=1):
+        node = node.get(part, {})
+        if not isinstance(node, dict):
+            found = f"{'.'.join(outer[:depth])} is {short_repr(node)}"
+            raise InputError(f"{found}, no table to set a key in", key=key)
+    for part in reversed(outer):
+        override = {part: override}
+    return override
+
+
+def _toml_value(text: str, key: str) -> object:
     try:
         parsed = tomllib.loads(f"value = {text}")
-    except (tomllib.TOMLDecodeError, RecursionError, ValueError):
+    except (RecursionError, ValueError):
         parsed = {}
     if set(parsed) != {"value"}:
         raise InputError(
             f"expected a TOML value, found {short_repr(text)}",
-            where="--set",
             key=key,
             hint=f"""a string needs quotes: --set '{key}="{truncate(text.strip(), 80)}"'""",
         )
     return parsed["value"]
-
-
-def _check_path(document: Mapping[str, Any], key: str) -> None:
-    node: Any = document
-    for depth, part in enumerate(key.split(".")[:-1], start=1):
-        node = node.get(part, {})
-        if not isinstance(node, dict):
-            raise InputError(
-                f"{'.'.join(key.split('.')[:depth])} is {short_repr(node)}, "
-                "no table to set a key in",
-                where="--set",
-                key=key,
-            )
 
 
 def _merged(base: Document, override: Document) -> Document:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from itertools import islice
 
@@ -57,6 +58,17 @@ class InputError(KdbenchError):
         return type(self)(self.problem, where=where, key=self.key, hint=self.hint)
 
 
+@contextmanager
+def located(where: object) -> Iterator[None]:
+    """Name the file, folder or option in the input errors inside that name none."""
+    try:
+        yield
+    except InputError as error:
+        if error.where is not None:
+            raise
+        raise error.at(where) from None
+
+
 class OutputError(KdbenchError):
     """What a command prints cannot be written: a full disk, a terminal that is gone."""
 
@@ -80,6 +92,11 @@ class WorkerError(KdbenchError):
 def first_line(error: BaseException, otherwise: str = "") -> str:
     """Return the first line of a library's message, or `otherwise` where it has none."""
     return (str(error).splitlines() or [otherwise])[0]
+
+
+def os_reason(error: OSError | ValueError) -> str:
+    """Say why the system refused, without Python's number and path of it."""
+    return (getattr(error, "strerror", None) or str(error)).lower()
 
 
 def did_you_mean(found: object, known: Iterable[object]) -> str | None:

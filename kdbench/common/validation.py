@@ -41,7 +41,7 @@ def validate(
     model: type[Model],
     document: Mapping[str, Any],
     *,
-    where: object,
+    where: object | None = None,
     prefix: str = "",
     written: Mapping[str, Any] | None = None,
 ) -> Model:
@@ -81,7 +81,7 @@ def _as_input_error(
     error: ErrorDetails,
     model: type[BaseModel],
     document: Mapping[str, Any],
-    where: object,
+    where: object | None,
     prefix: str,
 ) -> InputError:
     path, kind, found = error["loc"], error["type"], error["input"]

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from kdbench.common.errors import InputError, did_you_mean, quoted, short_repr
+from kdbench.common.errors import InputError, did_you_mean, os_reason, quoted, short_repr
 from kdbench.common.fingerprint import is_system_path
 from kdbench.spec.settings import Data
 
@@ -12,35 +12,29 @@ _EXPECTED = "a .parquet file or a folder of parquet, of save_to_disk or of SPLIT
 _TABLES = ("state.json", "*/state.json", "*.parquet", "*/*.parquet", "data/*/*.parquet")
 
 
-def check_data_path(data: Data, where: Path) -> None:
+def check_data_path(data: Data) -> None:
     """Check a local data set's place; a name on the hub is left to the cell's own process."""
     if data.source != "datasets" or data.path is None:
         return
     root, key = Path(data.path), "data.path"
     try:
         if not root.exists():
-            _check_hub_name(data.path, where)
+            _check_hub_name(data.path)
             return
-        if is_system_path(root):  # told where it would be read
+        if is_system_path(root):  # refused where it would be read
             return
         if data.config is not None:
             root, key = root / data.config, "data.config"
             if not root.is_dir():
-                raise InputError(
-                    f"no such folder: {short_repr(str(root))}",
-                    where=where,
-                    key=key,
-                    hint=_near(root),
-                )
-        _check_kind(root, data, where, key)
+                problem = f"no such folder: {short_repr(str(root))}"
+                raise InputError(problem, key=key, hint=_near(root))
+        _check_kind(root, data.train_split, key)
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise InputError(
-            f"cannot read {short_repr(str(root))}: {reason}", where=where, key=key
-        ) from None
+        problem = f"cannot read {short_repr(str(root))}: {os_reason(error)}"
+        raise InputError(problem, key=key) from None
 
 
-def _check_hub_name(path: str, where: Path) -> None:
+def _check_hub_name(path: str) -> None:
     """Refuse what is neither there nor a name on the hub, which is `owner/name`."""
     written_as_path = path.startswith((".", "/", "~")) or path.endswith((".parquet", "/"))
     if not written_as_path and path.count("/") == 1:
@@ -51,37 +45,31 @@ def _check_hub_name(path: str, where: Path) -> None:
     raise InputError(
         "no such file or folder, and no name on the hub such as 'uoft-cs/cifar100': "
         f"{short_repr(path)}",
-        where=where,
         key="data.path",
         hint=hint,
     )
 
 
-def _check_kind(root: Path, data: Data, where: Path, key: str) -> None:
+def _check_kind(root: Path, split: str, key: str) -> None:
     """Check what a file or folder holds, by the names in it."""
     if root.suffix == ".parquet" and root.is_file():
         return
-    if not root.is_dir():
-        found = f"something else: {short_repr(str(root))}"
-    elif any(next(root.glob(pattern), None) for pattern in _TABLES):
-        return
-    else:
+    found = "something else"
+    if root.is_dir():
+        if any(next(root.glob(pattern), None) for pattern in _TABLES):
+            return
         entries = list(root.iterdir())
         folders = sorted(entry.name for entry in entries if entry.is_dir())
-        split = data.train_split
         if split in folders:
             return
         if folders:
             raise InputError(
                 f"{short_repr(str(root))} has no folder for the split {split!r}",
-                where=where,
                 key="data.train_split",
                 hint=did_you_mean(split, folders) or f"the folders are {quoted(folders)}",
             )
-        found = (
-            f"{'a folder without any' if entries else 'an empty folder'}: {short_repr(str(root))}"
-        )
-    raise InputError(f"expected {_EXPECTED}, found {found}", where=where, key=key)
+        found = "a folder without any" if entries else "an empty folder"
+    raise InputError(f"expected {_EXPECTED}, found {found}: {short_repr(str(root))}", key=key)
 
 
 def _near(path: Path) -> str | None:

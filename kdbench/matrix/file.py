@@ -17,12 +17,12 @@ from kdbench.common.document import (
     is_stream,
     read_document,
 )
-from kdbench.common.errors import InputError, short_repr
+from kdbench.common.errors import InputError, located, short_repr
 from kdbench.common.text import is_name, suggest_name
 from kdbench.common.validation import validate
+from kdbench.matrix.checks import check_runs
 from kdbench.matrix.filter import RowFilter
 from kdbench.matrix.resolve import MatrixFile, resolve_cells
-from kdbench.matrix.sizes import check_runs
 from kdbench.spec.budget import Budget, check_steps
 from kdbench.spec.cell import Cell, CellRun, Launch, Mode
 from kdbench.spec.gated_metrics import Tolerances, parse_tolerances
@@ -91,61 +91,73 @@ def load_matrix(
     """
     document = read_document(Path(path))
     where = display_path(Path(path))
-    for other in document.get("presets") or ():
-        # A mistake in a preset is told now, not on the day somebody picks it.
-        _check_preset(document, other, where)
-    chosen = apply_assignments(apply_preset(document, preset, where=where), assignments)
-    with _blamed_on(assignments, where):
-        matrix = _matrix(chosen, where, f"preset {short_repr(preset)}" if preset else None)
+    with located(where):
+        apply_preset(document, None)  # so that the presets are tables
+        for other in document.get("presets", ()):
+            # A mistake in a preset is reported now, not on the day somebody picks it.
+            _check_preset(document, other, where)
+        chosen = apply_assignments(apply_preset(document, preset), assignments)
+    with _blamed_on(assignments, where), located(where):
+        matrix = _matrix(chosen, where, preset)
     columns = [column.name for column in PLAN_COLUMNS]
     matrix = replace(matrix, only=tuple(RowFilter.parse(text, columns) for text in only))
-    matrix.runs()  # so that a wrong filter is told here
+    matrix.runs()  # so that a wrong filter is reported here
     return matrix
 
 
 def _check_preset(document: Document, preset: str, where: Path) -> None:
-    chosen = apply_preset(document, preset, where=where)
-    try:
-        _parsed(chosen, where=where, origin=f"preset {short_repr(preset)}")
-    except InputError as error:
-        # What is wrong without it too is the file's own, and no mistake of a preset.
-        own = _mistake(apply_preset(document, None, where=where), where)
-        if own is not None and str(own) == str(error.at(where)):
-            raise own from None
-        raise
+    mistake = _mistake(apply_preset(document, preset))
+    if mistake is None:
+        return
+    # What is wrong without it too is the file's own, and no mistake of a preset.
+    own = _mistake(apply_preset(document, None))
+    if own is not None and str(own) == str(mistake):
+        raise own
+    raise mistake.at(_origin(where, preset))
 
 
-def _mistake(document: Document, where: Path) -> InputError | None:
+def _mistake(document: Document) -> InputError | None:
     try:
-        _parsed(document, where=where, origin=None)
+        _parsed(document)
     except InputError as error:
         return error
     return None
 
 
+def _origin(where: Path, preset: str | None) -> object:
+    return where if preset is None else f"{where} (preset {short_repr(preset)})"
+
+
 @contextmanager
 def _blamed_on(assignments: Sequence[str], where: Path) -> Iterator[None]:
-    """Tell a mistake in a key that the command line has set as the command line's.
+    """Report a mistake in a key that the command line has set as the command line's.
 
-    What is wrong with a file that such a key names is told of that file.
+    What is wrong with a file that such a key names is reported of that file.
     """
     try:
         yield
     except InputError as error:
-        if not str(error.where).startswith(str(where)):
-            raise
         keys = (assignment.partition("=")[0].strip() for assignment in assignments)
         # the key itself, or what is below it
-        if any(re.match(rf"{re.escape(key)}($|[.\[])", error.key or "") for key in keys):
+        if str(error.where).startswith(str(where)) and any(
+            re.match(rf"{re.escape(key)}($|[.\[])", error.key or "") for key in keys
+        ):
             raise error.at("--set") from None
         raise
 
 
-def _matrix(chosen: Document, where: Path, origin: str | None) -> Matrix:
-    file = _parsed(chosen, where=where, origin=origin)
-    _check_launch(file.launch, where)
+def _matrix(chosen: Document, where: Path, preset: str | None) -> Matrix:
+    with located(_origin(where, preset)):
+        file = _parsed(chosen)
+    # Elsewhere a child cannot be made to end with its parent, and macOS's system libraries do not
+    # survive a fork.
+    if file.launch == "fork" and platform.system() != "Linux":
+        problem = f"a fork needs Linux, found {platform.system()}"
+        raise InputError(problem, key="launch", hint='use "spawn", the default')
     name = file.name or _name_from(where)
-    matrix = Matrix(
+    cells = tuple(resolve_cells(name, file, chosen))
+    check_runs(len(cells), len(file.seeds), file.repeats)
+    return Matrix(
         name=name,
         path=where,
         mode=file.mode,
@@ -154,48 +166,29 @@ def _matrix(chosen: Document, where: Path, origin: str | None) -> Matrix:
         threads=file.threads,
         launch=file.launch,
         budget=file.budget,
-        cells=tuple(resolve_cells(name, file, chosen, where)),
-        tolerances=parse_tolerances(file.tolerances, where=where),
+        cells=cells,
+        tolerances=parse_tolerances(file.tolerances),
     )
-    if not matrix.cells:
-        raise InputError("no cells left: [[exclude]] drops every one", where=where, key="exclude")
-    check_runs(len(matrix.cells), len(matrix.seeds), matrix.repeats, where)
-    return matrix
-
-
-def _check_launch(launch: Launch, where: Path) -> None:
-    # Elsewhere a child cannot be made to end with its parent, and macOS's system libraries do not
-    # survive a fork.
-    if launch == "fork" and platform.system() != "Linux":
-        raise InputError(
-            f"a fork needs Linux, found {platform.system()}",
-            where=where,
-            key="launch",
-            hint='use "spawn", the default',
-        )
 
 
 def _name_from(path: Path) -> str:
     if path == display_path(STANDARD_INPUT) or is_stream(path):
         raise InputError(
             "results are kept under the matrix's name, which a pipe does not have",
-            where=path,
             key="name",
             hint='give it one: name = "my-matrix"',
         )
     if not is_name(path.stem):
         raise InputError(
             f"cannot name the matrix after the file {short_repr(path.name)}",
-            where=path,
             key="name",
             hint=f'give it a name: name = "{suggest_name(path.stem) or "my-matrix"}"',
         )
     return path.stem
 
 
-def _parsed(document: Document, *, where: Path, origin: str | None) -> MatrixFile:
-    source = f"{where} ({origin})" if origin else where
-    file = validate(MatrixFile, document, where=source)
-    check_steps(file.budget, source)
-    parse_tolerances(file.tolerances, where=source)
+def _parsed(document: Document) -> MatrixFile:
+    file = validate(MatrixFile, document)
+    check_steps(file.budget)
+    parse_tolerances(file.tolerances)
     return file

@@ -1,9 +1,8 @@
 """`--only COLUMN=V1,V2`: rows with certain values in a column of `cells`; no expressions."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 from kdbench.common.errors import InputError, did_you_mean, quoted, short_repr
 
@@ -18,7 +17,7 @@ class RowFilter:
     option: str = "--only"
 
     @classmethod
-    def parse(cls, condition: str, known: Sequence[str], option: str = "--only") -> RowFilter:
+    def parse(cls, condition: str, known: Sequence[str], option: str = "--only") -> Self:
         """Read `COLUMN=V1,V2`; the column must be among `known`."""
         column, equals, values = condition.partition("=")
         column = column.strip()
@@ -39,11 +38,11 @@ class RowFilter:
         return cls(column, wanted, option)
 
     def keep(self, values: Sequence[object]) -> list[bool]:
-        """Tell which of a column's values are wanted; raises InputError if none is."""
-        shown = [_as_text(value) for value in values]
-        kept = [text in self.wanted for text in shown]
+        """Say which of a column's values are wanted; raises InputError if none is."""
+        texts = [written(value) for value in values]
+        kept = [text in self.wanted for text in texts]
         if not any(kept):
-            there = sorted(set(shown))
+            there = sorted(set(texts))
             hint = did_you_mean(",".join(self.wanted), there)
             raise InputError(
                 f"no cells left: none has {self.column} {quoted(self.wanted, ' or ')}",
@@ -53,7 +52,8 @@ class RowFilter:
         return kept
 
 
-def _as_text(value: object) -> str:
+def written(value: object) -> str:
+    """Write a value as TOML does, without quotes, and None as `null`."""
     if value is None:
         return "null"
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -16,7 +16,7 @@ Values = Mapping[str, tuple[Any, ...]]
 #: one value by axis; None on an axis without values
 Point = Mapping[str, Any]
 
-# A sweep above this is a typing error; it is told before anything is built.
+# A sweep above this is a typing error, refused before anything is built.
 MAX_CELLS = 100_000
 # Each entry is compared with each point.
 MAX_ENTRIES = 256
@@ -53,51 +53,44 @@ AXES = tuple(AxisValues.model_fields)
 MAIN_AXES = ("method", "student", "image_size", "teacher")
 
 
-def parse_values(entry: Mapping[str, Any], *, where: object, key: str) -> dict[str, Any]:
+def parse_values(entry: Mapping[str, Any], *, key: str) -> dict[str, Any]:
     """Check a table of values by axis: the grid's own, or an entry of exclude or include.
 
     A scalar stands for a list of one. Raises InputError for an unknown axis or a wrong value.
     """
-    unknown = [name for name in entry if name not in AXES]
-    if unknown:
-        hint = did_you_mean(unknown[0], AXES) or f"the axes are {quoted(AXES)}"
-        raise InputError("unknown axis", where=where, key=f"{key}.{unknown[0]}", hint=hint)
     lists = {name: value if isinstance(value, list) else [value] for name, value in entry.items()}
+    for name in lists:
+        if name not in AXES:
+            hint = did_you_mean(name, AXES) or f"the axes are {quoted(AXES)}"
+            raise InputError("unknown axis", key=f"{key}.{name}", hint=hint)
     for name, values in lists.items():
         if not values:
-            raise InputError(
-                "expected at least one value, found none", where=where, key=f"{key}.{name}"
-            )
-    return validate(AxisValues, lists, where=where, prefix=key, written=entry).given()
+            raise InputError("expected at least one value, found none", key=f"{key}.{name}")
+    return validate(AxisValues, lists, prefix=key, written=entry).given()
 
 
-def grid(axes: Values, where: object) -> Iterator[Point]:
+def grid(axes: Values) -> Iterator[Point]:
     """Count through all combinations, the last axis fastest; an axis without values has None."""
     lists = {name: tuple(dict.fromkeys(values)) or (None,) for name, values in axes.items()}
     count = prod(len(values) for values in lists.values())
     if count > MAX_CELLS:
-        raise InputError(
-            f"expected at most {MAX_CELLS} cells, found {count}", where=where, key="axes"
-        )
+        raise InputError(f"expected at most {MAX_CELLS} cells, found {count}", key="axes")
     for values in itertools.product(*lists.values()):
         yield dict(zip(lists, values, strict=True))
 
 
-def included(values: Values, axes: Values, *, where: object, key: str) -> Iterator[Point]:
+def included(values: Values, axes: Values, *, key: str) -> Iterator[Point]:
     """Complete an included entry: an axis it leaves out has the grid's value, if that is one."""
     complete = dict(values)
     for name, known in axes.items():
         if name in complete or (name == "teacher" and not known):
             continue
         if len(known) != 1:
-            raise InputError(
-                f"expected a value for the axis {name!r}, which has several",
-                where=where,
-                key=f"{key}.{name}",
-            )
+            problem = f"expected a value for the axis {name!r}, which has several"
+            raise InputError(problem, key=f"{key}.{name}")
         complete[name] = known
     complete.setdefault("teacher", ())
-    yield from grid(complete, where)
+    yield from grid(complete)
 
 
 def matches(point: Point, entry: Values) -> bool:

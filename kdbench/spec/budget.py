@@ -64,19 +64,13 @@ class Budget(Frozen):
 NOT_MEASURED = {"timeout_seconds", "phase_timeouts", "checkpoints", "checkpoint_seconds"}
 
 
-def check_steps(budget: Budget, where: object) -> None:
+def check_steps(budget: Budget) -> None:
     """Refuse fewest steps that are more than the most: timing would end at the most."""
-    if budget.min_steps <= budget.max_steps:
+    least, most = budget.min_steps, budget.max_steps
+    if least <= most:
         return
     if "max_steps" in budget.model_fields_set:
-        raise InputError(
-            f"expected at least budget.min_steps, {budget.min_steps}, found {budget.max_steps}",
-            where=where,
-            key="budget.max_steps",
-        )
-    raise InputError(
-        f"expected at most budget.max_steps, {budget.max_steps} unless set, found "
-        f"{budget.min_steps}",
-        where=where,
-        key="budget.min_steps",
-    )
+        problem = f"expected at least budget.min_steps, {least}, found {most}"
+        raise InputError(problem, key="budget.max_steps")
+    problem = f"expected at most budget.max_steps, {most} unless set, found {least}"
+    raise InputError(problem, key="budget.min_steps")

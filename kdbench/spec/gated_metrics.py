@@ -97,18 +97,18 @@ class Tolerances:
         return tuple(name for name, tolerance in self.given if tolerance.off)
 
 
-def parse_tolerances(table: Mapping[str, Any], *, where: object) -> Tolerances:
+def parse_tolerances(table: Mapping[str, Any]) -> Tolerances:
     """Read `[tolerances]`: a figure to a fraction, a size in quotes ("1 MiB") or "off"."""
     given = []
     for name, value in table.items():
         key = f"tolerances.{name}"
         if name not in GATED_METRICS:
             hint = did_you_mean(name, GATED_METRICS) or f"they are {quoted(GATED_METRICS)}"
-            raise InputError("no figure of this name", where=where, key=key, hint=hint)
+            raise InputError("no figure of this name", key=key, hint=hint)
         try:
             given.append((name, _parsed(value, GATED_METRICS[name])))
         except ValueError as error:
-            raise InputError(str(error), where=where, key=key) from None
+            raise InputError(str(error), key=key) from None
     return Tolerances(tuple(sorted(given)))
 
 
