@@ -136,10 +136,10 @@ class LineReader:
     def _metric(self, cell: _Cell, name: str, rest: Sequence[_Word]) -> None:
         self._once(name, cell.metrics)
         values = tuple(self._number_in(word.text) for word in rest)
-        gauge = GATED_METRICS.get(name)  # another version of kdbench may have other ones
-        if gauge is not None and gauge.unit != "seconds" and len(values) != 1:
+        metric = GATED_METRICS.get(name)  # another version of kdbench may have other ones
+        if metric is not None and metric.unit != "seconds" and len(values) != 1:
             raise self._wrong(f"expected one value of {name!r}, found {len(values)}")
-        if gauge is not None and gauge.unit == "seconds" and not all(values):
+        if metric is not None and metric.unit == "seconds" and not all(values):
             raise self._wrong(f"expected times above 0 of {name!r}, found 0")
         cell.metrics[name] = values
 

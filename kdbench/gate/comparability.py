@@ -10,7 +10,7 @@ from kdbench.store.schema import COMPARABLE_SINCE
 
 
 @dataclass(frozen=True)
-class Barriers:
+class Comparability:
     """What stands between a baseline and what is now."""
 
     whole: str | None = None  #: why nothing can be compared; None: something can
@@ -19,21 +19,21 @@ class Barriers:
     notes: tuple[str, ...] = ()  #: what differs and does not decide
 
 
-def barriers(before: About, now: About) -> Barriers:
+def check_comparability(before: About, now: About) -> Comparability:
     """Find what keeps figures of two snapshots from being compared."""
     whole = _whole(before, now)
     if whole is not None:
-        return Barriers(whole)
+        return Comparability(whole)
     notes = []
     if before.matrix != now.matrix:
         notes.append(f"the baseline is of the matrix {before.matrix!r}, this of {now.matrix!r}")
     build = _differences({"torch_version": (before.torch_version, now.torch_version)})
     if now.source == "predicted":
         if _release(before.torch_version) != _release(now.torch_version):
-            return Barriers(None, {"exact": _other_exact(build)}, tuple(notes))
+            return Comparability(None, {"exact": _other_exact(build)}, tuple(notes))
         if build:  # no card's kernels run in a prediction, so that another build traces the same
             notes.append(f"another build of torch: {build}")
-        return Barriers(None, {}, tuple(notes))
+        return Comparability(None, {}, tuple(notes))
     reasons: dict[Kind, str] = {}
     decisive = _differences(_exact_on(before, now))
     if decisive:
@@ -42,7 +42,7 @@ def barriers(before: About, now: About) -> Barriers:
     if machine:
         reasons["time"] = f"times of unlike machines: {machine}; measure both on one"
         reasons["advisory"] = reasons["time"]
-    return Barriers(None, reasons, tuple(notes))
+    return Comparability(None, reasons, tuple(notes))
 
 
 def _whole(before: About, now: About) -> str | None:

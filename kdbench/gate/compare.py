@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from kdbench.common.errors import did_you_mean
-from kdbench.gate.comparability import Barriers, barriers
+from kdbench.gate.comparability import Comparability, check_comparability
 from kdbench.gate.compare_metric import Pair, find
 from kdbench.gate.findings import Finding, Report
 from kdbench.gate.snapshot import Observed, Snapshot
@@ -27,7 +27,7 @@ def compare(before: Snapshot, now: Observed, tolerances: Tolerances, *, baseline
         for label, entry in now.snapshot.entries.items()
         if label in known
     ]
-    found = barriers(before.about, now.snapshot.about)
+    found = check_comparability(before.about, now.snapshot.about)
     findings = [Finding("failed", label, message=text) for label, text in now.failures.items()]
     if found.whole is not None:
         findings.append(Finding("not-comparable", message=found.whole))
@@ -75,20 +75,20 @@ def _unmatched(before: Snapshot, now: Observed) -> Iterator[Finding]:
 
 
 def _compared(
-    pairs: Sequence[Pair], found: Barriers, tolerances: Tolerances, source: Source
+    pairs: Sequence[Pair], found: Comparability, tolerances: Tolerances, source: Source
 ) -> Iterator[Finding]:
     """Compare the figures of all pairs; what bars a whole kind is told once."""
     looked = [
-        (gauge, kind, tolerances.of(gauge, kind))
-        for gauge in GATED_METRICS.values()
-        if (kind := gauge.kind(source)) is not None and not tolerances.of(gauge, kind).off
+        (metric, kind, tolerances.of(metric, kind))
+        for metric in GATED_METRICS.values()
+        if (kind := metric.kind(source)) is not None and not tolerances.of(metric, kind).off
     ]
     there = {name for pair in pairs for side in pair.sides for name in side.metrics}
-    kinds = {kind for gauge, kind, _ in looked if gauge.name in there and kind != "advisory"}
+    kinds = {kind for metric, kind, _ in looked if metric.name in there and kind != "advisory"}
     barred = sorted(kind for kind in kinds if kind in found.reasons)
     for kind in barred:
         yield Finding("not-comparable", message=found.reasons[kind])
-    free = [(gauge, kind, of) for gauge, kind, of in looked if kind not in found.reasons]
+    free = [(metric, kind, of) for metric, kind, of in looked if kind not in found.reasons]
     # A gate alarms as a whole: each time's test has its share of the chance.
     timed = sum("step_seconds" in pair.before.metrics for pair in pairs) or 1
     for pair in pairs:
@@ -102,10 +102,10 @@ def _compared(
 def _known(
     pair: Pair, looked: Sequence[tuple[GatedMetric, Kind, Tolerance]], alarm: float
 ) -> Iterator[Finding]:
-    for gauge, kind, tolerance in looked:
+    for metric, kind, tolerance in looked:
         # a measured step took its time, so that none that can be used is something to tell
-        if kind == "time" or any(gauge.name in side.metrics for side in pair.sides):
-            found = find(pair, gauge, kind, tolerance=tolerance, alarm=alarm)
+        if kind == "time" or any(metric.name in side.metrics for side in pair.sides):
+            found = find(pair, metric, kind, tolerance=tolerance, alarm=alarm)
             if found is not None:
                 yield found
 

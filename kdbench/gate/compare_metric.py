@@ -25,25 +25,25 @@ class Pair:
 
 
 def find(
-    pair: Pair, gauge: GatedMetric, kind: Kind, *, tolerance: Tolerance, alarm: float
+    pair: Pair, metric: GatedMetric, kind: Kind, *, tolerance: Tolerance, alarm: float
 ) -> Finding | None:
     """Compare a figure that one side has, or both; a time also where neither has it.
 
     `alarm` is the chance of a false alarm, of a time. None: an advisory figure with nothing to say.
     """
-    before, after = (side.metrics.get(gauge.name) for side in pair.sides)
+    before, after = (side.metrics.get(metric.name) for side in pair.sides)
     if before is None or after is None:
-        return None if kind == "advisory" else _incomplete(pair, gauge, before, after)
+        return None if kind == "advisory" else _incomplete(pair, metric, before, after)
     if kind == "time":
         return _time(pair, before, after, tolerance, alarm)
     if kind == "advisory" and _close(before[0], after[0], tolerance):
         return None
-    return _size(pair, gauge, kind, (before[0], after[0]), tolerance)
+    return _size(pair, metric, kind, (before[0], after[0]), tolerance)
 
 
 def _incomplete(
     pair: Pair,
-    gauge: GatedMetric,
+    metric: GatedMetric,
     before: tuple[float, ...] | None,
     after: tuple[float, ...] | None,
 ) -> Finding:
@@ -57,7 +57,7 @@ def _incomplete(
     return Finding(
         outcome,
         pair.label,
-        gauge.name,
+        metric.name,
         before=median(before) if before else None,
         after=median(after) if after else None,
         message=message,
@@ -92,10 +92,10 @@ def _time(
 
 
 def _size(
-    pair: Pair, gauge: GatedMetric, kind: Kind, values: tuple[float, float], tolerance: Tolerance
+    pair: Pair, metric: GatedMetric, kind: Kind, values: tuple[float, float], tolerance: Tolerance
 ) -> Finding:
     before, after = values
-    parts = growth(pair.before, pair.after, gauge.stage)
+    parts = growth(pair.before, pair.after, metric.stage)
     outcome: Outcome
     message = ""
     if kind == "advisory":
@@ -106,9 +106,9 @@ def _size(
         outcome = "improved"
     else:
         outcome = "regressed"
-        if gauge.stage is not None and not any(part.change > 0 for part in parts):
+        if metric.stage is not None and not any(part.change > 0 for part in parts):
             message = "no category grew: it lies in the allocator, or below what a ledger sees"
-    return Finding(outcome, pair.label, gauge.name, before, after, message, parts)
+    return Finding(outcome, pair.label, metric.name, before, after, message, parts)
 
 
 def _close(before: float, after: float, tolerance: Tolerance) -> bool:

@@ -32,7 +32,7 @@ class Finding:
 
     outcome: Outcome  #: what was found
     label: str | None = None  #: the cell; None: all of them
-    metric: str | None = None  #: name of the gauge; None: the cell as a whole
+    metric: str | None = None  #: name of the gated metric; None: the cell as a whole
     #: the baseline's value in base units; of times the median over processes
     before: float | None = None
     after: float | None = None  #: the value now
@@ -43,8 +43,8 @@ class Finding:
     @property
     def unit(self) -> Literal["bytes", "seconds", "count"] | None:
         """What the values are: bytes, seconds or count."""
-        gauge = GATED_METRICS.get(self.metric or "")
-        return gauge.unit if gauge else None
+        gated = GATED_METRICS.get(self.metric or "")
+        return gated.unit if gated else None
 
     @property
     def relative(self) -> float | None:

@@ -102,7 +102,7 @@ def total(report: Report) -> str:
     return f"{report.outcome}: {', '.join(told) or 'nothing compared'}; {cells}"
 
 
-def told(report: Report, label: str | None, findings: Sequence[Finding]) -> list[str]:
+def describe_cell(report: Report, label: str | None, findings: Sequence[Finding]) -> list[str]:
     """Tell all there is to say of a cell's findings, in lines."""
     lines = []
     for finding, grown in zip(findings, memories(findings), strict=True):

@@ -137,11 +137,11 @@ def _figures(rows: Sequence[Row], source: Source) -> Iterator[tuple[str, tuple[f
 
     Of what should be the same in each run, and of peaks that were sampled, the highest counts.
     """
-    for gauge in GATED_METRICS.values():
-        kind = gauge.kind(source)
+    for metric in GATED_METRICS.values():
+        kind = metric.kind(source)
         # others' use of the processors makes a time too long, and tells nothing of the cell
         usable = [row for row in rows if kind != "time" or row["contended"] is not True]
-        values = [row[gauge.column] for row in usable if is_number(row.get(gauge.column))]
+        values = [row[metric.column] for row in usable if is_number(row.get(metric.column))]
         if kind == "time":
             values = [float(value) for value in values if value > 0]
             loads = [float(row[LOAD]) for row in usable if is_number(row.get(LOAD))]
@@ -150,7 +150,7 @@ def _figures(rows: Sequence[Row], source: Source) -> Iterator[tuple[str, tuple[f
         elif kind is not None:
             values = [max(map(_plain, values))] if values else []
         if kind is not None and values:
-            yield gauge.name, tuple(values)
+            yield metric.name, tuple(values)
 
 
 def _plain(value: float) -> float:
@@ -192,11 +192,11 @@ def _doubts(group: CellGroup, rows: Sequence[Row]) -> Iterator[str]:
     unstable = sum(row["unstable"] is True for row in rows)
     if unstable:
         yield f"{group.label}: steps changed their level in {unstable} of {len(rows)} processes"
-    for gauge in GATED_METRICS.values():
-        values = {row[gauge.column] for row in rows if is_number(row.get(gauge.column))}
-        if gauge.measured == "exact" and len(values) > 1:
+    for metric in GATED_METRICS.values():
+        values = {row[metric.column] for row in rows if is_number(row.get(metric.column))}
+        if metric.measured == "exact" and len(values) > 1:
             yield (
-                f"{group.label}: {gauge.name} differs between its runs, from {min(values)} to "
+                f"{group.label}: {metric.name} differs between its runs, from {min(values)} to "
                 f"{max(values)}; the highest counts"
             )
 

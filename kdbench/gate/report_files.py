@@ -9,7 +9,7 @@ from pathlib import Path
 from kdbench.common.errors import InputError
 from kdbench.common.text import printable
 from kdbench.gate.findings import OUTCOMES, Finding, Report
-from kdbench.gate.messages import sentence, told
+from kdbench.gate.messages import describe_cell, sentence
 
 JSON_FORMAT = 1
 # What a test is told to have, by the worst finding of its cell.
@@ -91,7 +91,7 @@ def _case(
 ) -> Iterator[str]:
     start = f'classname="{_escaped(report.matrix)}" name="{_escaped(label or "all cells")}"'
     telling = [finding for finding in found if finding.outcome != "held"]
-    lines = [_escaped(line) for line in told(report, label, telling)]
+    lines = [_escaped(line) for line in describe_cell(report, label, telling)]
     if element is None and not lines:
         yield f"    <testcase {start}/>"
         return

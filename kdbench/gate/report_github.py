@@ -16,10 +16,10 @@ from kdbench.gate.messages import (
     NAMES,
     by_cell,
     changes,
+    describe_cell,
     difference,
     memories,
     relative,
-    told,
     total,
     value,
 )
@@ -40,7 +40,7 @@ def annotate(report: Report) -> list[str]:
     lines = []
     for label, findings in by_cell(report):
         title = f"kdbench: {label or 'all cells'}"
-        lines.append(annotation(_level(findings[0]), title, told(report, label, findings)))
+        lines.append(annotation(_level(findings[0]), title, describe_cell(report, label, findings)))
     return lines
 
 

@@ -59,9 +59,8 @@ class Entry:
     """One cell."""
 
     settings: Mapping[str, str | None]  #: its columns of the plan as text, missing ones None
-    #: by the name of a gauge; one value if it is exact or advisory, of a time one of each process,
-    #: in the order of seeds and repeats. Beside it, under `LOAD`, what others used of the machine
-    #: during each
+    #: by gated metric: one value if it is exact or advisory, of a time one per process, by seed and
+    #: repeat; and under `LOAD`, what others used of the machine during each process
     metrics: Mapping[str, tuple[float, ...]]
     memory: Memory = field(default_factory=dict)  #: bytes at its peaks
 

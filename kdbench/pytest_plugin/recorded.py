@@ -12,7 +12,7 @@ from kdbench.common.errors import InputError, printable
 from kdbench.gate.baseline import is_baseline, read_baseline, write_baseline
 from kdbench.gate.compare import compare
 from kdbench.gate.findings import Report
-from kdbench.gate.messages import by_cell, told
+from kdbench.gate.messages import by_cell, describe_cell
 from kdbench.gate.snapshot import About, Entry, Observed, Snapshot
 from kdbench.spec.gated_metrics import Tolerance, Tolerances
 from kdbench.spec.step_memory import StepMemory, parse_tolerance
@@ -22,7 +22,7 @@ _UPDATE = "--kd-memory-update"
 
 
 @dataclass(frozen=True)
-class Told:
+class RecordComparison:
     """What a comparison came to.
 
     Attributes:
@@ -54,7 +54,7 @@ class Record:
         note = f"What {self._test} compares its steps with; pytest {_UPDATE} writes it anew."
         write_baseline(self.path, Snapshot(about, {**kept, name: _entry(used)}), note)
 
-    def compare(self, name: str, used: StepMemory, tolerance: float | str) -> Told:
+    def compare(self, name: str, used: StepMemory, tolerance: float | str) -> RecordComparison:
         """Compare a step with its record; raises InputError if that is missing or damaged."""
         allowed = _tolerances(parse_tolerance(tolerance))
         before = self._read()
@@ -69,10 +69,12 @@ class Record:
         if report.exit_code:
             head = f"{name}: {report.outcome}, against {self.path.name}"
             meant = f"if this is meant, record it: pytest {_UPDATE}"
-            return Told(failure="\n".join([head, *lines, meant]))
+            return RecordComparison(failure="\n".join([head, *lines, meant]))
         if lines:
-            return Told(note=f"{name}: {'; '.join(lines)}; {_UPDATE} tightens {self.path.name}")
-        return Told()
+            return RecordComparison(
+                note=f"{name}: {'; '.join(lines)}; {_UPDATE} tightens {self.path.name}"
+            )
+        return RecordComparison()
 
     def _kept(self, about: About) -> Mapping[str, Entry]:
         """Return what stays when a step is recorded: nothing damaged or of another torch."""
@@ -132,7 +134,9 @@ def _tolerances(allowed: Tolerance) -> Tolerances:
 def _lines(report: Report) -> list[str]:
     """Tell what did not just hold."""
     return [
-        _in_pytest(line) for label, found in by_cell(report) for line in told(report, label, found)
+        _in_pytest(line)
+        for label, found in by_cell(report)
+        for line in describe_cell(report, label, found)
     ]
 
 

@@ -14,7 +14,7 @@ from kdbench.common.runtime_settings import (
     runtime_settings,
 )
 from kdbench.gate.baseline import read_baseline, render
-from kdbench.gate.comparability import barriers
+from kdbench.gate.comparability import check_comparability
 from kdbench.gate.snapshot import About, Entry, Snapshot
 from kdbench.runner.process.launcher import worker_environment
 from tests.conftest import ALONE, TINY
@@ -200,7 +200,7 @@ def about(settings):
     ],
 )
 def test_a_gate_does_not_compare_across_settings(settings, barred):
-    found = barriers(ABOUT, about(settings))
+    found = check_comparability(ABOUT, about(settings))
     assert set(found.reasons) == barred
     assert all("runtime_settings" in why for why in found.reasons.values())
 

@@ -15,7 +15,13 @@ from matplotlib.figure import Figure
 from kdbench.analysis.aggregate import CellGroup
 from kdbench.analysis.figures import style
 from kdbench.analysis.figures.page import Graph, Page, Section, draw_page
-from kdbench.analysis.figures.series import Look, block_title, blocks, telling, variant_name
+from kdbench.analysis.figures.series import (
+    Look,
+    block_title,
+    blocks,
+    distinguishing_settings,
+    variant_name,
+)
 from kdbench.analysis.figures.sheet import Sheet, headline, provenance
 from kdbench.analysis.notes import doubt_notes, footnotes
 from kdbench.analysis.reference import (
@@ -76,7 +82,7 @@ def draw(sheet: Sheet) -> Figure:
     found = families(sheet.groups)
     drawn = [group for family in found for group in family.groups]
     chosen = _looks(sheet, drawn)
-    names = telling([family.groups[0] for family in found])
+    names = distinguishing_settings([family.groups[0] for family in found])
     graphs = [_graph(family, names, chosen) for family in found]
     page = Page(
         title=headline(sheet, "When the precompute has paid for itself"),

@@ -10,7 +10,13 @@ from kdbench.analysis.aggregate import CellGroup
 from kdbench.analysis.figures import style
 from kdbench.analysis.figures.page import Graph, Page, Section, draw_page
 from kdbench.analysis.figures.scatter import Point, draw_scatter, plan_scatter
-from kdbench.analysis.figures.series import Look, block_title, looks, telling, variant_name
+from kdbench.analysis.figures.series import (
+    Look,
+    block_title,
+    distinguishing_settings,
+    looks,
+    variant_name,
+)
 from kdbench.analysis.figures.sheet import Sheet, headline, provenance
 from kdbench.analysis.metrics import METRICS
 from kdbench.analysis.notes import doubt_notes, footnotes, source_note
@@ -121,7 +127,7 @@ def _labels(groups: Sequence[CellGroup]) -> dict[int, str]:
     """Name each cell by what it differs in, on two lines at most."""
     kinds = {id(group): block_title(group) for group in groups}
     several = len(set(kinds.values())) > 1
-    names = telling(groups)
+    names = distinguishing_settings(groups)
     labels = {}
     for group in groups:
         second = [kinds[id(group)]] if several else []

@@ -42,7 +42,7 @@ class Scatter:
     names: Sequence[Placed]
 
 
-def front(points: Sequence[tuple[float, float]]) -> list[int]:
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
     """Return the indices, by cost, of the (cost, accuracy) points that no other beats.
 
     One beats another that costs no less and is no better, unless they are equal in both.
@@ -71,7 +71,7 @@ def plan_scatter(
     low, high = _limits([end for point in points for end in (point.low, point.high)], 0.12)
     up = max(low, 0.0), min(high, 100.0)  # there is no accuracy beyond
     sure = [index for index, point in enumerate(points) if not point.faint]
-    best = [sure[i] for i in front([(points[n].cost, points[n].accuracy) for n in sure])]
+    best = [sure[i] for i in pareto_front([(points[n].cost, points[n].accuracy) for n in sure])]
 
     def place(cost: float, accuracy: float) -> tuple[float, float]:
         x = math.log10(cost) if logarithmic else cost

@@ -77,7 +77,7 @@ def looks(
     Settings in `apart_from` are an axis of the figure: cells that differ in them alone share a
     look.
     """
-    names = telling(groups, apart_from)
+    names = distinguishing_settings(groups, apart_from)
     told = {id(group): (group.method, variant_name(group, names)) for group in groups}
     variants: dict[str, list[str]] = {}
     for method, variant in dict.fromkeys(told.values()):
@@ -97,7 +97,9 @@ def looks(
     return {key: made[both] for key, both in told.items()}
 
 
-def telling(groups: Sequence[CellGroup], apart_from: Sequence[str] = ()) -> list[str]:
+def distinguishing_settings(
+    groups: Sequence[CellGroup], apart_from: Sequence[str] = ()
+) -> list[str]:
     """List the settings in which cells of one block differ, whatever their methods.
 
     What follows from another (a teacher's weights from the teacher, alpha1 = 1 - alpha2) is left

@@ -31,7 +31,7 @@ _BANDS = ("#FFFFFF", "#EEEEEE")
 
 
 @dataclass(frozen=True, eq=False)
-class Course:
+class MemoryTimeline:
     """One step."""
 
     group: CellGroup  #: its cell
@@ -78,7 +78,7 @@ def draw(sheet: Sheet) -> Figure:
     return draw_page(page)
 
 
-def course(group: CellGroup, rows: pd.DataFrame) -> Course:
+def course(group: CellGroup, rows: pd.DataFrame) -> MemoryTimeline:
     """Put a run's rows of `timeline` together."""
     rows = rows.sort_values("moment", kind="stable")
     moments = rows["moment"].to_numpy(dtype=np.int64)
@@ -96,7 +96,7 @@ def course(group: CellGroup, rows: pd.DataFrame) -> Course:
         (str(name), int(first), int(last) + 1)
         for name, first, last in zip(spans.index, spans["min"], spans["max"], strict=True)
     ]
-    return Course(group, live, parts)
+    return MemoryTimeline(group, live, parts)
 
 
 def _told(sheet: Sheet) -> list[tuple[CellGroup, pd.DataFrame]]:
@@ -106,7 +106,7 @@ def _told(sheet: Sheet) -> list[tuple[CellGroup, pd.DataFrame]]:
     return [(group, rows[run]) for group, run in runs if run is not None]
 
 
-def _graph(one: Course, *, highest: float, factor: float, unit: str) -> Graph:
+def _graph(one: MemoryTimeline, *, highest: float, factor: float, unit: str) -> Graph:
     during = next((name for name, first, end in one.parts if first <= one.peak < end), "start")
     note = f"peak {format_value(float(one.totals[one.peak]), 'bytes')}, in {printable(during)}"
     star = "*" if one.group.settings["student_inferred"] else ""
@@ -120,7 +120,7 @@ def _graph(one: Course, *, highest: float, factor: float, unit: str) -> Graph:
 
 
 def _paint(
-    one: Course, highest: float, factor: float, axes: Axes, size: tuple[float, float]
+    one: MemoryTimeline, highest: float, factor: float, axes: Axes, size: tuple[float, float]
 ) -> None:
     count = len(one.totals)
     axes.set_xlim(0, count)
@@ -160,7 +160,7 @@ def _paint(
     axes.yaxis.set_major_locator(style.ticks(5))
 
 
-def _paint_parts(axes: Axes, one: Course, size: tuple[float, float]) -> None:
+def _paint_parts(axes: Axes, one: MemoryTimeline, size: tuple[float, float]) -> None:
     """Shade the parts by turns, and name those that are wide enough for it."""
     _, top = axes.get_ylim()
     inch = size[0] / len(one.totals)
@@ -197,7 +197,7 @@ def _what(sheet: Sheet) -> str:
     )
 
 
-def _caption(sheet: Sheet, courses: Sequence[Course]) -> list[str]:
+def _caption(sheet: Sheet, courses: Sequence[MemoryTimeline]) -> list[str]:
     groups = [one.group for one in courses]
     names = dict.fromkeys(name for one in courses for name, _, _ in one.parts)
     lines = [

@@ -124,7 +124,7 @@ class _Warm:
         self._process.kill()
         self._process.wait()
 
-    def how_it_ended(self) -> str:
+    def exit_description(self) -> str:
         try:
             code = self._process.wait(_STOP_SECONDS)
         except subprocess.TimeoutExpired:
@@ -161,4 +161,4 @@ class _Forked:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
         self._code = -signal.SIGKILL
-        self.problem = f"the warm process that it was forked from {self._warm.how_it_ended()}"
+        self.problem = f"the warm process that it was forked from {self._warm.exit_description()}"

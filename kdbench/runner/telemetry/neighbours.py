@@ -23,7 +23,7 @@ class Neighbour:
 
 
 @dataclass(frozen=True)
-class Company:
+class NeighbourReading:
     """What one reading of the card's process list says."""
 
     worker_bytes: int | None  #: held by the worker and its children; None where that is not told
@@ -53,7 +53,7 @@ class Neighbours:
 
     def read(
         self, listed: Listed | None, own: Collection[int], computing: Collection[int] | None
-    ) -> Company | None:
+    ) -> NeighbourReading | None:
         """Take in one reading; the first is to be made before the worker is started.
 
         `listed` are the card's processes, `computing` those that kept it busy (None: not known);
@@ -68,7 +68,7 @@ class Neighbours:
         came = {pid for pid, _ in listed} - self._before - ours
         unsure = bool(own) and not self._same_numbers
         known = {pid for pid, _ in listed if pid in self._before} | (set() if unsure else came)
-        return Company(
+        return NeighbourReading(
             worker_bytes=_held(listed, ours),
             others=tuple(self._describe(pid, computing) for pid in sorted(known)),
             more=max(0, len(came) - 1) if unsure else 0,

@@ -52,7 +52,7 @@ def next_deadline(start: int, interval: int, now: int) -> int:
     return start + ((now - start) // interval + 1) * interval
 
 
-class Every:
+class Timer:
     """True at most once per period, on an absolute grid: lateness does not add up."""
 
     def __init__(self, period_ns: int, start: int) -> None:
@@ -96,8 +96,8 @@ class Sampler:
         self._clock = clock
         self._host: ResidentMemory | None = None
         self._pid: int | None = None
-        self._power = Every(_POWER_EVERY_NS, start)
-        self._slow = Every(_SLOW_EVERY_NS, start)
+        self._power = Timer(_POWER_EVERY_NS, start)
+        self._slow = Timer(_SLOW_EVERY_NS, start)
 
     def watch(self, pid: int) -> None:
         """Watch this process, and its children, from the next sample on."""
@@ -197,7 +197,7 @@ class Commands:
 
 def run(sampler: Sampler, lines: Lines, commands: Commands, *, start: int, interval: int) -> None:
     """Sample until the commands end; the first sample is taken by the caller."""
-    flush = Every(_FLUSH_EVERY_NS, start + _FLUSH_EVERY_NS)
+    flush = Timer(_FLUSH_EVERY_NS, start + _FLUSH_EVERY_NS)
     deadline = next_deadline(start, interval, time.monotonic_ns())
     while True:
         said = commands.wait((deadline - time.monotonic_ns()) / 1e9)

@@ -1,4 +1,4 @@
-"""Accuracy against cost: the front, the costs, and the names at the points."""
+"""Accuracy against cost: the pareto_front, the costs, and the names at the points."""
 
 import itertools
 import random
@@ -8,7 +8,7 @@ import pytest
 from kdbench.analysis.figures import FIGURES
 from kdbench.analysis.figures.labels import Box, place_labels
 from kdbench.analysis.figures.pareto import training_joules, training_seconds
-from kdbench.analysis.figures.scatter import front
+from kdbench.analysis.figures.scatter import pareto_front
 from kdbench.analysis.figures.style import drawing
 from tests.support.analysis_fixtures import (
     GPU,
@@ -38,8 +38,8 @@ def beaten(point, points):
 
 
 def test_the_front_is_what_no_other_beats():
-    assert front([(1, 5), (2, 4), (2, 6), (3, 6), (0.5, 1)]) == [4, 0, 2]
-    assert front([(1, 5), (1, 5)]) == [0, 1]  # equals do not beat each other
+    assert pareto_front([(1, 5), (2, 4), (2, 6), (3, 6), (0.5, 1)]) == [4, 0, 2]
+    assert pareto_front([(1, 5), (1, 5)]) == [0, 1]  # equals do not beat each other
     generator = random.Random(0)
     for _ in range(200):
         points = [
@@ -47,7 +47,7 @@ def test_the_front_is_what_no_other_beats():
             for _ in range(generator.randint(1, 9))
         ]
         expected = {i for i, point in enumerate(points) if not beaten(point, points)}
-        assert set(front(points)) == expected, points
+        assert set(pareto_front(points)) == expected, points
 
 
 def test_the_time_of_a_training_holds_its_precompute(tmp_path):

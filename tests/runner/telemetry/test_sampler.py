@@ -13,7 +13,7 @@ from kdbench.common.lifetime import STOP_SIGNALS
 from kdbench.runner.telemetry import sampler as module
 from kdbench.runner.telemetry.conditions import Conditions
 from kdbench.runner.telemetry.nvml import open_nvml
-from kdbench.runner.telemetry.sampler import Commands, Every, Lines, Sampler, next_deadline
+from kdbench.runner.telemetry.sampler import Commands, Lines, Sampler, Timer, next_deadline
 from kdbench.store.schema import TABLES
 from tests.support.fake_nvml.fixtures import GIB, UUID, card, fake_nvml, fake_nvml_environment  # noqa: F401
 
@@ -114,7 +114,7 @@ def test_deadlines_are_absolute_and_missed_ones_are_skipped(now, deadline):
 
 
 def test_a_period_is_due_once_whatever_was_missed():
-    period = Every(100, 1000)
+    period = Timer(100, 1000)
     asked = (1000, 1001, 1099, 1105, 1110, 1199, 1450, 1451, 1500)
     assert [now for now in asked if period.due(now)] == [1000, 1105, 1450, 1500]
 
