@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -14,19 +14,27 @@ from kdbench.analysis.environments import Environment
 from kdbench.analysis.estimates import OFF, Estimate, estimate_of, is_number, seed_means
 from kdbench.analysis.metrics import METRICS
 from kdbench.analysis.results import Results
-from kdbench.analysis.superseded import without_put_right
 from kdbench.common.stats import ratio
 from kdbench.common.text import printable
 from kdbench.store.schema import PLAN_COLUMNS
+
+Row = dict[str, Any]
+Key = tuple[Any, ...]
 
 _METHOD_ORDER = ("teacher-kd", "vanilla-kd", "cached-kd", "embed-kd", "student-only")
 #: How rows of a mode came to be, where they were measured.
 MODES = {"profile": "profiled", "train": "trained"}
 # Not settings of a cell, or the same for all rows of a group.
 _NOT_SETTINGS = ("label", "matrix", "seed", "repeat", "device")
-# Beside the cell itself, what no two runs in one number may differ in.
-_APART = ("mode", "launch", "source", "profile")
 SETTINGS = tuple(c.name for c in PLAN_COLUMNS if c.name not in _NOT_SETTINGS)
+# Not all of these are parts of cell_id, and still no two runs in one number may differ in them.
+_APART = ("mode", "launch", "source", "profile")
+_GROUP = ("matrix", "environment_id", "label", "cell_id", *_APART)
+# A mistake is corrected by whatever change made the label's cell run. Running out of memory or
+# time, or diverging, is a finding about these very settings, and stays until these have run.
+_MISTAKES = ("failed", "interrupted")
+_SETTINGS = tuple(c.name for c in PLAN_COLUMNS if c.name not in ("cell_id", "student_inferred"))
+_SAME = ("matrix", "label", "mode", "source", "profile", "seed", "repeat", "device", "cpu_model")
 
 
 @dataclass(frozen=True)
@@ -55,11 +63,10 @@ class CellGroup:
     runs: int  #: how many count; of each seed and repeat the latest
     finished: int  #: how many of those are ok; numbers come from these alone
     older: int  #: how many earlier runs of the same seed and repeat were left out
-    put_right: int  #: how many earlier attempts failed, which its runs put right
-    #: (status, error) of each run that is not ok, with how often
+    put_right: int  #: how many earlier failed attempts its runs corrected
+    #: (status, error, number of runs) of those that are not ok
     problems: tuple[tuple[str, str | None, int], ...]
-    #: ("contended", by what), ("suspended", None) and ("unstable", None) of the finished runs, with
-    #: how often
+    #: (contended, suspended or unstable; by what; number of runs) of the finished ones
     doubts: tuple[tuple[str, str | None, int], ...]
     caveats: tuple[str, ...]  #: what of its predictions is outside of what was verified, in words
     estimates: Mapping[str, Estimate]  #: what there are numbers for, by metric name
@@ -71,18 +78,13 @@ class CellGroup:
     started: tuple[datetime, datetime]  #: when its first and its last run started
     members: tuple[Run, ...]  #: the runs that count
     accuracies: tuple[float, ...]  #: of each seed, in the order of the seeds; 0 to 1
-    #: optimizer steps in an epoch; None where no run tells, or they disagree
+    #: optimizer steps in an epoch; None where they are unknown, or differ between runs
     steps_per_epoch: int | None
 
     @property
     def method(self) -> str:
         """How the teacher is used."""
         return str(self.settings["method"])
-
-    def value(self, metric: str) -> float | None:
-        """Return the value of a metric in base units; None where there is none."""
-        estimate = self.estimates.get(metric)
-        return estimate.value if estimate else None
 
     @property
     def mode(self) -> str:
@@ -105,10 +107,15 @@ class CellGroup:
         how = "" if self.is_predicted else f"{self.made}, on "  # the name says what is predicted
         return f"{how}{self.environment.name} [{self.environment.id}]"
 
-    def ratio_to(self, reference: CellGroup | None, metric: str) -> float | None:
-        """Divide the value by the reference's; None where either is missing or marked.
+    def value(self, metric: str) -> float | None:
+        """Return the value of a metric in base units; None where there is none."""
+        estimate = self.estimates.get(metric)
+        return estimate.value if estimate else None
 
-        A profiled cell and a trained one have no ratio either.
+    def ratio_to(self, reference: CellGroup | None, metric: str) -> float | None:
+        """Divide the value by the reference's.
+
+        None where either is missing or marked, or one was profiled and the other trained.
         """
         if reference is None or reference.mode != self.mode:
             return None
@@ -124,33 +131,61 @@ def group_cells(results: Results) -> list[CellGroup]:
     The order is fixed: matrix, environment, mode, method, student (the smaller first), image size,
     teacher, label.
     """
-    rows: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    kept, put_right = without_put_right(results.records())
+    rows: dict[Key, list[Row]] = defaultdict(list)
+    kept, corrected = _without_corrected(results.records())
     for row in kept:
-        # Not all of these are parts of cell_id, and still no two belong in one number.
-        key = ("matrix", "environment_id", "label", "cell_id", *_APART)
-        rows.setdefault(tuple(row[k] for k in key), []).append(row)
+        rows[tuple(row[name] for name in _GROUP)].append(row)
     steps = _epoch_steps(results)
-    groups = [_group(found, results.known[key[1]], steps, put_right) for key, found in rows.items()]
+    groups = [_group(found, results.known[key[1]], steps, corrected) for key, found in rows.items()]
     sizes: dict[str, int] = {}
     for group in groups:
-        if group.student_parameters is not None:
-            student = str(group.settings["student"])
-            sizes[student] = min(
-                group.student_parameters, sizes.get(student, group.student_parameters)
-            )
+        student, size = str(group.settings["student"]), group.student_parameters
+        if size is not None:
+            sizes[student] = min(size, sizes.get(student, size))
     return _with_names(sorted(groups, key=lambda group: _order(group, sizes)))
 
 
+def _without_corrected(rows: Sequence[Row]) -> tuple[list[Row], Mapping[Key, int]]:
+    """Drop failed attempts that a later run of the same cell, seed and repeat corrected.
+
+    Another budget, driver, torch, number of threads or version of kdbench may have done so; a run
+    on another machine or card corrects nothing. Returns the other rows of `cells`, and how many
+    attempts each (matrix, run_key) corrected.
+    """
+
+    def attempt(row: Row) -> Key:
+        # a card that is not used decides nothing
+        card = row["gpu_name"] if str(row["device"]).startswith("cuda") else None
+        return (*(row[name] for name in _SAME), card)
+
+    def corrects(run: Row, failed: Row) -> bool:
+        alike = all(run[name] == failed[name] for name in _SETTINGS)
+        return run["started_at"] > failed["started_at"] and (alike or failed["status"] in _MISTAKES)
+
+    done: dict[Key, list[Row]] = defaultdict(list)
+    for row in rows:
+        if row["status"] == "ok":
+            done[attempt(row)].append(row)
+    kept, counts = list[Row](), Counter[Key]()
+    for row in rows:
+        later = [run for run in done.get(attempt(row), ()) if corrects(run, row)]
+        if row["status"] == "ok" or not later:
+            kept.append(row)
+        else:
+            last = max(later, key=lambda run: (run["started_at"], run["run_key"]))
+            counts[last["matrix"], last["run_key"]] += 1
+    return kept, counts
+
+
 def _group(
-    rows: list[dict[str, Any]],
+    rows: list[Row],
     environment: Environment,
-    steps: Mapping[tuple[str, str], int],
-    put_right: Mapping[tuple[Any, ...], int],
+    steps: Mapping[Key, int],
+    corrected: Mapping[Key, int],
 ) -> CellGroup:
     # Another budget or another version of the worker leaves an earlier run of the same seed and
     # repeat in the store. Counting both would count one seed twice: the latest stands.
-    latest: dict[tuple[Any, ...], dict[str, Any]] = {}
+    latest: dict[Key, Row] = {}
     for row in sorted(rows, key=lambda row: (row["started_at"], row["run_key"])):
         latest[row["seed"], row["repeat"]] = row
     counted = list(latest.values())
@@ -161,7 +196,8 @@ def _group(
     doubts.update(("suspended", None) for row in finished if row["suspended_steps"])
     parameters = {row["student_parameters"] for row in counted} - {None}
     starts = [row["started_at"] for row in counted]
-    told = {steps.get((row["matrix"], row["run_key"])) for row in finished} - {None}
+    per_epoch = {steps.get((row["matrix"], row["run_key"])) for row in finished} - {None}
+    estimates = {name: estimate_of(finished, metric) for name, metric in METRICS.items()}
     first = rows[0]
     return CellGroup(
         matrix=first["matrix"],
@@ -172,17 +208,11 @@ def _group(
         runs=len(counted),
         finished=len(finished),
         older=len(rows) - len(counted),
-        put_right=sum(put_right.get((row["matrix"], row["run_key"]), 0) for row in rows),
-        problems=tuple(
-            (status, error, n) for (status, error), n in sorted(problems.items(), key=str)
-        ),
+        put_right=sum(corrected.get((row["matrix"], row["run_key"]), 0) for row in rows),
+        problems=tuple((*key, n) for key, n in sorted(problems.items(), key=str)),
+        doubts=tuple((*key, n) for key, n in sorted(doubts.items(), key=str)),
         caveats=tuple(sorted({row["caveats"] for row in finished} - {None})),
-        doubts=tuple((doubt, words, n) for (doubt, words), n in sorted(doubts.items(), key=str)),
-        estimates={
-            name: estimate
-            for name, metric in METRICS.items()
-            if (estimate := estimate_of(finished, metric)) is not None
-        },
+        estimates={name: found for name, found in estimates.items() if found is not None},
         yardstick=max((r["yardstick"] for r in finished if r["yardstick"]), default=None),
         yardstick_off=any(row["utilisation_doubt"] == OFF for row in finished),
         student_parameters=min(parameters, default=None),
@@ -190,80 +220,67 @@ def _group(
         started=(min(starts), max(starts)),
         members=tuple(Run(row["run_key"], row["seed"], row["status"]) for row in counted),
         accuracies=tuple(seed_means(finished, "accuracy")),
-        steps_per_epoch=told.pop() if len(told) == 1 else None,
+        steps_per_epoch=per_epoch.pop() if len(per_epoch) == 1 else None,
     )
 
 
-def _epoch_steps(results: Results) -> dict[tuple[str, str], int]:
+def _epoch_steps(results: Results) -> dict[Key, int]:
     """Find each run's steps per epoch: a training's rows count them, a profile's epoch says."""
-    found: dict[tuple[str, str], int] = {}
-    trained = False
-    for row in results.records():
+    found: dict[Key, int] = {}
+    rows = results.records()
+    for row in rows:
         step, epoch = row["step_seconds_median"], row["epoch_seconds"]
-        trained = trained or row["epoch_seconds_kind"] == "measured"
         # An extrapolated epoch is the median step times the steps, so their ratio is exact.
         known = is_number(step) and is_number(epoch) and step > 0
         if row["epoch_seconds_kind"] == "extrapolated" and known:
             found[row["matrix"], row["run_key"]] = max(1, round(epoch / step))
-    if trained:  # profiles alone need not read another table
+    if any(row["epoch_seconds_kind"] == "measured" for row in rows):
+        # profiles alone need not read another table
         epochs = results.epochs.dropna(subset=["steps"])
         most = epochs.groupby(["matrix", "run_key"])["steps"].max()
-        for (matrix, run_key), n in zip(most.index.tolist(), most.tolist(), strict=True):
-            found[str(matrix), str(run_key)] = int(n)
+        found |= dict(zip(most.index.tolist(), most.astype(int).tolist(), strict=True))
     return found
 
 
-def _order(group: CellGroup, sizes: Mapping[str, int]) -> tuple[Any, ...]:
-    settings = group.settings
-    method = group.method
-    rank = _METHOD_ORDER.index(method) if method in _METHOD_ORDER else len(_METHOD_ORDER)
+def _order(group: CellGroup, sizes: Mapping[str, int]) -> Key:
+    settings, method = group.settings, group.method
     return (
         group.matrix,
         group.environment.name,
         group.environment.id,
         settings["mode"],
-        rank,
+        _METHOD_ORDER.index(method) if method in _METHOD_ORDER else len(_METHOD_ORDER),
         method,
         sizes.get(str(settings["student"]), math.inf),
         settings["student"],
         settings["image_size"],
         settings["teacher"] or "",
-        _natural(group.label),
+        # by the numbers in a label: batch_size=64 before batch_size=128
+        [(int(part) if part.isdecimal() else 0, part) for part in re.split(r"(\d+)", group.label)],
         *(str(settings[name]) for name in _APART),
         settings["cell_id"],
     )
 
 
-def _natural(label: str) -> list[tuple[int, str]]:
-    """Order by the numbers in a label: batch_size=64 before batch_size=128."""
-    parts = re.split(r"(\d+)", label)
-    return [(int(part) if part.isdecimal() else 0, part) for part in parts]
-
-
 def _with_names(groups: Sequence[CellGroup]) -> list[CellGroup]:
     """Tell cells apart that share a label: the settings that differ go behind it."""
-    sharing: dict[tuple[str, str, str, str], list[CellGroup]] = {}
-
-    def place(group: CellGroup) -> tuple[str, str, str, str]:
-        return group.matrix, group.environment.id, group.mode, group.label
-
+    sharing: dict[Key, list[CellGroup]] = defaultdict(list)
     for group in groups:
-        sharing.setdefault(place(group), []).append(group)
-    named = []
-    for group in groups:
-        others = sharing[place(group)]
-        named.append(group if len(others) == 1 else replace(group, name=_told_apart(group, others)))
-    return named
+        sharing[group.matrix, group.environment.id, group.mode, group.label].append(group)
+    names = {id(group): _distinct_name(group, own) for own in sharing.values() for group in own}
+    return [replace(group, name=names[id(group)]) for group in groups]
 
 
-def _told_apart(group: CellGroup, others: Sequence[CellGroup]) -> str:
+def _distinct_name(group: CellGroup, sharing: Sequence[CellGroup]) -> str:
+    if len(sharing) == 1:
+        return group.name
     differing = [
         name
         for name in SETTINGS
-        if name != "cell_id" and len({str(o.settings[name]) for o in others}) > 1
+        if name != "cell_id" and len({str(other.settings[name]) for other in sharing}) > 1
     ]
-    own = tuple(str(group.settings[name]) for name in differing)
-    told = [f"{name}={value}" for name, value in zip(differing, own, strict=True)]
-    if [tuple(str(o.settings[n]) for n in differing) for o in others].count(own) > 1:
-        told.append(f"cell {group.settings['cell_id'][:6]}")
-    return printable(f"{group.label} ({', '.join(told)})")
+    parts = [f"{name}={group.settings[name]}" for name in differing]
+    alike = [all(str(o.settings[n]) == str(group.settings[n]) for n in differing) for o in sharing]
+    if sum(alike) > 1:
+        parts.append(f"cell {group.settings['cell_id'][:6]}")
+    return printable(f"{group.label} ({', '.join(parts)})")

@@ -1,4 +1,4 @@
-"""Where a step's memory is at its peak: what the ledger told of each cell, put together."""
+"""Where a step's memory is at its peak, by category and module: the ledger of each cell."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -7,21 +7,15 @@ from dataclasses import dataclass
 import pandas as pd
 
 from kdbench.analysis.aggregate import CellGroup
-from kdbench.analysis.results import Results, plain_rows
+from kdbench.analysis.results import Results
 
 # What stays for the whole step first, so that in a stack over time the rest moves above it.
 STACK = (
-    "parameters",
-    "optimizer_state",
-    "teacher",
-    "inputs",
-    "gradients",
-    "activations",
-    "workspace",
-    "other",
+    *("parameters", "optimizer_state", "teacher", "inputs"),
+    *("gradients", "activations", "workspace", "other"),
 )
 NO_MODULE = "(outside any module)"
-# Layers of one kind are told in one: blocks.0.mlp and blocks.1.mlp are blocks.*.mlp.
+# Layers of one kind are named as one: blocks.0.mlp and blocks.1.mlp are blocks.*.mlp.
 _LAYER = re.compile(r"(?<=\.)\d+(?=\.|$)")
 
 
@@ -57,33 +51,23 @@ class Breakdown:
 def breakdowns(results: Results, groups: Iterable[CellGroup]) -> list[Breakdown]:
     """Break the peaks of cells down; cells without a ledger's rows are left out."""
     steady = results.memory[results.memory["stage"] == "steady"]
-    rows = {
-        (str(matrix), str(run_key)): frame
-        for (matrix, run_key), frame in steady.groupby(["matrix", "run_key"])
-    }
-    second = {
-        (row["matrix"], row["run_key"]): (
-            row["unattributed_bytes"],
-            row["unattributed_scratch_bytes"],
-        )
-        for row in results.records()
-    }
+    rows = dict(iter(steady.groupby(["matrix", "run_key"])))
+    runs = {(row["matrix"], row["run_key"]): row for row in results.records()}
     found = []
     for group in groups:
         run_key = first_run(group, {key for matrix, key in rows if matrix == group.matrix})
         if run_key is None:
             continue
-        own = rows[group.matrix, run_key]
+        own, run = rows[group.matrix, run_key], runs[group.matrix, run_key]
         categories = {part.name: part for part in _parts(own, "category")}
-        unattributed, scratch = second[group.matrix, run_key]
         found.append(
             Breakdown(
                 group=group,
                 run_key=run_key,
                 categories=[categories[name] for name in STACK if name in categories],
                 modules=_parts(own, "module"),
-                unattributed=unattributed,
-                scratch=scratch,
+                unattributed=run["unattributed_bytes"],
+                scratch=run["unattributed_scratch_bytes"],
             )
         )
     return found
@@ -99,15 +83,11 @@ def folded(modules: Sequence[Part]) -> list[tuple[Part, int]]:
     kinds: dict[str, list[Part]] = {}
     for part in modules:
         kinds.setdefault(folded_name(part.name), []).append(part)
-    found = [
-        (Part(name if len(own) > 1 else own[0].name, *_sum(own)), len(own))
-        for name, own in kinds.items()
-    ]
+    found = []
+    for name, own in kinds.items():
+        size, blocks = sum(part.size for part in own), sum(part.blocks for part in own)
+        found.append((Part(name if len(own) > 1 else own[0].name, size, blocks), len(own)))
     return sorted(found, key=lambda kind: (-kind[0].size, kind[0].name))
-
-
-def _sum(parts: Sequence[Part]) -> tuple[int, int]:
-    return sum(part.size for part in parts), sum(part.blocks for part in parts)
 
 
 def first_run(group: CellGroup, among: set[str]) -> str | None:
@@ -117,24 +97,19 @@ def first_run(group: CellGroup, among: set[str]) -> str | None:
 
 
 def missing_note(groups: Sequence[CellGroup], found: Sequence[Breakdown]) -> list[str]:
-    """Say which finished cells no ledger tells of, and why."""
-    told = {id(item.group) for item in found}
-    left = [group for group in groups if group.finished and id(group) not in told]
-    compiled = [group.name for group in left if group.settings["compile"]]
-    others = [group.name for group in left if not group.settings["compile"]]
-    lines = []
-    if compiled:
-        lines.append(f"no ledger sees into a compiled student: {', '.join(compiled)}")
-    if others:
-        lines.append(f"no rows of memory: {', '.join(others)}")
-    return lines
+    """Name the finished cells without a ledger's rows, and say why."""
+    covered = {id(item.group) for item in found}
+    left = [group for group in groups if group.finished and id(group) not in covered]
+    reasons = ((True, "no ledger sees into a compiled student"), (False, "no rows of memory"))
+    return [
+        f"{reason}: {', '.join(names)}"
+        for compiled, reason in reasons
+        if (names := [group.name for group in left if bool(group.settings["compile"]) is compiled])
+    ]
 
 
 def _parts(rows: pd.DataFrame, column: str) -> list[Part]:
-    totals: dict[str, list[int]] = {}
-    for row in plain_rows(rows[[column, "bytes", "blocks"]]):
-        total = totals.setdefault(row[column] or NO_MODULE, [0, 0])
-        total[0] += row["bytes"]
-        total[1] += row["blocks"]
-    parts = [Part(name, *total) for name, total in totals.items()]
+    names = rows[column].fillna(NO_MODULE).replace("", NO_MODULE)
+    totals = rows.groupby(names)[["bytes", "blocks"]].sum()
+    parts = [Part(str(name), int(size), int(n)) for name, size, n in totals.itertuples()]
     return sorted(parts, key=lambda part: (-part.size, part.name))

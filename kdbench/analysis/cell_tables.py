@@ -1,22 +1,21 @@
 """Results as tables: a tidy frame for programs, rich tables for people."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 
 import pandas as pd
-from rich import box
-from rich.console import Console, ConsoleOptions, RenderableType
+from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from kdbench.analysis.aggregate import SETTINGS, CellGroup, group_cells
-from kdbench.analysis.estimates import OFF
+from kdbench.analysis.aggregate import CellGroup, group_cells
+from kdbench.analysis.estimates import OFF, format_estimate, format_spread
 from kdbench.analysis.metrics import METRICS, Metric
 from kdbench.analysis.notes import table_notes
 from kdbench.analysis.reference import Payback, check_reference, find_reference, payback
 from kdbench.analysis.results import Results
-from kdbench.analysis.table_width import Label, fit_columns, left_out_note
-from kdbench.analysis.uncertainty import format_estimate, format_spread
+from kdbench.analysis.rich_tables import FittedTable, Label, new_table
 from kdbench.common.text import printable
 from kdbench.common.units import MISSING, format_ratio
 
@@ -42,10 +41,8 @@ _FIRST_LEFT_OUT = (
 def summary(results: Results, *, reference: str | None = None) -> pd.DataFrame:
     """Put the results into one row per cell and environment.
 
-    Args:
-        results: what to sum up.
-        reference: label of the cell that ratios are taken to; by default the first Teacher-KD
-            cell of each matrix and environment.
+    `reference` is the label of the cell that ratios are taken to; by default the first Teacher-KD
+    cell of each matrix and environment. Raises InputError if no cell has it.
 
     Returns:
         The cell's settings, `runs`, `finished`, `put_right` (earlier attempts that failed, and are
@@ -57,9 +54,6 @@ def summary(results: Results, *, reference: str | None = None) -> pd.DataFrame:
         disagree, yardstick unsure, yardstick off) and `_ratio` (over the reference), then
         `payback_steps` and `payback_epochs`, where the runs agree about them, and the `_low` and
         `_high` ends of what they allow for. Missing is null.
-
-    Raises:
-        InputError: no cell has the label of the reference.
     """
     groups = group_cells(results)
     check_reference(groups, reference)
@@ -77,12 +71,11 @@ def render(results: Results, *, reference: str | None = None) -> list[Renderable
     return [_rendered(sheet, find_reference(sheet, reference)) for sheet in _sheets(groups)]
 
 
-def _sheets(groups: Sequence[CellGroup]) -> Iterator[list[CellGroup]]:
+def _sheets(groups: Sequence[CellGroup]) -> Iterable[list[CellGroup]]:
     sheets: dict[tuple[str, str, str], list[CellGroup]] = {}
     for group in groups:
-        place = (group.matrix, group.environment.id, group.mode)
-        sheets.setdefault(place, []).append(group)
-    yield from sheets.values()
+        sheets.setdefault((group.matrix, group.environment.id, group.mode), []).append(group)
+    return sheets.values()
 
 
 def _summary_row(
@@ -94,7 +87,7 @@ def _summary_row(
         "environment_name": group.environment.name,
         "label": group.label,
         "name": group.name,
-        **{name: group.settings[name] for name in SETTINGS},
+        **group.settings,
         "runs": group.runs,
         "finished": group.finished,
         "put_right": group.put_right,
@@ -110,10 +103,19 @@ def _summary_row(
     for name, metric in METRICS.items():
         estimate = group.estimates.get(name)
         low, high = (estimate.interval if estimate else None) or (None, None)
-        row[metric.column] = estimate.value if estimate else None
-        row[f"{metric.column}_low"], row[f"{metric.column}_high"] = low, high
-        row |= {f"{metric.column}_{key}": value for key, value in _spread(group, metric).items()}
-        row[f"{metric.column}_ratio"] = group.ratio_to(reference, name)
+        least, most = estimate.ends if estimate else (None, None)
+        off = OFF if _is_off(group, metric) else None
+        figures: dict[str, object] = {
+            "": estimate.value if estimate else None,
+            "_low": low,
+            "_high": high,
+            "_n": estimate.count if estimate else None,
+            "_min": least,
+            "_max": most,
+            "_marks": (", ".join(estimate.marks) or None) if estimate else off,
+            "_ratio": group.ratio_to(reference, name),
+        }
+        row |= {f"{metric.column}{end}": value for end, value in figures.items()}
         # Several metrics share a source or a kind: one that has no number says nothing of it.
         if metric.source_column and (estimate or metric.source_column not in row):
             row[metric.source_column] = ", ".join(estimate.sources) if estimate else None
@@ -123,33 +125,21 @@ def _summary_row(
     return row | _payback_columns(payback(group, sheet))
 
 
-def _spread(group: CellGroup, metric: Metric) -> dict[str, object]:
-    """Say of the runs behind a number how many they are, their ends, and what is wrong."""
-    estimate = group.estimates.get(metric.name)
-    if estimate is None:
-        off = OFF if _is_off(group, metric) else None
-        return {"n": None, "min": None, "max": None, "marks": off}
-    low, high = estimate.ends
-    marks = ", ".join(estimate.marks) or None
-    return {"n": estimate.count, "min": low, "max": high, "marks": marks}
-
-
 def _is_off(group: CellGroup, metric: Metric) -> bool:
     """Whether a cell's utilisation would be above 1, or another's by the same yardstick."""
     return metric.name == "utilisation" and group.yardstick_off
 
 
 def _payback_columns(found: Payback | None) -> dict[str, object]:
-    """Tell when a precompute pays. Never is no number: what saves nothing pays nothing back."""
-    ends = found.ends if found and not found.contended else (math.inf, math.inf)
-    told = {"": found.steps if found and found.is_one_number else math.inf}
-    told |= dict(zip(("_low", "_high"), ends, strict=True))
+    """Say when a precompute pays. Never is no number: what saves nothing pays nothing back."""
+    low, high = found.ends if found and not found.contended else (math.inf, math.inf)
+    steps = found.steps if found and found.is_one_number else math.inf
     per_epoch = found.per_epoch if found else None
     row: dict[str, object] = {}
-    for end, steps in told.items():
-        known = math.isfinite(steps)
-        row[f"payback_steps{end}"] = steps if known else None
-        row[f"payback_epochs{end}"] = steps / per_epoch if known and per_epoch else None
+    for end, count in (("", steps), ("_low", low), ("_high", high)):
+        known = math.isfinite(count)
+        row[f"payback_steps{end}"] = count if known else None
+        row[f"payback_epochs{end}"] = count / per_epoch if known and per_epoch else None
     return row
 
 
@@ -160,70 +150,40 @@ def doubtful(group: CellGroup, doubt: str) -> int:
 
 def status_of(group: CellGroup) -> str:
     """Say `ok`, or how the runs ended: `2 ok, 1 oom`."""
-    if not group.problems:
-        return "ok"
-    counts: dict[str, int] = {"ok": group.finished} if group.finished else {}
+    counts = Counter({"ok": group.finished} if group.finished else {})
     for status, _, count in group.problems:
-        counts[status] = counts.get(status, 0) + count
+        counts[status] += count
     if len(counts) == 1:
         return next(iter(counts))
     return ", ".join(f"{count} {status}" for status, count in counts.items())
 
 
-def _rendered(sheet: Sequence[CellGroup], reference: CellGroup | None) -> RenderableType:
-    shown = [
-        name
+def _rendered(sheet: Sequence[CellGroup], reference: CellGroup | None) -> FittedTable:
+    columns = {
+        name: METRICS[name].title.lower()
         for name in _COLUMNS
         if name in _MAIN or any(name in g.estimates or _is_off(g, METRICS[name]) for g in sheet)
-    ]
-    return _Fitting(sheet, reference, shown)
+    }
 
-
-class _Fitting:
-    """A table with as many columns as there is room for, and its notes."""
-
-    def __init__(
-        self, sheet: Sequence[CellGroup], reference: CellGroup | None, shown: Sequence[str]
-    ) -> None:
-        self._sheet, self._reference, self._shown = sheet, reference, shown
-
-    def __rich_console__(
-        self, console: Console, options: ConsoleOptions
-    ) -> Iterator[RenderableType]:
-        table, shown, left_out = fit_columns(
-            self._table, self._shown, _FIRST_LEFT_OUT, console, options
-        )
-        notes = table_notes(self._sheet, self._reference, [METRICS[name] for name in shown])
-        if left_out:
-            notes.append(left_out_note([METRICS[name].title.lower() for name in left_out]))
-        yield table
-        yield ""
-        yield Text("\n".join(notes), style="dim")
-
-    def _table(self, shown: Sequence[str]) -> Table:
-        first = self._sheet[0]
-        table = Table(
-            title=Text(printable(f"{first.matrix}, {first.origin}")),
-            title_justify="left",
-            box=box.SIMPLE_HEAD,
-            show_edge=False,
-            pad_edge=False,
-            padding=(0, 1, 0, 0),
-            leading=1,
-        )
-        table.add_column("cell", overflow="fold")
-        table.add_column("runs", justify="right", no_wrap=True)
-        for name in shown:
-            table.add_column(METRICS[name].short, justify="right", no_wrap=True)
-        for group in self._sheet:
-            numbers = [_figure(group, self._reference, METRICS[name]) for name in shown]
+    def draw(shown: Sequence[str]) -> Table:
+        heads = (METRICS[name].short for name in shown)
+        title = Text(printable(f"{sheet[0].matrix}, {sheet[0].origin}"))
+        table = new_table("cell", "runs", *heads, title=title, title_justify="left", leading=1)
+        for group in sheet:
+            numbers = (_figure(group, reference, METRICS[name]) for name in shown)
             runs = Text(str(group.runs)).append_text(run_marks(group))
-            table.add_row(_label(group), runs, *numbers)
+            table.add_row(Label(starred(group.name, group)), runs, *numbers)
         return table
 
+    def notes(shown: Sequence[str]) -> list[str]:
+        return table_notes(sheet, reference, [METRICS[name] for name in shown])
 
-def _label(group: CellGroup) -> Label:
-    return Label(group.name + ("*" if group.settings["student_inferred"] else ""))
+    return FittedTable(draw, columns, _FIRST_LEFT_OUT, notes)
+
+
+def starred(name: str, group: CellGroup) -> str:
+    """Mark the name of a cell whose student's shape is inferred; a footnote explains the mark."""
+    return name + "*" * bool(group.settings["student_inferred"])
 
 
 def run_marks(group: CellGroup) -> Text:
@@ -233,8 +193,8 @@ def run_marks(group: CellGroup) -> Text:
         text.append("\n" + printable(status_of(group)).replace(", ", "\n"), style="bold red")
     for doubt in dict.fromkeys(name for name, _, _ in group.doubts):
         count = doubtful(group, doubt)
-        told = doubt if group.finished == 1 else f"{count} {doubt}"
-        text.append(f"\n{told}", style="yellow")
+        counted = doubt if group.finished == 1 else f"{count} {doubt}"
+        text.append(f"\n{counted}", style="yellow")
     return text
 
 

@@ -9,13 +9,11 @@ from typing import Any, TypeGuard
 from kdbench.analysis.metrics import Metric
 from kdbench.common.stats import MAX_AGREEING_RATIO, MIN_PROCESSES, mean_interval, median_interval
 from kdbench.common.text import printable
+from kdbench.common.units import format_interval, format_value
 
 # What is wrong with a yardstick: a step beats it; or it was measured with others at work, or its
 # best tries disagreed, in every run.
 OFF, UNSURE = "yardstick off", "yardstick unsure"
-#: contended: every run behind a number was; disagree: its runs lie too far apart; the others are
-#: of the yardstick of a utilisation.
-MARKS = ("contended", "disagree", UNSURE, OFF)
 
 
 @dataclass(frozen=True)
@@ -29,8 +27,10 @@ class Estimate:
     #: of each run that is not, since it was contended and others were not
     disturbed: tuple[float, ...]
     extrapolated: bool  #: some of it was worked out from fewer steps or batches
-    sources: tuple[str, ...]  #: how it was got, in the schema's words
-    marks: tuple[str, ...] = ()  #: why no ratio is to be drawn from it, of `MARKS`; empty: one may
+    sources: tuple[str, ...]  #: how it was measured, in the schema's words
+    #: why no ratio is drawn from it: contended (every run behind it was), disagree (its runs lie
+    #: too far apart), or what is wrong with the yardstick of a utilisation; empty: one is
+    marks: tuple[str, ...] = ()
 
     @property
     def count(self) -> int:
@@ -52,10 +52,12 @@ def estimate_of(rows: Sequence[Mapping[str, Any]], metric: Metric) -> Estimate |
         known = _computed_once(known, *metric.computed_once)
     # A contended run only says how long it takes at most: it counts where there is no other.
     contended = [row for row in known if metric.is_disturbed and row["contended"]]
-    marks = ["contended"] if len(contended) == len(known) else []
-    disturbed = tuple(float(row[metric.column]) for row in contended) if not marks else ()
-    if disturbed:
-        known = [row for row in known if not (metric.is_disturbed and row["contended"])]
+    marks, disturbed = list[str](), tuple[float, ...]()
+    if len(contended) == len(known):
+        marks.append("contended")
+    elif contended:
+        disturbed = tuple(float(row[metric.column]) for row in contended)
+        known = [row for row in known if not row["contended"]]
     values = [float(row[metric.column]) for row in known]
     if metric.over_seeds:
         values = seed_means(known, metric.column)
@@ -86,6 +88,22 @@ def agree(ends: tuple[float, float]) -> bool:
     """Whether runs lie no further apart than processes that measure the same may."""
     low, high = ends
     return high <= MAX_AGREEING_RATIO * low if low > 0 else low == high
+
+
+def format_estimate(estimate: Estimate, metric: Metric) -> str:
+    """Write a number with its marks: `~` for extrapolated, `?` for one that has no ratio."""
+    before, behind = "~" * estimate.extrapolated, "?" * bool(estimate.marks)
+    return f"{before}{format_value(estimate.value, metric.unit)}{behind}"
+
+
+def format_spread(estimate: Estimate, metric: Metric) -> str:
+    """Write an interval, `264–271`, or the range of too few runs for one, `264 to 271`.
+
+    Empty for one run, and where the ends do not differ in the digits shown.
+    """
+    if estimate.interval is not None:
+        return format_interval(estimate.interval, estimate.value, metric.unit)
+    return format_interval(estimate.ends, estimate.value, metric.unit).replace("–", " to ")
 
 
 def _computed_once(

@@ -1,14 +1,16 @@
-"""The paper's tables, from a matrix: teachers, students, and how they are trained."""
+"""The paper's tables, from a matrix: teachers, students, and how they are trained.
 
-from collections.abc import Callable, Iterable, Sequence
+Parameters are counted from shapes alone, since the command line must not load torch; a test checks
+each count against the model.
+"""
+
+from collections.abc import Callable, Iterable
 
 from kdbench.analysis.markup import FORMATS, Table
-from kdbench.analysis.parameter_counts import student_parameters, teacher_parameters
 from kdbench.common.errors import InputError, did_you_mean, quoted
 from kdbench.common.units import MISSING
 from kdbench.matrix.file import Matrix
-from kdbench.spec.cell import Cell
-from kdbench.spec.settings import Training
+from kdbench.spec.settings import Student, Teacher, Training
 
 
 def tables(matrix: Matrix, *, table: str | None = None, format: str = "markdown") -> str:  # noqa: A002
@@ -19,14 +21,14 @@ def tables(matrix: Matrix, *, table: str | None = None, format: str = "markdown"
     _check(table, TABLES, "--table", "table")
     _check(format, FORMATS, "--format", "format")
     made = [make(matrix) for name, make in TABLES.items() if table in (None, name)]
-    shown = [one for one in made if one.rows]
-    if not shown:
+    written = [FORMATS[format](one) for one in made if one.rows]
+    if not written:
         raise InputError(
             f"no {table} in this matrix: none of its methods has a teacher",
             where="--table",
             hint=f"the tables are {quoted(TABLES)}",
         )
-    return "\n\n".join(FORMATS[format](one) for one in shown)
+    return "\n\n".join(written)
 
 
 def teachers_table(matrix: Matrix) -> Table:
@@ -36,10 +38,11 @@ def teachers_table(matrix: Matrix) -> Table:
         teacher = cell.teacher
         if teacher is None:
             continue
+        revision = f" ({teacher.revision})" if teacher.revision else ""
         rows[cell.teacher_name] = (
             str(cell.teacher_name),
-            _checkpoint(teacher.checkpoint, teacher.revision),
-            *(str(n) for n in (teacher.patch_size, teacher.width, teacher.depth, teacher.heads)),
+            f"{teacher.checkpoint}{revision}" if teacher.checkpoint is not None else MISSING,
+            *_shape(teacher),
             str(teacher.image_size),
             _millions(teacher_parameters(teacher)),
             teacher.weights,
@@ -66,7 +69,7 @@ def students_table(matrix: Matrix) -> Table:
         inferred = inferred or shape.inferred
         rows[cell.student_name, cell.image_size, width or 0] = (
             cell.student_name + ("*" if shape.inferred else ""),
-            *(str(n) for n in (shape.patch_size, shape.width, shape.depth, shape.heads)),
+            *_shape(shape),
             str(cell.image_size),
             str(cell.data.classes),
             MISSING if width is None else str(width),
@@ -88,20 +91,20 @@ def training_table(matrix: Matrix) -> Table:
     """List how the cells are trained; a parameter that differs between cells has all its values."""
     cells = matrix.cells
     rows = [
-        ("data set", _values(cells, lambda cell: cell.data.name)),
-        ("classes", _values(cells, lambda cell: f"{cell.data.classes:,}")),
-        ("training images", _values(cells, lambda cell: f"{cell.data.train_images:,}")),
-        ("test images", _values(cells, lambda cell: f"{cell.data.test_images:,}")),
-        ("methods", _values(cells, lambda cell: cell.method)),
+        ("data set", _values(cell.data.name for cell in cells)),
+        ("classes", _values(f"{cell.data.classes:,}" for cell in cells)),
+        ("training images", _values(f"{cell.data.train_images:,}" for cell in cells)),
+        ("test images", _values(f"{cell.data.test_images:,}" for cell in cells)),
+        ("methods", _values(cell.method for cell in cells)),
     ]
-    named = [name for name in _TRAINING if name in Training.model_fields]
     # Whatever a later version lets a matrix set is listed too, under its own name.
-    for name in [*named, *(n for n in Training.model_fields if n not in named)]:
+    for name in {**_TRAINING, **Training.model_fields}:
         # Without a teacher there is nothing to weigh the losses for.
         weighs = name in ("alpha1", "alpha2")
         asked = [cell for cell in cells if cell.teacher is not None or not weighs]
         if asked:
-            rows.append((_TRAINING.get(name, name.replace("_", " ")), _settings(asked, name)))
+            title = _TRAINING.get(name, name.replace("_", " "))
+            rows.append((title, _values(_plain(getattr(c.training, name)) for c in asked)))
     rows.append(("seeds", ", ".join(str(seed) for seed in matrix.seeds)))
     return Table("Training", ("parameter", "value"), (False, False), tuple(rows))
 
@@ -131,22 +134,16 @@ TABLES: dict[str, Callable[[Matrix], Table]] = {
 }
 
 
-def _checkpoint(name: str | None, revision: str | None) -> str:
-    if name is None:
-        return MISSING
-    return f"{name} ({revision})" if revision else name
+def _shape(shape: Student | Teacher) -> tuple[str, ...]:
+    return tuple(str(n) for n in (shape.patch_size, shape.width, shape.depth, shape.heads))
 
 
 def _millions(count: int) -> str:
     return f"{count / 1e6:,.2f} M" if count >= 1e6 else f"{count:,}"
 
 
-def _settings(cells: Sequence[Cell], name: str) -> str:
-    return _values(cells, lambda cell: _plain(getattr(cell.training, name)))
-
-
-def _values(cells: Iterable[Cell], of: Callable[[Cell], str]) -> str:
-    return ", ".join(dict.fromkeys(of(cell) for cell in cells))
+def _values(texts: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(texts))
 
 
 def _plain(value: object) -> str:
@@ -165,3 +162,41 @@ def _check(found: str | None, known: Iterable[str], where: str, what: str) -> No
             where=where,
             hint=did_you_mean(found, names) or f"the {what}s are {quoted(names)}",
         )
+
+
+def student_parameters(
+    shape: Student, *, image_size: int, classes: int, teacher_width: int | None
+) -> int:
+    """Count a student's parameters; `teacher_width` None: no teacher, and so no projection."""
+    width = shape.width
+    tokens = (image_size // shape.patch_size) ** 2 + 1
+    patches = 3 * shape.patch_size**2 * width  # without a bias
+    class_token, positions = width, tokens * width
+    norms = 2 * 2 * width
+    projection = _linear(teacher_width, width) if teacher_width is not None else 0
+    ends = patches + class_token + positions + norms + _linear(width, classes) + projection
+    return ends + shape.depth * _block(width)
+
+
+def teacher_parameters(shape: Teacher) -> int:
+    """Count the parameters of a ViT as its checkpoint holds them, the pooler included.
+
+    Kdbench reads the class token before the pooler, which is loaded all the same.
+    """
+    width = shape.width
+    tokens = (shape.image_size // shape.patch_size) ** 2 + 1
+    patches = 3 * shape.patch_size**2 * width + width
+    class_token, positions = width, tokens * width
+    norm, pooler = 2 * width, _linear(width, width)
+    return patches + class_token + positions + norm + pooler + shape.depth * _block(width)
+
+
+def _linear(inputs: int, outputs: int) -> int:
+    return inputs * outputs + outputs
+
+
+def _block(width: int) -> int:
+    """Count attention (query, key, value, output), a 4x MLP, and two LayerNorms."""
+    attention = 4 * _linear(width, width)
+    mlp = _linear(width, 4 * width) + _linear(4 * width, width)
+    return attention + mlp + 2 * 2 * width

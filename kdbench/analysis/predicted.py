@@ -1,13 +1,13 @@
 """Predictions as a table: what each cell needs, and what fits."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich import box
 from rich.console import RenderableType
-from rich.table import Table
 from rich.text import Text
 
+from kdbench.analysis.rich_tables import new_table
 from kdbench.common.text import fold_label, printable
 from kdbench.common.units import MISSING, format_value
 
@@ -52,16 +52,14 @@ def render(
     """Draw the table of predicted cells, its notes below; `capacity` is as the user wrote it."""
     known = [cell for cell in cells if cell["status"] == "ok"]
     shown = [name for name in _SHOWN if any(cell[name] is not None for cell in known)]
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("peak of a step", no_wrap=True)
-    for name in shown:
-        table.add_column(_SHOWN[name], justify="right", no_wrap=True)
-    if capacity is not None:
-        table.add_column(printable(capacity), justify="right", no_wrap=True)
-        table.add_column("batch", justify="right", no_wrap=True)
+    fitting = [] if capacity is None else [printable(capacity), "batch"]
+    table = new_table("peak of a step", *(_SHOWN[name] for name in shown), *fitting)
+    table.columns[0].no_wrap = True
     for cell, fit in zip(cells, fits, strict=True):
         if cell["status"] == "ok":
-            table.add_row(*_cells(cell, shown), *([] if capacity is None else _fit(fit)))
+            label = Text("\n".join(fold_label(printable(cell["label"]), _LABEL_WIDTH)))
+            sizes = (format_value(cell[name], "bytes") for name in shown)
+            table.add_row(label, *sizes, *([] if capacity is None else _fit(fit)))
     parts: list[RenderableType] = [Text(printable(title), style="bold")]
     if known:
         parts.append(table)
@@ -73,14 +71,8 @@ def render(
     notes = _notes(known)
     if capacity is not None:
         notes.insert(0, f"batch: the largest that fits into {capacity}, all phases included")
-    told = "\n".join(printable(note) for note in notes)
-    return [*parts, Text(told, style="dim")] if notes else parts
-
-
-def _cells(cell: Row, shown: Sequence[str]) -> list[Text | str]:
-    sizes = [format_value(cell[name], "bytes") for name in shown]
-    label = fold_label(printable(cell["label"]), _LABEL_WIDTH)
-    return [Text("\n".join(label)), *sizes]
+    text = "\n".join(printable(note) for note in notes)
+    return [*parts, Text(text, style="dim")] if notes else parts
 
 
 def _fit(fit: Row | None) -> list[str]:
@@ -95,13 +87,9 @@ def _fit(fit: Row | None) -> list[str]:
 
 
 def _notes(cells: Sequence[Row]) -> list[str]:
-    """Tell each caveat once, with how many cells it is of."""
-    told: dict[str, int] = {}
-    for cell in cells:
-        for caveat in (cell["caveats"] or "").split("; "):
-            if caveat:
-                told[caveat] = told.get(caveat, 0) + 1
+    """List each caveat once, with how many cells it is of."""
+    counts = Counter(c for cell in cells for c in (cell["caveats"] or "").split("; ") if c)
     return [
         caveat if count == len(cells) else f"{caveat} ({count} of {len(cells)} cells)"
-        for caveat, count in told.items()
+        for caveat, count in counts.items()
     ]

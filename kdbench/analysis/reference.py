@@ -28,44 +28,33 @@ def find_reference(groups: Sequence[CellGroup], wanted: str | None) -> CellGroup
 
 def check_reference(groups: Sequence[CellGroup], wanted: str | None) -> None:
     """Raise InputError if no cell has the wanted label, or cells of changed settings share it."""
-    if wanted is None:
-        return
     named = [group for group in groups if group.name == wanted]
-    if named and not any(group.finished for group in named):
-        raise InputError(
-            f"the cell {wanted!r} has no figures: it {named[0].problems[0][0]}",
-            where="--reference",
-            hint="name one that finished, or run it again with kdbench run --retry",
-        )
-    if named:
+    if wanted is None or any(group.finished for group in named):
         return
-    sharing = [group.name for group in groups if group.label == wanted]
-    if sharing:
-        raise InputError(
-            f"several cells have the label {wanted!r}",
-            where="--reference",
-            hint=f"name one: {quoted(dict.fromkeys(sharing))}",
-        )
-    names = list(dict.fromkeys(group.name for group in groups))
-    raise InputError(
-        f"no cell has the label {wanted!r}",
-        where="--reference",
-        hint=did_you_mean(wanted, names) or f"there are {quoted(names[:20])}",
-    )
+    if named:
+        problem = f"the cell {wanted!r} has no figures: it {named[0].problems[0][0]}"
+        hint = "name one that finished, or run it again with kdbench run --retry"
+    elif sharing := dict.fromkeys(group.name for group in groups if group.label == wanted):
+        problem, hint = f"several cells have the label {wanted!r}", f"name one: {quoted(sharing)}"
+    else:
+        names = list(dict.fromkeys(group.name for group in groups))
+        problem = f"no cell has the label {wanted!r}"
+        hint = did_you_mean(wanted, names) or f"there are {quoted(names[:20])}"
+    raise InputError(problem, where="--reference", hint=hint)
 
 
 @dataclass(frozen=True)
 class Payback:
     """When a method's precompute has paid for itself."""
 
-    rival: CellGroup  #: the cell it is set against, which runs the teacher on every batch
+    rival: CellGroup  #: the cell it is compared with, which runs the teacher on every batch
     #: optimizer steps until then, by the medians; infinity where no step saves anything
     steps: float
     #: the fewest and the most steps that the runs, or the medians' intervals, allow for
     ends: tuple[float, float]
     per_epoch: int | None  #: optimizer steps in an epoch; None where they are not known
     extrapolated: bool  #: a time behind it was worked out from fewer steps or batches
-    contended: bool  #: a time behind it is of runs that all were, and tells nothing
+    contended: bool  #: every run behind one of its times was, so that it means nothing
 
     @property
     def epochs(self) -> float | None:
@@ -79,7 +68,7 @@ class Payback:
 
     @property
     def is_range(self) -> bool:
-        """Whether the runs tell no more than from when to when, both of them finite."""
+        """Whether the runs give no more than from when to when, both of them finite."""
         known = math.isfinite(self.ends[1]) and not self.contended
         return known and not self.is_one_number
 
@@ -87,11 +76,9 @@ class Payback:
 def payback(group: CellGroup, groups: Iterable[CellGroup]) -> Payback | None:
     """Work out when a cell with a precompute has paid for it.
 
-    It is set against the cell that differs in the method alone and runs the teacher on every
-    batch: seconds of the precompute over the seconds that each step saves.
-
-    Returns:
-        None for a method that precomputes nothing, without such a cell, or without a number.
+    It is compared with the cell that differs in the method alone and runs the teacher on every
+    batch: seconds of the precompute over the seconds that each step saves. None for a method that
+    precomputes nothing, without such a cell, or without a number.
     """
     once, fast = group.estimates.get("precompute_time"), step_cost(group)
     rival = next(iter(find_rivals(group, groups)), None)
@@ -102,13 +89,14 @@ def payback(group: CellGroup, groups: Iterable[CellGroup]) -> Payback | None:
     def steps(once: float, slow: float, fast: float) -> float:
         return once / (slow - fast) if slow > fast else math.inf
 
-    # Each part at that end of its runs that makes it pay soonest, or latest.
-    soonest = steps(span(once)[0], slow.ends[1], fast.ends[0])
-    latest = steps(span(once)[1], slow.ends[0], fast.ends[1])
     return Payback(
         rival=rival,
         steps=steps(once.value, slow.value, fast.value),
-        ends=(soonest, latest),
+        # Each part at that end of its runs that makes it pay soonest, or latest.
+        ends=(
+            steps(span(once)[0], slow.ends[1], fast.ends[0]),
+            steps(span(once)[1], slow.ends[0], fast.ends[1]),
+        ),
         per_epoch=group.steps_per_epoch,
         extrapolated=once.extrapolated or is_extrapolated(group) or is_extrapolated(rival),
         contended="contended" in once.marks or slow.contended or fast.contended,
@@ -121,17 +109,19 @@ def find_rivals(group: CellGroup, groups: Iterable[CellGroup]) -> list[CellGroup
     A method counts as such by what it measured, a teacher and no precompute, so that methods of
     plug-ins take part; Teacher-KD comes first.
     """
-    differs = ("cell_id", "method")
-    alike = {k: v for k, v in group.settings.items() if k not in differs}
+
+    def all_but_method(cell: CellGroup) -> tuple[object, ...]:
+        settings = {k: v for k, v in cell.settings.items() if k not in ("cell_id", "method")}
+        return cell.matrix, cell.environment, settings
+
     found = [
         other
         for other in groups
-        if (other.matrix, other.environment) == (group.matrix, group.environment)
-        and other.method != group.method
+        if other.method != group.method
         and other.settings["teacher"] is not None
         and other.finished
         and "precompute_time" not in other.estimates
-        and {k: v for k, v in other.settings.items() if k not in differs} == alike
+        and all_but_method(other) == all_but_method(group)
     ]
     return sorted(found, key=lambda other: other.method != "teacher-kd")
 
@@ -151,15 +141,13 @@ def step_cost(group: CellGroup) -> StepCost | None:
     Where whole epochs were measured, that is an epoch over its steps: the median step leaves out
     what lies between steps. Else it is the median step; None where nothing was timed.
     """
-    epoch = group.estimates.get("epoch_time")
-    whole = bool(epoch and not epoch.extrapolated and group.steps_per_epoch)
-    found = epoch if whole else group.estimates.get("step_time")
+    found, steps = group.estimates.get("epoch_time"), group.steps_per_epoch
+    if found is None or found.extrapolated or not steps:
+        found, steps = group.estimates.get("step_time"), 1
     if found is None:
         return None
-    steps = (group.steps_per_epoch or 1) if whole else 1
     low, high = span(found)
-    ends = (low / steps, high / steps)
-    return StepCost(found.value / steps, ends, "contended" in found.marks)
+    return StepCost(found.value / steps, (low / steps, high / steps), "contended" in found.marks)
 
 
 def span(estimate: Estimate) -> tuple[float, float]:
@@ -173,23 +161,22 @@ def is_extrapolated(group: CellGroup) -> bool:
     return epoch is not None and epoch.extrapolated
 
 
-def told_payback(found: Payback, against: str = "") -> str:
+def payback_text(found: Payback, against: str = "") -> str:
     """Say when a precompute pays, as the end of a sentence: `pays after 22 steps (1.0 epochs)`."""
-    beside = f" against {against}" if against else ""
-    first, _ = found.ends
+    rival = f" against {against}" if against else ""
     if found.contended:
-        return f"cannot be told to pay{beside}: every run of one of the two was contended"
-    if not math.isfinite(first):
-        return f"never pays{beside}, its step is not the faster one"
+        return f"cannot be told to pay{rival}: every run of one of the two was contended"
+    if not math.isfinite(found.ends[0]):
+        return f"never pays{rival}, its step is not the faster one"
     if found.is_one_number:
-        return f"pays after {_told_steps(found, (found.steps,))}{beside}"
+        return f"pays after {_steps(found, found.steps)}{rival}"
     if found.is_range:
-        return f"pays after {_told_steps(found, found.ends)}{beside}, as the runs differ"
-    earliest = _told_steps(found, (first,))
-    return f"pays after {earliest} at the earliest{beside}, or never: the runs differ too much"
+        return f"pays after {_steps(found, *found.ends)}{rival}, as the runs differ"
+    earliest = _steps(found, found.ends[0])
+    return f"pays after {earliest} at the earliest{rival}, or never: the runs differ too much"
 
 
-def _told_steps(found: Payback, counts: Sequence[float]) -> str:
+def _steps(found: Payback, *counts: float) -> str:
     mark = "~" if found.extrapolated else ""
     text = f"{mark}{' to '.join(map(format_count, counts))} steps"
     if not found.per_epoch:

@@ -10,13 +10,9 @@ from typing import Any
 
 import pandas as pd
 
-from kdbench.analysis.environments import (
-    Environment,
-    assign_environments,
-    pick_environment,
-)
+from kdbench.analysis.environments import Environment, assign_environments, pick_environment
 from kdbench.analysis.row_checks import sound
-from kdbench.analysis.utilisation import utilisations
+from kdbench.analysis.utilisation import share_yardsticks
 from kdbench.common.errors import InputError, quoted
 from kdbench.matrix.filter import RowFilter
 from kdbench.store import find_stores, read_table
@@ -83,8 +79,7 @@ class Results:
     def by_environment(self) -> Iterator[tuple[Environment, Results]]:
         """Yield each environment with its rows."""
         for environment in self.environments():
-            rows = self.cells["environment_id"] == environment.id
-            yield environment, replace(self, cells=self.cells[rows])
+            yield environment, self._where("environment_id", environment.id)
 
     def sheets(self) -> Iterator[tuple[str, Environment, Results]]:
         """Yield matrix, environment and rows: what one table or one figure may hold.
@@ -92,22 +87,24 @@ class Results:
         Rows that were profiled and rows that were trained are yielded apart.
         """
         for matrix in self.matrices:
-            own = replace(self, cells=self.cells[self.cells["matrix"] == matrix])
-            for environment, rows in own.by_environment():
+            for environment, rows in self._where("matrix", matrix).by_environment():
                 for mode in sorted(rows.cells["mode"].unique()):
-                    of_mode = rows.cells["mode"] == mode
-                    yield matrix, environment, replace(rows, cells=rows.cells[of_mode])
+                    yield matrix, environment, rows._where("mode", mode)
 
     def matching(self, conditions: Sequence[str], *, option: str = "--only") -> Results:
         """Keep the runs that meet each `COLUMN=V1,V2`; an InputError if none does."""
-        cells = self.cells
+        cells, columns = self.cells, [column.name for column in TABLES["cells"]]
         for condition in conditions:
-            cells = _filtered(cells, condition, option)
+            only = RowFilter.parse(condition, columns, option)
+            cells = cells[only.keep([row[only.column] for row in plain_rows(cells)])]
         return replace(self, cells=cells)
 
     def records(self) -> list[dict[str, Any]]:
         """Return the rows of `cells` as plain dictionaries, missing values being None."""
         return plain_rows(self.cells)
+
+    def _where(self, column: str, value: str) -> Results:
+        return replace(self, cells=self.cells[self.cells[column] == value])
 
     def _table(self, name: str) -> pd.DataFrame:
         # A run_key is unique within a store only: two matrices may hold the same cell.
@@ -141,8 +138,7 @@ def load_results(
             or a filter that leaves nothing.
     """
     where = Path(path)
-    homes, frames = _read_cells(where, left_out)
-    cells = pd.concat(frames, ignore_index=True)
+    homes, cells = _read_cells(where, left_out)
     if cells.empty:
         raise InputError(
             "no results yet: no run is committed here, or none that can be read",
@@ -151,34 +147,29 @@ def load_results(
         )
     found = assign_environments(plain_rows(cells))
     cells = cells.assign(environment_id=pd.array([e.id for e in found], dtype="string"))
-    (cells,) = _with_utilisation([cells])
+    (cells,) = share_yardsticks(cells)
     known = {e.id: e for e in found}
     results = Results(homes=homes, cells=cells, known=known, left_out=left_out).matching(only)
     if environment is None:
         return results
     chosen = pick_environment(environment, results.environments())
-    return replace(results, cells=results.cells[results.cells["environment_id"] == chosen.id])
-
-
-def share_yardsticks(*several: Results) -> tuple[Results, ...]:
-    """Hold results that are to be compared against the same yardsticks: the best of them all."""
-    frames = _with_utilisation([results.cells for results in several])
-    pairs = zip(several, frames, strict=True)
-    return tuple(replace(results, cells=frame) for results, frame in pairs)
+    return results._where("environment_id", chosen.id)
 
 
 def plain_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """Turn a frame into dictionaries in which everything missing is None."""
     columns = {
-        str(name): [None if missing else value for value, missing in zip(column, gone, strict=True)]
-        for name, column, gone in ((n, frame[n].tolist(), frame[n].isna()) for n in frame.columns)
+        str(name): [
+            None if gone else v for v, gone in zip(column.tolist(), column.isna(), strict=True)
+        ]
+        for name, column in frame.items()
     }
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def _read_cells(
     where: Path, left_out: Callable[[Damage], None]
-) -> tuple[dict[str, Path], list[pd.DataFrame]]:
+) -> tuple[dict[str, Path], pd.DataFrame]:
     homes: dict[str, Path] = {}
     frames = []
     for home in find_stores(where):
@@ -193,22 +184,4 @@ def _read_cells(
                     hint="name one of them",
                 )
         frames.append(frame)
-    return homes, frames
-
-
-def _with_utilisation(frames: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:
-    found = [plain_rows(frame) for frame in frames]
-    told = iter(utilisations([row for rows in found for row in rows]))
-    filled = []
-    for frame, rows in zip(frames, found, strict=True):
-        own = [next(told) for _ in rows]
-        columns = {name: [row[name] for row in own] for name in ("utilisation", "yardstick")}
-        doubts = pd.array([row["utilisation_doubt"] for row in own], dtype="string")
-        numbers = {name: pd.array(values, dtype="Float64") for name, values in columns.items()}
-        filled.append(frame.assign(**numbers, utilisation_doubt=doubts))
-    return filled
-
-
-def _filtered(cells: pd.DataFrame, condition: str, option: str) -> pd.DataFrame:
-    only = RowFilter.parse(condition, [column.name for column in TABLES["cells"]], option)
-    return cells[only.keep([row[only.column] for row in plain_rows(cells[[only.column]])])]
+    return homes, pd.concat(frames, ignore_index=True)

@@ -8,8 +8,7 @@ from transformers import ViTModel
 
 from kdbench import load_matrix
 from kdbench.analysis.markup import Table, latex, markdown
-from kdbench.analysis.paper_tables import tables
-from kdbench.analysis.parameter_counts import student_parameters, teacher_parameters
+from kdbench.analysis.paper_tables import student_parameters, tables, teacher_parameters
 from kdbench.cli import main
 from kdbench.common.errors import InputError
 from kdbench.spec.settings import Student, Teacher

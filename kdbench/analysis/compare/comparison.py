@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from kdbench.analysis.aggregate import MODES, CellGroup
-from kdbench.analysis.compare.matching import Cells
+from kdbench.analysis.compare.matching import Both
 from kdbench.analysis.compare.places import Change, Place
 from kdbench.analysis.estimates import Estimate
 from kdbench.analysis.metrics import Metric
@@ -35,9 +35,7 @@ class Compared:
     @property
     def ratio(self) -> float | None:
         """After over before; None where before is 0, or for `no_ratio`."""
-        if self.no_ratio:
-            return None
-        return ratio(self.after.value, self.before.value)
+        return None if self.no_ratio else ratio(self.after.value, self.before.value)
 
     @property
     def difference(self) -> float:
@@ -53,8 +51,8 @@ class Compared:
         return ratio_interval(self.after.value, after, self.before.value, before)
 
     @property
-    def tells(self) -> bool:
-        """Whether the two sides are told apart by more than chance."""
+    def is_significant(self) -> bool:
+        """Whether the two sides differ by more than chance."""
         if self.exact:
             return self.difference != 0
         interval = self.interval
@@ -71,9 +69,8 @@ class Compared:
             return "not positive: no interval"
         one, many = ("seed", "seeds") if self.metric.over_seeds else ("process", "processes")
         first, second = self.before.count, self.after.count
-        if first == second:
-            return f"{first} {one if first == 1 else many} each: no interval"
-        return f"{first} and {second} {many}: no interval"
+        each = f"{one if first == 1 else many} each" if first == second else f"and {second} {many}"
+        return f"{first} {each}: no interval"
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,8 +82,8 @@ class Pair:
     after: CellGroup
     changed: tuple[Change, ...]  #: the settings that differ
     compared: tuple[Compared, ...]  #: the metrics that both sides have
-    #: metrics that one side alone has, each with the side that lacks it
-    lacking: tuple[tuple[Metric, str], ...]
+    #: metrics that one side alone has, each with the side that has no value
+    missing: tuple[tuple[Metric, str], ...]
     shared: bool  #: some run is on both sides
 
 
@@ -99,21 +96,18 @@ class Sheet:
     changed: tuple[Change, ...]  #: how these places differ
     packages: tuple[Change, ...]  #: what else differs between the machines' software
     pairs: tuple[Pair, ...]
-    only_before: Cells  #: cells that the other side lacks
-    only_after: Cells
-    #: cells before and after of each label of which it is not plain who is who
-    unclear: tuple[tuple[Cells, Cells], ...]
+    only: Both  #: cells that the other side lacks
+    unclear: tuple[Both, ...]  #: cells of each label of which it is not plain who is who
 
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """All that there is to say of two sides."""
+    """Two sides, set against each other."""
 
     names: tuple[str, str]  #: of the sides
     metrics: tuple[Metric, ...]  #: what was to be compared
     sheets: tuple[Sheet, ...]
-    only_before: Cells  #: cells of matrices or places that the other side does not have
-    only_after: Cells
+    only: Both  #: cells of matrices or places that the other side does not have
 
     @property
     def count(self) -> int:

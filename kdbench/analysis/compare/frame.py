@@ -7,10 +7,10 @@ import pandas as pd
 from kdbench.analysis.aggregate import CellGroup
 from kdbench.analysis.cell_tables import doubtful, status_of
 from kdbench.analysis.compare.comparison import Compared, Comparison, Pair, Sheet
+from kdbench.analysis.compare.notes import SIDES
 from kdbench.analysis.compare.places import Place
 from kdbench.analysis.metrics import Metric
 
-_SIDES = ("before", "after")
 _Row = dict[str, object]
 
 
@@ -28,12 +28,10 @@ def summary(comparison: Comparison) -> pd.DataFrame:
     rows: list[_Row] = []
     for sheet in comparison.sheets:
         rows += [row for pair in sheet.pairs for row in _pair_rows(sheet, pair)]
-        lone = [cells for cells, _ in sheet.unclear], [cells for _, cells in sheet.unclear]
-        only = (sheet.only_before, *lone[0]), (sheet.only_after, *lone[1])
-        rows += _lone_rows(
-            comparison.metrics, *([g for cells in side for g in cells] for side in only)
-        )
-    rows += _lone_rows(comparison.metrics, comparison.only_before, comparison.only_after)
+        alone = [sheet.only, *sheet.unclear]
+        both = ([group for cells in alone for group in cells[side]] for side in (0, 1))
+        rows += _lone_rows(comparison.metrics, *both)
+    rows += _lone_rows(comparison.metrics, *comparison.only)
     return pd.DataFrame(rows).convert_dtypes()
 
 
@@ -42,12 +40,10 @@ def _pair_rows(sheet: Sheet, pair: Pair) -> Iterator[_Row]:
         "changed_settings": "; ".join(map(str, pair.changed)) or None,
         "environment_differs": "; ".join(map(str, sheet.changed)) or None,
     }
-    for one in pair.compared:
-        yield _row(pair.before, pair.after, one.metric, one) | words
-    for metric, _ in pair.lacking:
-        yield _row(pair.before, pair.after, metric) | words
-    if not pair.compared and not pair.lacking:
-        yield _row(pair.before, pair.after) | words
+    found: list[tuple[Metric | None, Compared | None]] = [(c.metric, c) for c in pair.compared]
+    found += [(metric, None) for metric, _ in pair.missing]
+    for metric, compared in found or [(None, None)]:
+        yield _row(pair.before, pair.after, metric, compared) | words
 
 
 def _lone_rows(
@@ -86,44 +82,39 @@ def _row(
         "changed_settings": None,
         "environment_differs": None,
     }
-    for side, group in zip(_SIDES, (before, after), strict=True):
+    for side, group in zip(SIDES, (before, after), strict=True):
         row |= {f"{side}_{key}": value for key, value in _known(group, metric).items()}
     return row
 
 
 def _has(before: CellGroup | None, after: CellGroup | None, metric: Metric | None) -> str:
     there = [
-        group is not None and (metric is None or metric.name in group.estimates)
-        for group in (before, after)
+        g is not None and (metric is None or metric.name in g.estimates) for g in (before, after)
     ]
-    return "both" if all(there) else _SIDES[there.index(True)]
+    return "both" if all(there) else SIDES[there.index(True)]
 
 
 def _known(group: CellGroup | None, metric: Metric | None) -> _Row:
     """Say how one side came to its value; all null of a side without the cell."""
     estimate = group.estimates.get(metric.name) if group and metric else None
     low, high = (estimate.interval if estimate else None) or (None, None)
-    row: _Row = {
+    environment, settings = group and group.environment, group.settings if group else {}
+    return {
         "low": low,
         "high": high,
         "count": estimate.count if estimate else None,
         "how": ", ".join(estimate.sources) or None if estimate else None,
         "extrapolated": estimate.extrapolated if estimate else None,
-    }
-    if group is None:
-        names = ("matrix", "label", "cell_id", "source", "profile", "runs", "finished", "status")
-        return row | dict.fromkeys((*names, "contended", "unstable", "environment_id", "place"))
-    return row | {
-        "matrix": group.matrix,
-        "label": group.label,
-        "cell_id": group.settings["cell_id"],
-        "source": group.settings["source"],
-        "profile": group.settings["profile"],
-        "runs": group.runs,
-        "finished": group.finished,
-        "status": status_of(group),
-        "contended": doubtful(group, "contended"),
-        "unstable": doubtful(group, "unstable"),
-        "environment_id": group.environment.id,
-        "place": Place.of(group).title,
+        "matrix": group and group.matrix,
+        "label": group and group.label,
+        "cell_id": settings.get("cell_id"),
+        "source": settings.get("source"),
+        "profile": settings.get("profile"),
+        "runs": group and group.runs,
+        "finished": group and group.finished,
+        "status": group and status_of(group),
+        "contended": group and doubtful(group, "contended"),
+        "unstable": group and doubtful(group, "unstable"),
+        "environment_id": environment and environment.id,
+        "place": group and Place.of(group).title,
     }

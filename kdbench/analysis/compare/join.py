@@ -1,13 +1,12 @@
 """Two sides set against each other, cell by cell and metric by metric."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from kdbench.analysis.aggregate import MODES, SETTINGS, CellGroup, group_cells
-from kdbench.analysis.compare.axes import axes_of, joined, named_axes
 from kdbench.analysis.compare.comparison import Compared, Comparison, Pair, Sheet
-from kdbench.analysis.compare.matching import match_cells
+from kdbench.analysis.compare.matching import Cells, label_without, lacks_teacher, match_cells
 from kdbench.analysis.compare.places import (
     Change,
     Place,
@@ -20,25 +19,18 @@ from kdbench.analysis.compare.sides import Side, shared_runs
 from kdbench.analysis.estimates import Estimate
 from kdbench.analysis.metrics import METRICS, Metric
 from kdbench.common.text import printable
+from kdbench.matrix.grid import AXES
 from kdbench.spec.gated_metrics import GATED_METRICS
 
 #: What is compared unless the user names metrics.
 DEFAULT = (
-    "parameters",
-    "allocated",
-    "reserved",
-    "host",
-    "step_time",
-    "epoch_time",
-    "precompute_time",
-    "precompute_memory",
-    "energy",
-    "accuracy",
+    *("parameters", "allocated", "reserved", "host", "step_time", "epoch_time"),
+    *("precompute_time", "precompute_memory", "energy", "accuracy"),
 )
 # Told apart by the place, not a part of what is computed, or a remark.
 _NOT_CHANGES = ("cell_id", "source", "profile", "student_inferred")
 _NAMES = {name: name for name in SETTINGS if name not in _NOT_CHANGES}
-_GAUGES = {gauge.column: gauge for gauge in GATED_METRICS.values()}
+_GATED = {metric.column: metric for metric in GATED_METRICS.values()}
 
 
 def compare(before: Side, after: Side, *, metrics: Sequence[Metric] | None = None) -> Comparison:
@@ -51,32 +43,38 @@ def compare(before: Side, after: Side, *, metrics: Sequence[Metric] | None = Non
     meant.
     """
     wanted = tuple(METRICS[name] for name in DEFAULT) if metrics is None else tuple(metrics)
-    groups = _by_matrix_and_place(before), _by_matrix_and_place(after)
-    shared = shared_runs(before.results, after.results)
-    free = named_axes(before.picked_by | after.picked_by)
+    first, second = _by_matrix_and_place(before), _by_matrix_and_place(after)
+    names = [(name, name) for name in first if name in second]
+    if len(first) == len(second) == 1:
+        names = [(*first, *second)]
+    join = _Join(before, after, wanted)
     sheets = []
-    for one, other in _pair_matrices(list(groups[0]), list(groups[1])):
-        first, second = groups[0][one], groups[1][other]
-        for places in pair_places(list(first), list(second), matrix=one):
+    for matrices in names:
+        one, other = first[matrices[0]], second[matrices[1]]
+        for places in pair_places(list(one), list(other), matrix=matrices[0]):
             # popped: what is left in the end is on one side alone
-            cells = first.pop(places[0]), second.pop(places[1])
-            rows = _rows_of(before, cells[0]), _rows_of(after, cells[1])
-            packages = changed_packages(*rows)
-            sheets.append(_sheet((one, other), places, cells, packages, wanted, shared, free))
+            cells = one.pop(places[0]), other.pop(places[1])
+            sheets.append(join.sheet(matrices, places, cells))
     return Comparison(
         names=(before.name, after.name),
         metrics=wanted,
         sheets=tuple(sheets),
-        only_before=_left(groups[0]),
-        only_after=_left(groups[1]),
+        only=(_all_cells(first), _all_cells(second)),
     )
 
 
-def _by_matrix_and_place(side: Side) -> dict[str, dict[Place, list[CellGroup]]]:
-    found: dict[str, dict[Place, list[CellGroup]]] = {}
+_Groups = dict[str, dict[Place, list[CellGroup]]]
+
+
+def _by_matrix_and_place(side: Side) -> _Groups:
+    found: _Groups = {}
     for group in group_cells(side.results):
         cells = found.setdefault(group.matrix, {}).setdefault(Place.of(group), [])
-        place = next((n for n, cell in enumerate(cells) if _is_same(cell, group)), None)
+        # Two machines that predicted the same cell agree, and the latest counts.
+        same = (
+            n for n, g in enumerate(cells) if (g.label, g.settings) == (group.label, group.settings)
+        )
+        place = next(same, None)
         if place is None:
             cells.append(group)
         elif group.started > cells[place].started:
@@ -84,116 +82,93 @@ def _by_matrix_and_place(side: Side) -> dict[str, dict[Place, list[CellGroup]]]:
     return found
 
 
-def _is_same(cell: CellGroup, other: CellGroup) -> bool:
-    """Whether two machines predicted the same cell; they agree, and the latest counts."""
-    return (cell.label, cell.settings) == (other.label, other.settings)
-
-
-def _pair_matrices(before: Sequence[str], after: Sequence[str]) -> list[tuple[str, str]]:
-    """Pair matrices by name; the only one of each side goes with the other's, whatever its name."""
-    if len(before) == len(after) == 1:
-        return [(before[0], after[0])]
-    return [(name, name) for name in before if name in after]
-
-
-def _left(groups: Mapping[str, Mapping[Place, Sequence[CellGroup]]]) -> tuple[CellGroup, ...]:
+def _all_cells(groups: _Groups) -> Cells:
     return tuple(g for places in groups.values() for cells in places.values() for g in cells)
+
+
+class _Join:
+    """What all sheets of a comparison have in common."""
+
+    def __init__(self, before: Side, after: Side, metrics: Sequence[Metric]) -> None:
+        self._sides, self._metrics = (before, after), metrics
+        self._shared = shared_runs(before.results, after.results)
+        self._free = (before.picked_by | after.picked_by).intersection(AXES)
+
+    def sheet(
+        self,
+        matrices: tuple[str, str],
+        places: tuple[Place, Place],
+        cells: tuple[Sequence[CellGroup], Sequence[CellGroup]],
+    ) -> Sheet:
+        """Compare the cells of one matrix in one place."""
+        found = match_cells(*cells, self._free)
+        labels = Counter((before.label, before.mode) for before, _ in found.pairs)
+        modes = {group.mode for pair in found.pairs for group in pair}
+        pairs = []
+        for before, after in found.pairs:
+            alone = labels[before.label, before.mode] == 1
+            name = self._name_of(before, after) if alone else before.name
+            if len(modes) > 1:
+                name = f"{name} ({MODES[before.mode]})"
+            pairs.append(self._pair(name, before, after))
+        rows = (_rows_of(*one) for one in zip(self._sides, cells, strict=True))
+        return Sheet(
+            matrices=matrices,
+            places=places,
+            changed=changed_places(*places),
+            packages=changed_packages(*rows),
+            pairs=tuple(pairs),
+            only=found.only,
+            unclear=found.unclear,
+        )
+
+    def _name_of(self, before: CellGroup, after: CellGroup) -> str:
+        """Name a pair by its label; of two cells with two labels, by what these have in common."""
+        if before.label == after.label:
+            return printable(before.label)
+        bare = lacks_teacher(before) or lacks_teacher(after)
+        return printable(label_without(before.label, self._free, without_teacher=bare))
+
+    def _pair(self, name: str, before: CellGroup, after: CellGroup) -> Pair:
+        compared, missing = [], []
+        for metric in self._metrics:
+            one, other = before.estimates.get(metric.name), after.estimates.get(metric.name)
+            if one and other:
+                sources = (str(group.settings["source"]) for group in (before, after))
+                exact = _is_exact(metric, one, other, sources)
+                compared.append(Compared(metric, one, other, exact, (before.mode, after.mode)))
+            elif one or other:
+                missing.append((metric, "after" if one else "before"))
+        keys = ({run.run_key for run in group.members} for group in (before, after))
+        return Pair(
+            name=name,
+            before=before,
+            after=after,
+            changed=_changed_settings(before, after),
+            compared=tuple(compared),
+            missing=tuple(missing),
+            shared=bool(self._shared.intersection(*keys)),
+        )
 
 
 def _rows_of(side: Side, groups: Iterable[CellGroup]) -> list[dict[str, Any]]:
     keys = {(group.matrix, run.run_key) for group in groups for run in group.members}
-    rows = side.results.records()
-    return [row for row in rows if (row["matrix"], row["run_key"]) in keys]
-
-
-def _sheet(
-    matrices: tuple[str, str],
-    places: tuple[Place, Place],
-    cells: tuple[Sequence[CellGroup], Sequence[CellGroup]],
-    packages: tuple[Change, ...],
-    metrics: Sequence[Metric],
-    shared: frozenset[str],
-    free: frozenset[str],
-) -> Sheet:
-    found = match_cells(*cells, free)
-    labels = Counter((before.label, before.mode) for before, _ in found.pairs)
-    modes = {group.mode for pair in found.pairs for group in pair}
-
-    def name_of(before: CellGroup, after: CellGroup) -> str:
-        alone = labels[before.label, before.mode] == 1
-        name = _name_of(before, after, free) if alone else before.name
-        return f"{name} ({MODES[before.mode]})" if len(modes) > 1 else name
-
-    return Sheet(
-        matrices=matrices,
-        places=places,
-        changed=changed_places(*places),
-        packages=packages,
-        pairs=tuple(
-            _pair(
-                name_of(before, after),
-                before,
-                after,
-                metrics,
-                shared,
-            )
-            for before, after in found.pairs
-        ),
-        only_before=found.only_before,
-        only_after=found.only_after,
-        unclear=found.unclear,
-    )
-
-
-def _name_of(before: CellGroup, after: CellGroup, free: frozenset[str]) -> str:
-    """Name a pair by its label; of two cells with two labels, by what these have in common."""
-    if before.label == after.label:
-        return printable(before.label)
-    bare = any("teacher" not in axes_of(group.label) for group in (before, after))
-    return printable(joined(before.label, free, without_teacher=bare))
-
-
-def _pair(
-    name: str,
-    before: CellGroup,
-    after: CellGroup,
-    metrics: Sequence[Metric],
-    shared: frozenset[str],
-) -> Pair:
-    compared, lacking = [], []
-    for metric in metrics:
-        one, other = before.estimates.get(metric.name), after.estimates.get(metric.name)
-        if one and other:
-            sources = (str(group.settings["source"]) for group in (before, after))
-            exact = _is_exact(metric, one, other, sources)
-            compared.append(Compared(metric, one, other, exact, (before.mode, after.mode)))
-        elif one or other:
-            lacking.append((metric, "after" if one else "before"))
-    keys = ({run.run_key for run in group.members} for group in (before, after))
-    return Pair(
-        name=name,
-        before=before,
-        after=after,
-        changed=_changed_settings(before, after),
-        compared=tuple(compared),
-        lacking=tuple(lacking),
-        shared=bool(shared.intersection(*keys)),
-    )
+    return [row for row in side.results.records() if (row["matrix"], row["run_key"]) in keys]
 
 
 def _is_exact(metric: Metric, before: Estimate, after: Estimate, sources: Iterable[str]) -> bool:
     """Whether a gate would take any difference for a change, and the runs of each side agree."""
-    gauge = _GAUGES.get(metric.column)
-    if gauge is None or any(len(set(estimate.ends)) > 1 for estimate in (before, after)):
+    gated = _GATED.get(metric.column)
+    if gated is None or any(len(set(estimate.ends)) > 1 for estimate in (before, after)):
         return False
-    kinds = {gauge.measured if source == "measured" else gauge.predicted for source in sources}
+    kinds = {gated.measured if source == "measured" else gated.predicted for source in sources}
     return kinds == {"exact"}
 
 
 def _changed_settings(before: CellGroup, after: CellGroup) -> tuple[Change, ...]:
     found = changes(before.settings, after.settings, _NAMES)
     ids = [str(group.settings["cell_id"]) for group in (before, after)]
-    # What the identity holds and no column tells: weight decay, the data's fingerprint, ...
+    # What the identity holds and no column shows: weight decay, the data's fingerprint, ...
     if not found and ids[0] != ids[1]:
         return (Change("cell (by a setting without a column)", ids[0][:6], ids[1][:6]),)
     return found

@@ -1,15 +1,16 @@
-"""What is to be said of a comparison: its titles, and the small print under its tables."""
+"""The titles of a comparison's tables, and the small print under them."""
 
 from collections.abc import Iterable, Iterator
 
 from kdbench.analysis.aggregate import CellGroup
-from kdbench.analysis.compare.axes import options_for
 from kdbench.analysis.compare.comparison import Comparison, Sheet
-from kdbench.analysis.notes import doubt_notes, footnotes, problem_notes
+from kdbench.analysis.compare.matching import options_for
+from kdbench.analysis.notes import doubt_notes, footnotes, older_note, problem_notes
 from kdbench.common.errors import quoted
 from kdbench.common.stats import MIN_PROCESSES
 from kdbench.common.text import printable
 
+SIDES = ("before", "after")
 # By order statistics, the median's interval over processes exists from here on.
 _MIN_FOR_MEDIAN = MIN_PROCESSES + 1
 
@@ -40,13 +41,14 @@ def place_lines(sheet: Sheet) -> list[str]:
 
 def notes_of(sheet: Sheet) -> list[str]:
     """Write the notes under a table, a line each."""
-    lines = [*_meaning(sheet), *_sources(sheet), *_lacking(sheet)]
+    lines = [*_meaning(sheet), *_sources(sheet), *_missing(sheet)]
     cells = [group for pair in sheet.pairs for group in (pair.before, pair.after)]
     shown = [one.metric for pair in sheet.pairs for one in pair.compared]
     lines += footnotes(cells, shown, trained=any(metric.over_seeds for metric in shown))
-    lines += _run_notes(sheet)
-    for side, groups in (("before", 0), ("after", 1)):
-        own = [(pair.before, pair.after)[groups] for pair in sheet.pairs]
+    if shared := [pair.name for pair in sheet.pairs if pair.shared]:
+        lines.append(f"the same runs are on both sides, wholly or in part: {', '.join(shared)}")
+    lines += older_note(cells)
+    for side, own in zip(SIDES, (cells[::2], cells[1::2]), strict=True):
         lines += [f"{side}, {note}" for group in own for note in problem_notes(group)]
         lines += [f"{side}, {note}" for note in doubt_notes(own)]
     for before, after in sheet.unclear:
@@ -54,19 +56,14 @@ def notes_of(sheet: Sheet) -> list[str]:
             f"not compared: {printable(before[0].label)} is several cells: before "
             f"{_names(before)}, after {_names(after)}; --before and --after pick one of each"
         )
-    return lines + only_notes(sheet.only_before, sheet.only_after)
-
-
-def only_notes(before: Iterable[CellGroup], after: Iterable[CellGroup]) -> list[str]:
-    """List the cells that one side alone has."""
-    found = (("before", list(before)), ("after", list(after)))
-    return [f"only {side}: {_names(groups)}" for side, groups in found if groups]
+    found = zip(SIDES, sheet.only, strict=True)
+    return lines + [f"only {side}: {_names(groups)}" for side, groups in found if groups]
 
 
 def elsewhere_notes(comparison: Comparison) -> list[str]:
     """List the cells of matrices, environments and predictions that one side alone has."""
     lines = []
-    for side, groups in (("before", comparison.only_before), ("after", comparison.only_after)):
+    for side, groups in zip(SIDES, comparison.only, strict=True):
         homes: dict[str, list[CellGroup]] = {}
         for group in groups:
             place = group.environment.name
@@ -79,21 +76,15 @@ def elsewhere_notes(comparison: Comparison) -> list[str]:
 
 def nothing_compared(comparison: Comparison) -> str:
     """Say why nothing could be compared."""
-    pairs = [pair for sheet in comparison.sheets for pair in sheet.pairs]
-    if pairs:
+    if any(sheet.pairs for sheet in comparison.sheets):
         metrics = quoted(metric.name for metric in comparison.metrics)
         return f"nothing comparable: no cell in common has any of {metrics} on both sides"
     if any(sheet.unclear for sheet in comparison.sheets):
         return "nothing comparable: each label in common is that of several cells"
-    told = "nothing comparable: the two sides have no label in common"
-    options = options_for(
-        *(
-            [group.label for sheet in comparison.sheets for group in getattr(sheet, side)]
-            + [group.label for group in getattr(comparison, side)]
-            for side in ("only_before", "only_after")
-        )
-    )
-    return f"{told}; {options} would set the nearest cells side by side" if options else told
+    only = [*(sheet.only for sheet in comparison.sheets), comparison.only]
+    options = options_for(*([g.label for both in only for g in both[side]] for side in (0, 1)))
+    hint = f"; {options} would set the nearest cells side by side" if options else ""
+    return f"nothing comparable: the two sides have no label in common{hint}"
 
 
 def _meaning(sheet: Sheet) -> Iterator[str]:
@@ -101,17 +92,16 @@ def _meaning(sheet: Sheet) -> Iterator[str]:
     compared = [one for pair in sheet.pairs for one in pair.compared]
     if not compared:
         return
-    yield (
-        "ratio: after over before, of medians over processes"
-        + (" (accuracy: of means over seeds)" if any(c.metric.over_seeds for c in compared) else "")
-    )
+    seeds = " (accuracy: of means over seeds)" if any(c.metric.over_seeds for c in compared) else ""
+    yield f"ratio: after over before, of medians over processes{seeds}"
     if any(one.interval for one in compared):
         yield (
             "95 % interval of the ratio over processes: where it holds 1, chance alone may be the "
             "difference; where nothing changed, one in twenty misses 1 all the same"
         )
-        launched = {g.settings["launch"] for p in sheet.pairs for g in (p.before, p.after)}
-        if "fork" in launched:
+        if any(
+            "fork" in (p.before.settings["launch"], p.after.settings["launch"]) for p in sheet.pairs
+        ):
             yield "forked processes share what makes processes differ: their interval is too narrow"
     if any(one.no_interval for one in compared):
         yield (
@@ -121,45 +111,33 @@ def _meaning(sheet: Sheet) -> Iterator[str]:
 
 
 def _sources(sheet: Sheet) -> Iterator[str]:
-    """Tell of figures that were not got in the same way on both sides."""
-    told: dict[str, None] = {}
-    for pair in sheet.pairs:
-        for one in pair.compared:
+    """Name the figures that were not measured in the same way on both sides."""
+    lines: dict[str, None] = {}
+    for one in (one for pair in sheet.pairs for one in pair.compared):
+        title = one.metric.title.lower()
+        if one.before.sources != one.after.sources:
             before, after = (", ".join(e.sources) for e in (one.before, one.after))
-            if before != after:
-                told[f"{one.metric.title.lower()}: by {before} before, by {after} after"] = None
-            kinds = [e.extrapolated for e in (one.before, one.after)]
-            if kinds[0] != kinds[1]:
-                which = "before" if kinds[0] else "after"
-                told[f"{one.metric.title.lower()}: extrapolated {which} alone"] = None
-    yield from map(printable, told)
+            lines[f"{title}: by {before} before, by {after} after"] = None
+        if one.before.extrapolated != one.after.extrapolated:
+            which = "before" if one.before.extrapolated else "after"
+            lines[f"{title}: extrapolated {which} alone"] = None
+    yield from map(printable, lines)
     if any(change.name == "launch" for pair in sheet.pairs for change in pair.changed):
         yield "a forked process has another host peak than a fresh one: not to be compared"
 
 
-def _lacking(sheet: Sheet) -> Iterator[str]:
-    """Tell which metrics one side alone has, of all cells in one line, of some cells apart."""
+def _missing(sheet: Sheet) -> Iterator[str]:
+    """List the metrics that one side alone has, of all cells in one line, of some cells apart."""
     found: dict[tuple[str, str], list[str]] = {}
     for pair in sheet.pairs:
-        for metric, side in pair.lacking:
+        for metric, side in pair.missing:
             found.setdefault((side, metric.title.lower()), []).append(pair.name)
-    lacked: dict[tuple[str, str], list[str]] = {}
+    titles: dict[tuple[str, str], list[str]] = {}
     for (side, title), names in found.items():
         whose = "" if len(names) == len(sheet.pairs) else f": {', '.join(names)}"
-        lacked.setdefault((side, whose), []).append(title)
-    for (side, whose), titles in lacked.items():
-        yield f"not there {side}: {'; '.join(titles)}{whose}"
-
-
-def _run_notes(sheet: Sheet) -> Iterator[str]:
-    shared = [pair.name for pair in sheet.pairs if pair.shared]
-    if shared:
-        yield f"the same runs are on both sides, wholly or in part: {', '.join(shared)}"
-    older = sum(group.older for pair in sheet.pairs for group in (pair.before, pair.after))
-    if older:
-        yield (
-            f"{older} earlier runs of the same seed and repeat are left out: the latest one counts"
-        )
+        titles.setdefault((side, whose), []).append(title)
+    for (side, whose), missing in titles.items():
+        yield f"not there {side}: {'; '.join(missing)}{whose}"
 
 
 def _names(groups: Iterable[CellGroup]) -> str:

@@ -62,32 +62,23 @@ class Place:
         torch = printable(self.torch_version or "unknown")
         return f"{printable(self.source)} for {profile}, torch {torch}"
 
-    @property
-    def id(self) -> str:
-        """The environment's id, or the profile."""
-        return self.environment.id if self.environment else str(self.profile)
-
 
 def pair_places(
     before: Sequence[Place], after: Sequence[Place], *, matrix: str
 ) -> list[tuple[Place, Place]]:
-    """Pair the places of two sides.
-
-    Raises InputError if a side has several and the choice is unclear.
+    """Pair the places of two sides; raises InputError if a side has several and it is unclear.
 
     Places that both sides have go together. Where none of the measured ones is on both sides, and
     each side has one, these do, and in the same way the predicted ones. A prediction is compared
     with a measurement only if nothing else can be.
     """
     pairs = [(place, place) for place in before if place in after]
-    if before and after:
-        sources = {place.source for place in before} & {place.source for place in after}
-        for source in sorted(sources - {place.source for place, _ in pairs}):
-            one = [place for place in before if place.source == source]
-            other = [place for place in after if place.source == source]
-            pairs.append((_single(one, "before", matrix), _single(other, "after", matrix)))
-        if not pairs:
-            pairs.append((_single(before, "before", matrix), _single(after, "after", matrix)))
+    sources = {place.source for place in before} & {place.source for place in after}
+    for source in sorted(sources - {place.source for place, _ in pairs}):
+        one, other = ([p for p in side if p.source == source] for side in (before, after))
+        pairs.append((_single(one, "before", matrix), _single(other, "after", matrix)))
+    if not pairs and before and after:
+        pairs.append((_single(before, "before", matrix), _single(after, "after", matrix)))
     return pairs
 
 
@@ -98,8 +89,10 @@ def changed_places(before: Place, after: Place) -> tuple[Change, ...]:
     """
     if before.environment is not None and after.environment is not None:
         return changes(vars(before.environment), vars(after.environment), _WORDS)
-    profiles: dict[str, str] = {"profile": "profile"} if before.source == after.source else {}
-    return changes(vars(before), vars(after), {**profiles, "torch_version": "torch"})
+    names = {"profile": "profile", "torch_version": "torch"}
+    if before.source != after.source:
+        del names["profile"]
+    return changes(vars(before), vars(after), names)
 
 
 def changed_packages(
@@ -107,7 +100,7 @@ def changed_packages(
 ) -> tuple[Change, ...]:
     """List what else differs between rows of `cells`: packages, Python, kdbench's own revision."""
     first, second = _packages(before), _packages(after)
-    # what one side does not tell need not be another
+    # what one side does not record need not be another
     return changes(first, second, {name: name for name in first if name in second})
 
 
@@ -116,7 +109,7 @@ def changes(
 ) -> tuple[Change, ...]:
     """List the keys whose values differ, by the names that they are to have."""
     return tuple(
-        Change(name, _told(before.get(key)), _told(after.get(key)))
+        Change(name, _written(before.get(key)), _written(after.get(key)))
         for key, name in names.items()
         if before.get(key) != after.get(key)
     )
@@ -125,19 +118,17 @@ def changes(
 def _single(places: Sequence[Place], side: str, matrix: str) -> Place:
     if len(places) == 1:
         return places[0]
-    machines = [place.environment for place in places if place.environment is not None]
-    if machines:
-        listed = list_environments(machines)
-        raise InputError(
-            f"the side {side} has several environments of {matrix!r}, the other none of them",
-            where="--environment",
-            hint=f"pick one: {listed}",
-        )
+    if machines := [place.environment for place in places if place.environment is not None]:
+        what, where = "environments", "--environment"
+        hint = f"pick one: {list_environments(machines)}"
+    else:
+        what, where = "predictions", f"--{side}"
+        named = quoted(f"{place.profile}, torch {place.torch_version}" for place in places)
+        hint = f"pick one by profile=NAME or torch_version=VERSION: {named}"
     raise InputError(
-        f"the side {side} has several predictions of {matrix!r}, the other none of them",
-        where=f"--{side}",
-        hint="pick one by profile=NAME or torch_version=VERSION: "
-        + quoted(f"{place.profile}, torch {place.torch_version}" for place in places),
+        f"the side {side} has several {what} of {matrix!r}, the other none of them",
+        where=where,
+        hint=hint,
     )
 
 
@@ -148,14 +139,15 @@ def _packages(rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:
         known = _environment_of(row)
         packages = known.get("packages")
         versions = dict(packages) if isinstance(packages, dict) else {}
-        versions = {k: v for k, v in versions.items() if k not in ("torch", "kdbench")}
+        for name in ("torch", "kdbench"):
+            versions.pop(name, None)
         for key, name in (("torch_cuda", "CUDA of torch"), ("python_version", "Python")):
             if key in known:
                 versions[name] = known[key]
         if row["git_revision"] is not None:
             versions["kdbench"] = row["git_revision"]
         for name, version in versions.items():
-            found.setdefault(str(name), set()).add(_told(version))
+            found.setdefault(str(name), set()).add(_written(version))
     return {name: ", ".join(sorted(versions)) for name, versions in found.items()}
 
 
@@ -167,7 +159,7 @@ def _environment_of(row: Mapping[str, Any]) -> dict[str, Any]:
     return known if isinstance(known, dict) else {}
 
 
-def _told(value: object) -> str:
+def _written(value: object) -> str:
     if value is None:
         return "none"
     if isinstance(value, bool):

@@ -7,7 +7,8 @@ from pathlib import Path
 import pandas as pd
 
 from kdbench.analysis.environments import pick_environment
-from kdbench.analysis.results import Results, load_results, share_yardsticks
+from kdbench.analysis.results import Results, load_results
+from kdbench.analysis.utilisation import share_yardsticks
 from kdbench.common.errors import IncomparableError, InputError
 from kdbench.common.text import printable
 
@@ -42,7 +43,8 @@ def load_sides(
     InputError for broken results, a bad filter or environment, or one side alone, and
     IncomparableError if nothing is left of a side.
     """
-    same = after is None or Path(after).resolve() == Path(before).resolve()
+    after = before if after is None else after
+    same = Path(after).resolve() == Path(before).resolve()
     if same and not only_before and not only_after:
         raise InputError(
             "a folder and no second one, nor what to tell two sides of it apart by",
@@ -51,9 +53,10 @@ def load_sides(
             "--before torch_version=2.11.0+cpu",
         )
     whole = load_results(before, only=only)
-    other = whole if same else load_results(before if after is None else after, only=only)
+    other = whole if same else load_results(after, only=only)
     if not same:
-        whole, other = share_yardsticks(whole, other)
+        one, two = share_yardsticks(whole.cells, other.cells)
+        whole, other = replace(whole, cells=one), replace(other, cells=two)
     first = whole.matching(only_before, option="--before")
     second = other.matching(only_after, option="--after")
     if same and not only_after:
@@ -64,7 +67,7 @@ def load_sides(
     first, second = _picked(first, second, environment)
     return (
         Side(_name(before, only_before), first, _columns(only_before)),
-        Side(_name(before if after is None else after, only_after), second, _columns(only_after)),
+        Side(_name(after, only_after), second, _columns(only_after)),
     )
 
 
@@ -100,7 +103,7 @@ def _picked(before: Results, after: Results, wanted: str | None) -> tuple[Result
     """
     if wanted is None:
         return before, after
-    sides, matched, missed = [], False, None
+    sides, errors = [], []
     for side in (before, after):
         measured = side.cells["source"] == "measured"
         there = replace(side, cells=side.cells[measured]).environments()
@@ -109,14 +112,13 @@ def _picked(before: Results, after: Results, wanted: str | None) -> tuple[Result
         except InputError as error:
             if len(there) > 1:
                 raise
-            missed = error
+            errors.append(error)
             sides.append(side)
-            continue
-        matched = True
-        kept = ~measured | (side.cells["environment_id"] == chosen.id)
-        sides.append(replace(side, cells=side.cells[kept]))
-    if missed is not None and not matched:
-        raise missed
+        else:
+            kept = ~measured | (side.cells["environment_id"] == chosen.id)
+            sides.append(replace(side, cells=side.cells[kept]))
+    if len(errors) == len(sides):
+        raise errors[-1]
     return sides[0], sides[1]
 
 

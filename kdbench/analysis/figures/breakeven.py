@@ -29,9 +29,9 @@ from kdbench.analysis.reference import (
     find_rivals,
     is_extrapolated,
     payback,
+    payback_text,
     span,
     step_cost,
-    told_payback,
 )
 from kdbench.common.units import axis_unit, format_value
 
@@ -245,7 +245,7 @@ def _notes(family: Family) -> Iterator[str]:
         mark = "~" if once.extrapolated else ""
         text = f"{style.method_name(group.method)}: {mark}{format_value(once.value, 'seconds')}"
         rival = style.method_name(found.rival.method) if len(family.rivals) > 1 else ""
-        text += f" of precompute {told_payback(found, rival)}"
+        text += f" of precompute {payback_text(found, rival)}"
         epochs = int(group.settings["epochs"])
         if found.is_one_number and found.epochs is not None and epochs < found.epochs < math.inf:
             text += f", beyond the training's {epochs:,} epochs"

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from kdbench.analysis.aggregate import CellGroup
+from kdbench.analysis.estimates import format_estimate
 from kdbench.analysis.figures import style
 from kdbench.analysis.figures.page import Graph, Page, Section, draw_page
 from kdbench.analysis.figures.panels import Bar, Panel, draw_panel
@@ -28,11 +29,11 @@ from kdbench.analysis.notes import (
     count_note,
     doubt_notes,
     footnotes,
+    mark_notes,
     problem_notes,
     source_note,
 )
 from kdbench.analysis.paper_figures import PAPER, reported_for
-from kdbench.analysis.uncertainty import format_estimate, mark_notes
 from kdbench.common.units import axis_unit, format_ratio, format_value
 
 # Both by default: one is what the paper reports, the other is where a card runs out.
