@@ -33,4 +33,5 @@ def share_yardsticks(*frames: pd.DataFrame) -> tuple[pd.DataFrame, ...]:
         yardstick=best.where(known),
         utilisation_doubt=doubt.where(value.notna()),
     )
-    return tuple(cells.loc[n] for n in range(len(frames)))
+    own = cells.index.get_level_values(0)
+    return tuple(cells[own == n].droplevel(0) for n in range(len(frames)))
