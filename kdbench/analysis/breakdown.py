@@ -51,7 +51,8 @@ class Breakdown:
 def breakdowns(results: Results, groups: Iterable[CellGroup]) -> list[Breakdown]:
     """Break the peaks of cells down; cells without a ledger's rows are left out."""
     steady = results.memory[results.memory["stage"] == "steady"]
-    rows = dict(iter(steady.groupby(["matrix", "run_key"])))
+    keyed = steady.groupby(["matrix", "run_key"])
+    rows = {(str(matrix), str(run_key)): frame for (matrix, run_key), frame in keyed}
     runs = {(row["matrix"], row["run_key"]): row for row in results.records()}
     found = []
     for group in groups:
