@@ -46,7 +46,7 @@ def compare(before: Side, after: Side, *, metrics: Sequence[Metric] | None = Non
     first, second = _by_matrix_and_place(before), _by_matrix_and_place(after)
     names = [(name, name) for name in first if name in second]
     if len(first) == len(second) == 1:
-        names = [(*first, *second)]
+        names = [(next(iter(first)), next(iter(second)))]
     join = _Join(before, after, wanted)
     sheets = []
     for matrices in names:
