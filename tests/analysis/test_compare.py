@@ -234,7 +234,7 @@ def test_environments_that_both_sides_have_get_a_table_each(sides):
     )
     assert len(found.sheets) == 2
     assert not any(sheet.changed for sheet in found.sheets)
-    assert len(found.only_after) == 4, "the GPU's, which have no counterpart"
+    assert len(found.only[1]) == 4, "the GPU's, which have no counterpart"
     assert "only after, fig4, cuda:0: NVIDIA H200" in printed(found, width=300)
     assert (summary(found)["has"] == "after").sum() > 0
 
@@ -265,7 +265,7 @@ def test_picking_an_environment_leaves_predictions(sides):
     later = [{**row, "allocated_peak_bytes": 7} for row in rows]
     found = sides(rows, later, environment="2.11")
     assert [sheet.places[0].source for sheet in found.sheets] == ["measured", "predicted"]
-    assert not found.only_before
+    assert not found.only[0]
 
 
 def test_changed_settings_are_named(sides):
@@ -382,8 +382,8 @@ def test_of_several_matrices_those_of_one_name_are_joined(tmp_path, kdbench):
     commit(tmp_path / "b/more", [cell_row(matrix="more")])
     found = compare(*load_sides("a", "b"))
     assert [sheet.matrices for sheet in found.sheets] == [("fig4", "fig4")]
-    assert [group.matrix for group in found.only_before] == ["other"]
-    assert [group.matrix for group in found.only_after] == ["more"]
+    assert [group.matrix for group in found.only[0]] == ["other"]
+    assert [group.matrix for group in found.only[1]] == ["more"]
     said = kdbench("compare", "a/other", "b/more")
     assert (said.code, "other → more" in said.out) == (0, True)
 
