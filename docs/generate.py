@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
+import pytest
 import typer
 from pydantic import BaseModel
 
@@ -20,11 +21,16 @@ import kdbench.plugin
 from kdbench import __version__
 from kdbench.analysis.figures import FIGURES
 from kdbench.analysis.metrics import METRICS
-from kdbench.cli import app
+from kdbench.cli import STOPPED, app
 from kdbench.cli.examples import EXAMPLES
+from kdbench.common.errors import IncomparableError, InputError, KdbenchError
 from kdbench.matrix.grid import AxisValues
 from kdbench.matrix.resolve import MatrixFile
+from kdbench.pytest_plugin import KdMemory, pytest_addoption
 from kdbench.spec import budget, settings
+from kdbench.spec.device_profile import Profile, load_profile
+from kdbench.spec.profiles import known_profiles
+from kdbench.spec.step_memory import StepMemory
 from kdbench.store.schema import SCHEMA_VERSION, TABLES
 
 if TYPE_CHECKING:
@@ -36,6 +42,20 @@ PUBLIC = {
     kdbench: "Load a matrix, run it, read the results, and hold the gate.",
     kdbench.plugin: "For packages that [add a method](../how-to/add-a-method.md). Your own tests "
     "have the fixture [`kd_memory`](../how-to/measure-your-own-step.md).",
+}
+# The environment variables that kdbench itself reads.
+VARIABLES = {
+    "KDBENCH_CACHE": "The folder for fitted teachers and precomputed embeddings.",
+    "XDG_CACHE_HOME": "Without `KDBENCH_CACHE`, the cache is its folder `kdbench`; without this "
+    "too, it is `~/.cache/kdbench`.",
+    "HF_HOME": "Where the hub's downloads are kept, as for Hugging Face's libraries.",
+    "HF_HUB_CACHE": "The same, for models and data sets alone.",
+    "HF_HUB_OFFLINE": "`1`: do not ask the hub.",
+    "HF_ENDPOINT": "The address of the hub.",
+    "CUDA_VISIBLE_DEVICES": "Which cards there are.",
+    "OMP_NUM_THREADS": "How many threads a training has, if the matrix file has no `threads`.",
+    "COLUMNS": "How wide tables are when the output is no terminal.",
+    "GITHUB_STEP_SUMMARY": "In GitHub Actions, `check` adds its summary to this file.",
 }
 # The tables of a matrix file, each with the model that checks it.
 MODELS: dict[str, tuple[type[BaseModel], str]] = {
@@ -83,6 +103,9 @@ def pages() -> dict[str, str]:
         "reference/columns.md": columns_page(),
         "reference/metrics.md": metrics_page(),
         "reference/python.md": python_page(),
+        "reference/pytest.md": pytest_page(),
+        "reference/device-profiles.md": profiles_page(),
+        "reference/environment.md": environment_page(),
     }
 
 
@@ -243,6 +266,69 @@ def python_page() -> str:
                 parts.append(f"\n### {name}\n\n{entry(item, name)}")
                 parts += [f"\n#### {name}.{m}\n\n{entry(v, m)}" for m, v in methods(item)]
     return "".join(parts)
+
+
+def pytest_page() -> str:
+    """Describe the fixture, what it returns, and the plugin's options."""
+    parser = pytest.Parser(_ispytest=True)
+    pytest_addoption(parser)
+    options = [
+        (code(" ".join(option.names())), escaped(str(option.attrs()["help"])))
+        for option in parser.getgroup("kdbench").options
+    ]
+    call = entry(KdMemory.__call__, "kd_memory")
+    parts = [
+        f"# pytest\n\nGenerated from kdbench {__version__}. "
+        "[Measure your own step](../how-to/measure-your-own-step.md) has examples.\n\n"
+        f"## Options\n\n{table(('option', 'meaning'), options)}\n## kd_memory\n\n{call}"
+    ]
+    parts += [f"\n### kd_memory.{m}\n\n{entry(v, m)}" for m, v in methods(KdMemory)]
+    parts.append(f"\n## StepMemory\n\nWhat it returns.\n\n{entry(StepMemory, 'StepMemory')}")
+    parts += [f"\n### StepMemory.{m}\n\n{entry(v, m)}" for m, v in methods(StepMemory)]
+    return "".join(parts)
+
+
+def profiles_page() -> str:
+    """Describe the keys of a device profile, and what each bundled one says and rests on."""
+    rows = [(code(name), *cells) for name, *cells in fields(Profile)]
+    parts = [
+        f"# Device profiles\n\nGenerated from kdbench {__version__}. `predict` and `check` take "
+        "these as `--profile NAME`, or a file of your own as `--profile FILE.toml` "
+        "([Find out what fits](../how-to/find-what-fits.md)). No profile of a card has been held "
+        "against a real card yet.\n\n## Keys\n\n"
+        f"{table(('key', 'value', 'default', 'meaning'), rows)}"
+    ]
+    for name in known_profiles():
+        profile = load_profile(name)
+        said = [
+            (code(key), f"{value:,}" if isinstance(value, int) else str(value), escaped(basis))
+            for key, basis in profile.basis.items()
+            for value in (getattr(profile, key),)
+        ]
+        parts.append(f"\n## {name}\n\n{escaped(profile.title)}.\n")
+        if said:
+            parts.append(f"\n{table(('key', 'value', 'rests on'), said)}")
+    return "".join(parts)
+
+
+def environment_page() -> str:
+    """Describe exit codes and the environment variables that are read."""
+    codes = (
+        (0, "done, or held"),
+        (KdbenchError.exit_code, "a cell failed, now or earlier; or a figure regressed"),
+        (InputError.exit_code, "wrong usage or broken input, or the output cannot be written"),
+        (IncomparableError.exit_code, "nothing comparable, or the gate cannot tell"),
+        (STOPPED, "stopped by a signal"),
+    )
+    return (
+        "# Exit codes and environment\n\n## Exit codes\n\n"
+        f"{table(('code', 'meaning'), ((str(number), text) for number, text in codes))}\n"
+        "Where several apply, 2 goes before 1, and 1 before 3.\n\n"
+        "## Environment variables\n\n"
+        f"{table(('variable', 'meaning'), ((code(n), t) for n, t in VARIABLES.items()))}\n"
+        "Variables that decide figures (`OMP_*`, `MKL_*`, torch's allocators) are kept in the "
+        "column `runtime_settings` of [`cells`](columns.md#cells).\n"
+    )
 
 
 def entry(item: object, name: str) -> str:

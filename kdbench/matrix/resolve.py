@@ -36,12 +36,19 @@ Entries = Annotated[tuple[dict[str, Any], ...], Field(strict=False, max_length=M
 class MatrixFile(Frozen):
     """The file's keys, as the file has them."""
 
+    #: the folder of its results, and the name in tables; unset: the name of the file
     name: Name | None = None
+    #: what the matrix is for, in a sentence
     description: str = ""
+    #: profile: time some steps; train: train all epochs and evaluate
     mode: Mode = "profile"
+    #: each cell runs once for each seed
     seeds: Annotated[tuple[Seed, ...], Field(strict=False, min_length=1)] = (0,)
+    #: each seed runs so often, each time in a process of its own
     repeats: Annotated[int, Field(ge=1, le=100_000)] = 1
+    #: threads of a training; unset: torch's own choice
     threads: Annotated[int, Field(ge=1, le=65536)] | None = None
+    #: spawn: a fresh process for each cell; fork: from a warm process (Linux)
     launch: Launch = "spawn"
     axes: dict[str, Any]
     exclude: Entries = ()

@@ -29,7 +29,7 @@ def generated():
 
 
 def test_the_generated_pages_have_every_command_key_column_and_metric(generated):
-    commands, keys, columns, metrics, python = generated.values()
+    commands, keys, columns, metrics, python, *_ = generated.values()
     for command in app.registered_commands:
         assert f"\n## kdbench {command.callback.__name__}\n" in commands
     for model in (MatrixFile, AxisValues, Student, Teacher, Fit, Data, Training, Budget):
@@ -75,6 +75,14 @@ def test_the_readmes_commands_exist(capsys):
         told = capsys.readouterr().out
         for option in set(re.findall(rf"kdbench {command} [^\n`]*?(--[a-z]+)", readme)):
             assert option in told, (command, option)
+
+
+def test_the_generated_pages_have_options_of_pytest_profiles_and_exit_codes(generated):
+    assert "--kd-memory-update" in generated["reference/pytest.md"]
+    assert "assert_at_most" in generated["reference/pytest.md"]
+    for name in known_profiles():
+        assert f"## {name}\n" in generated["reference/device-profiles.md"]
+    assert "| 130 |" in generated["reference/environment.md"]
 
 
 def test_each_command_has_a_short_option_and_examples_in_its_help(capsys):

@@ -10,6 +10,7 @@ import yaml
 
 from kdbench.cli import app
 from kdbench.matrix.file import load_matrix
+from kdbench.spec.settings import Data, Teacher
 from tests.support import REPOSITORY
 
 DOCS = REPOSITORY / "docs"
@@ -69,6 +70,16 @@ def test_the_guides_matrix_is_one(tmp_path):
     path.write_text(first)
     assert len(load_matrix(path).cells) == 5
     assert load_matrix(path, preset="laptop").cells
+
+
+@pytest.mark.parametrize(
+    ("guide", "table", "model"),
+    [("use-your-own-data", "data", Data), ("use-your-own-teacher", "teachers", Teacher)],
+)
+def test_the_snippets_of_teacher_and_data_hold(guide, table, model):
+    first, *_ = blocks(DOCS / f"how-to/{guide}.md", "toml")
+    document = tomllib.loads(first)[table]
+    model.model_validate(document.get("mine", document))
 
 
 def test_every_page_is_in_the_navigation():
