@@ -14,6 +14,7 @@ import psutil
 
 from kdbench.common.errors import printable
 from kdbench.common.runtime_settings import processor_limit, requested_threads, runtime_settings
+from kdbench.common.system_files import read_text
 
 _PACKAGES = (
     "kdbench",
@@ -29,6 +30,15 @@ _PACKAGES = (
 )
 
 
+# By the names in torch's version.py: a ROCm build calls its devices cuda all the same.
+_PLATFORMS = {
+    "hip": "ROCm {} (AMD's cards)",
+    "rocm": "ROCm {} (AMD's cards)",
+    "xpu": "XPU {} (Intel's cards)",
+    "cuda": "CUDA {}",
+}
+
+
 def collect_environment(
     gpu: dict[str, Any] | None, worker: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
@@ -36,11 +46,12 @@ def collect_environment(
 
     `gpu` is what NVML says of the run's card; `worker` the environment that its workers get.
     """
-    usable = _usable_cpus()
-    limited = processor_limit(usable, os.cpu_count())
+    machine = os.cpu_count()
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else machine
+    limited = processor_limit(usable, machine)
     return {
         "cpu_model": cpu_model(),
-        "cpu_count": os.cpu_count(),
+        "cpu_count": machine,
         "cpu_usable": usable,
         "memory_bytes": psutil.virtual_memory().total,
         "system": platform.system(),
@@ -84,10 +95,10 @@ def torch_cuda_build() -> str | None:
 def torch_build() -> str:
     """Name what the installed torch was built for: a platform of cards, or the CPU."""
     builds = _torch_builds()
-    for name, platform_ in _PLATFORMS.items():
-        if name in builds:
-            return platform_.format(printable(builds[name]))
-    return "the CPU"
+    names = (
+        text.format(printable(builds[name])) for name, text in _PLATFORMS.items() if name in builds
+    )
+    return next(names, "the CPU")
 
 
 def built_for_other_cards() -> bool:
@@ -95,71 +106,46 @@ def built_for_other_cards() -> bool:
     return not _torch_builds().keys().isdisjoint(("hip", "rocm", "xpu"))
 
 
-# By the names in torch's version.py: a ROCm build calls its devices cuda all the same.
-_PLATFORMS = {
-    "hip": "ROCm {} (AMD's cards)",
-    "rocm": "ROCm {} (AMD's cards)",
-    "xpu": "XPU {} (Intel's cards)",
-    "cuda": "CUDA {}",
-}
-
-
 def _torch_builds() -> dict[str, str]:
     """Read what torch's files say that it was built for, by platform."""
     spec = util.find_spec("torch")
     if spec is None or not spec.submodule_search_locations:
         return {}
-    file = Path(spec.submodule_search_locations[0]) / "version.py"
-    try:
-        text = file.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return {}
-    told = re.findall(r"^(cuda|hip|rocm|xpu)\b[^=]*=\s*['\"]([^'\"]+)['\"]", text, re.MULTILINE)
-    return dict(told)
+    text = read_text(Path(spec.submodule_search_locations[0]) / "version.py")
+    names = "|".join(_PLATFORMS)
+    return dict(re.findall(rf"^({names})\b[^=]*=\s*['\"]([^'\"]+)['\"]", text, re.MULTILINE))
 
 
 def cpu_model() -> str | None:
-    """Name of the processor; None where the system does not tell."""
-    if platform.system() == "Linux":
-        try:
-            text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            return None
-        found = re.search(r"^(?:model name|Model|cpu model)\s*:\s*(.+)$", text, re.MULTILINE)
-        return found[1].strip() if found else platform.machine() or None
+    """Name of the processor; None where the system does not report it."""
     if platform.system() == "Darwin":
         return _output("sysctl", "-n", "machdep.cpu.brand_string")
-    return platform.processor() or None
+    if platform.system() != "Linux":
+        return platform.processor() or None
+    text = read_text(Path("/proc/cpuinfo"))
+    if not text:
+        return None
+    found = re.search(r"^(?:model name|Model|cpu model)\s*:\s*(.+)$", text, re.MULTILINE)
+    return found[1].strip() if found else platform.machine() or None
 
 
 def git_revision() -> str | None:
     """Revision of kdbench's own checkout, with -dirty for local changes; None where installed."""
-    package = Path(__file__).parent
+    git = ("git", "-C", str(Path(__file__).parent))
     # A copy in site-packages may lie inside somebody else's checkout, which is not ours.
-    if _output("git", "-C", str(package), "ls-files", "--error-unmatch", "__init__.py") is None:
+    if _output(*git, "ls-files", "--error-unmatch", "__init__.py") is None:
         return None
-    return _output(
-        "git", "-C", str(package), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"
-    )
-
-
-def _usable_cpus() -> int | None:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return _output(*git, "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*")
 
 
 def _output(*command: str) -> str | None:
     try:
         done = subprocess.run(
-            command,
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            timeout=20,
-            check=False,
+            command, capture_output=True, check=True, timeout=20, encoding="utf-8", errors="replace"
         )
-    except (OSError, subprocess.TimeoutExpired):
+    except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip() or None if done.returncode == 0 else None
+    return done.stdout.strip() or None
 
 
 def cache_folder() -> Path:

@@ -3,20 +3,20 @@
 import re
 import resource
 import sys
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import psutil
+
+from kdbench.common.system_files import Version, group_folders, read_text
 
 ROOT = Path("/")
 
 # Version 1 writes "no limit" as the largest number of whole pages.
 _UNLIMITED = 2**60
-# Limits that files of version 2 and 1 tell, and what counts against them.
-_FILES = {
+# By version: the files of a limit and of what counts against it, and the idle part of that.
+_FILES: dict[Version, tuple[str, str, str]] = {
     2: ("memory.max", "memory.current", "inactive_file"),
     1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 }
@@ -39,7 +39,7 @@ class ControlGroup:
     """One level of the control groups that this process's memory is counted in."""
 
     folder: Path
-    version: Literal[1, 2]
+    version: Version
     #: its path below the mount, as far as it can be seen from here
     name: str
 
@@ -60,7 +60,7 @@ class ControlGroup:
         limit, used = self.limit_bytes, _number(self.folder / usage)
         if limit is None or used is None:
             return None
-        found = re.search(rf"^{idle} (\d+)$", _text(self.folder / "memory.stat"), re.MULTILINE)
+        found = re.search(rf"^{idle} (\d+)$", read_text(self.folder / "memory.stat"), re.MULTILINE)
         used -= min(used, int(found[1])) if found else 0
         return MemoryLimit(max(0, limit - used), limit, f"control group {self.name}")
 
@@ -70,28 +70,12 @@ def control_groups(root: Path = ROOT) -> list[ControlGroup]:
 
     Any of them may set a limit, and inside a container only the upper ones may be visible.
     """
-    found: list[ControlGroup] = []
-    mount = root / "sys/fs/cgroup"
-    for line in _text(root / "proc/self/cgroup").splitlines():
-        number, controllers, path = [*line.split(":", 2), "", ""][:3]
-        if number == "0" and not controllers:
-            for top in (mount, mount / "unified"):
-                found += _levels(top, path, 2)
-        elif "memory" in controllers.split(","):
-            folders = (mount / controllers, mount / "memory")
-            top = next((folder for folder in folders if folder.is_dir()), mount / "memory")
-            found += _levels(top, path, 1)
-    return found
-
-
-def _levels(top: Path, path: str, version: Literal[1, 2]) -> Iterator[ControlGroup]:
-    own = top / path.strip("/")
-    for folder in (own, *own.parents):
-        if folder != top and top not in folder.parents:
-            return
+    return [
+        ControlGroup(folder, version, name)
+        for folder, version, name in group_folders("memory", root)
         # one without the controller has none of its files, as has the root of version 2
-        if any((folder / file).is_file() for file in (*_FILES[version][:2], "memory.events")):
-            yield ControlGroup(folder, version, "/" + str(folder.relative_to(top)).lstrip("."))
+        if any((folder / file).is_file() for file in (*_FILES[version][:2], "memory.events"))
+    ]
 
 
 def memory_limit_bytes(root: Path = ROOT) -> int | None:
@@ -110,9 +94,9 @@ def find_limits(root: Path = ROOT, *, own: bool = True) -> list[MemoryLimit]:
     found += [group.limit for group in control_groups(root) if group.limit is not None]
     # Only where the administrator has it so does the system refuse what it has promised already.
     if _number(root / "proc/sys/vm/overcommit_memory") == 2:
-        told = _sizes(root / "proc/meminfo")
+        sizes = _sizes(root / "proc/meminfo")
         with suppress(KeyError):
-            limit, promised = told["CommitLimit"], told["Committed_AS"]
+            limit, promised = sizes["CommitLimit"], sizes["Committed_AS"]
             found.append(MemoryLimit(max(0, limit - promised), limit, "vm.overcommit_memory = 2"))
     return [*found, *process_limits(root)] if own else found
 
@@ -140,19 +124,12 @@ def process_limits(root: Path = ROOT) -> list[MemoryLimit]:
 
 def _sizes(file: Path) -> dict[str, int]:
     """Read lines such as `VmSize:  3060 kB`, in bytes."""
-    lines = re.findall(r"^(\w+):\s*(\d+) kB$", _text(file), re.MULTILINE)
+    lines = re.findall(r"^(\w+):\s*(\d+) kB$", read_text(file), re.MULTILINE)
     return {name: int(size) * 1024 for name, size in lines}
 
 
 def _number(file: Path) -> int | None:
     try:
-        return int(_text(file))
+        return int(read_text(file))
     except ValueError:  # no such file, or "max": no limit
         return None
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return ""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdbench.common.errors import printable, truncate
+from kdbench.common.system_files import group_folders, read_text
 
 #: these alone say how many threads torch computes with, and the column `threads` says it
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
@@ -72,11 +73,6 @@ _DECIDING = ("TORCH_CUBLAS_WORKSPACE_CACHE",)
 _SECRET = re.compile(r"TOKEN|SECRET|PASS|CREDENTIAL|AUTH|(?:API|ACCESS|PRIVATE)_?KEY")
 
 
-def affects_results(name: str) -> bool:
-    """Whether a variable decides a step's time or bytes, once a worker is told of it."""
-    return _family(name) is not None
-
-
 def is_withheld(name: str) -> bool:
     """Whether a variable is no worker's business: a secret, or a precision beside the cell's."""
     return name in PRECISION or _SECRET.search(name) is not None
@@ -90,7 +86,7 @@ def runtime_settings(environment: Mapping[str, str], processors: str | None = No
     found = {
         name: printable("".join(value.split()))
         for name, value in environment.items()
-        if name not in THREADS and value.strip() and affects_results(name)
+        if name not in THREADS and value.strip() and _family(name)
     }
     if processors is not None:
         found["processors"] = processors
@@ -100,9 +96,9 @@ def runtime_settings(environment: Mapping[str, str], processors: str | None = No
 def memory_settings(settings: str | None) -> str | None:
     """Keep the settings that decide bytes as well as times."""
     kept = [
-        pair
-        for pair in (settings or "").split()
-        if (family := _family(pair.partition("=")[0])) is not None and family.bytes
+        f"{name}={value}"
+        for name, value in _pairs(settings).items()
+        if (family := _family(name)) is not None and family.bytes
     ]
     return " ".join(kept) or None
 
@@ -111,10 +107,8 @@ def changed_settings(before: str | None, now: str | None) -> str:
     """Name the settings that differ, with what they are now."""
     first, second = _pairs(before), _pairs(now)
     names = [n for n in sorted({*first, *second}) if first.get(n) != second.get(n)]
-    return truncate(
-        ", ".join(f"{n}={second[n]}" if n in second else f"{n} is not set" for n in names),
-        _LONGEST_SHOWN,
-    )
+    changes = (f"{n}={second[n]}" if n in second else f"{n} is not set" for n in names)
+    return truncate(", ".join(changes), _LONGEST_SHOWN)
 
 
 def requested_threads(environment: Mapping[str, str], usable: int | None) -> str:
@@ -123,13 +117,13 @@ def requested_threads(environment: Mapping[str, str], usable: int | None) -> str
     It is a number only where all that sets it agrees: else torch's own rule decides, by the
     libraries that it was built with, and what it decides by is named.
     """
-    told = {name: _count(environment.get(name, "")) for name in THREADS}
-    counts = {count for count in told.values() if count is not None}
+    found = {name: _count(environment.get(name, "")) for name in THREADS}
+    counts = {name: count for name, count in found.items() if count is not None}
     if not counts:
         return f"torch's default for {usable or 'unknown'} processors"
-    if len(counts) == 1:
-        return str(counts.pop())
-    return ", ".join(f"{name}={count}" for name, count in told.items() if count is not None)
+    if len(set(counts.values())) == 1:
+        return str(min(counts.values()))
+    return ", ".join(f"{name}={count}" for name, count in counts.items())
 
 
 def processor_limit(usable: int | None, machine: int | None, root: Path = Path("/")) -> str | None:
@@ -149,9 +143,8 @@ def _family(name: str) -> VariableFamily | None:
 
 
 def _pairs(settings: str | None) -> dict[str, str]:
-    return {
-        name: value for name, _, value in (pair.partition("=") for pair in (settings or "").split())
-    }
+    pairs = (pair.partition("=") for pair in (settings or "").split())
+    return {name: value for name, _, value in pairs}
 
 
 def _count(value: str) -> int | None:
@@ -162,36 +155,17 @@ def _count(value: str) -> int | None:
 
 def _quota(root: Path) -> float | None:
     """Return the fewest processors' worth of time that a control group of this process allows."""
-    allowed = []
-    for line in _text(root / "proc/self/cgroup").splitlines():
-        number, controllers, path = [*line.split(":", 2), "", ""][:3]
-        if number == "0" and not controllers:
-            tops = [root / "sys/fs/cgroup", root / "sys/fs/cgroup/unified"]
-        elif "cpu" in controllers.split(","):
-            tops = [root / "sys/fs/cgroup" / controllers, root / "sys/fs/cgroup/cpu"]
-        else:
-            continue
-        for top in tops:
-            own = top / path.strip("/")
-            levels = [f for f in (own, *own.parents) if f == top or top in f.parents]
-            allowed += [share for level in levels if (share := _share(level)) is not None]
-    return min(allowed, default=None)
+    shares = (_share(folder) for folder, *_ in group_folders("cpu", root))
+    return min((share for share in shares if share is not None), default=None)
 
 
 def _share(group: Path) -> float | None:
-    told = _text(group / "cpu.max").split() or [
-        _text(group / "cpu.cfs_quota_us"),
-        _text(group / "cpu.cfs_period_us"),
+    limits = read_text(group / "cpu.max").split() or [
+        read_text(group / "cpu.cfs_quota_us"),
+        read_text(group / "cpu.cfs_period_us"),
     ]
     try:
-        quota, period = (float(part) for part in told)
+        quota, period = (float(part) for part in limits)
     except ValueError:  # "max", or no such files: no limit
         return None
     return round(quota / period, 2) if quota > 0 and period > 0 else None
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_text(errors="replace").strip()
-    except OSError:
-        return ""

@@ -9,6 +9,7 @@ from pydantic_core import ErrorDetails
 from kdbench.common.errors import InputError, did_you_mean, quoted, short_repr
 
 Model = TypeVar("Model", bound=BaseModel)
+Location = tuple[str | int, ...]
 
 _TYPES = {
     "int_type": "an integer",
@@ -20,7 +21,6 @@ _TYPES = {
     "dict_type": "a table",
     "model_type": "a table",
     "model_attributes_type": "a table",
-    "missing": "a value",
 }
 # What a value must be beside its type, in words: pydantic's own are for programmers.
 _BOUNDS = {
@@ -53,10 +53,14 @@ def validate(
     try:
         return model.model_validate(document)
     except ValidationError as error:
-        # A misspelt key is missing under its right name as well: tell the misspelling.
-        found = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
-        shown = document if written is None else written
-        raise _as_input_error(found[0], model, shown, where, prefix) from None
+        # A misspelt key is missing under its right name as well: report the misspelling.
+        found = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+    path = found["loc"]
+    if path and path[-1] == "[key]":  # pydantic's word for a table's name that may be none
+        path = path[:-1]
+    problem, hint = _problem(found, model, path)
+    key = ".".join(filter(None, (prefix, dotted_key(path, written or document))))
+    raise InputError(problem, where=where, key=key, hint=hint)
 
 
 def dotted_key(parts: Sequence[str | int], document: object) -> str:
@@ -77,74 +81,49 @@ def dotted_key(parts: Sequence[str | int], document: object) -> str:
     return key
 
 
-def _as_input_error(
-    error: ErrorDetails,
-    model: type[BaseModel],
-    document: Mapping[str, Any],
-    where: object | None,
-    prefix: str,
-) -> InputError:
-    path, kind, found = error["loc"], error["type"], error["input"]
-    if path and path[-1] == "[key]":  # pydantic's word for a table's name that may be none
-        path = path[:-1]
-    key = ".".join(filter(None, (prefix, dotted_key(path, document))))
-    context = error.get("ctx", {})
+def _problem(error: ErrorDetails, model: type[BaseModel], path: Location) -> tuple[str, str | None]:
+    """Say what is wrong at a path, and what may have been meant."""
+    kind, found, context = error["type"], error["input"], error.get("ctx", {})
     if kind == "extra_forbidden":
-        known = _fields_at(model, path[:-1])
-        hint = did_you_mean(path[-1], known) or f"known here: {quoted(known)}"
-        return InputError("unknown key", where=where, key=key, hint=hint)
-    if kind == "literal_error":
-        expected = _literals_at(model, path) or context.get("expected", "")
-        shown = quoted(expected) if isinstance(expected, list) else expected
-        problem = f"expected one of {shown}, found {short_repr(found)}"
-        near = did_you_mean(found, expected) if isinstance(expected, list) else None
-        return InputError(problem, where=where, key=key, hint=near)
+        table = _annotation_at(model, path[:-1])
+        known = list(table.model_fields) if _is_model(table) else []
+        return "unknown key", did_you_mean(path[-1], known) or f"known here: {quoted(known)}"
     if kind == "missing":
-        return InputError("a value is needed here, found none", where=where, key=key)
+        return "a value is needed here, found none", None
     if kind == "value_error":
-        return InputError(str(context.get("error", error["msg"])), where=where, key=key)
+        return str(context.get("error", error["msg"])), None
+    if kind == "literal_error":
+        values = [v for v in get_args(_annotation_at(model, path)) if isinstance(v, str)]
+        expected = quoted(values) or context.get("expected", "")
+        near = did_you_mean(found, values)
+        return f"expected one of {expected}, found {short_repr(found)}", near
+    type_name = f" ({type(found).__name__})" if kind in _TYPES else ""
+    return f"expected {expectation(error)}, found {short_repr(found)}{type_name}", None
+
+
+def expectation(error: ErrorDetails) -> str:
+    """Say what a value of the wrong type, or out of bounds, should have been."""
+    kind, context = error["type"], error.get("ctx", {})
     if kind in _TYPES:
-        kindly = f"{short_repr(found)} ({type(found).__name__})"
-        return InputError(f"expected {_TYPES[kind]}, found {kindly}", where=where, key=key)
-    told = error["msg"].removeprefix("Input should ").removeprefix("be ")
-    bounds = {name: f"{v:.15g}" if isinstance(v, float) else v for name, v in context.items()}
-    expected = _BOUNDS[kind].format(**bounds) if kind in _BOUNDS else told
-    return InputError(f"expected {expected}, found {short_repr(found)}", where=where, key=key)
+        return _TYPES[kind]
+    if kind in _BOUNDS:
+        bounds = {name: f"{v:.15g}" if isinstance(v, float) else v for name, v in context.items()}
+        return _BOUNDS[kind].format(**bounds)
+    return error["msg"].removeprefix("Input should ").removeprefix("be ")
 
 
-def _fields_at(model: type[BaseModel], path: Sequence[str | int]) -> list[str]:
-    found = _annotation_at(model, path)
-    return list(found.model_fields) if _is_model(found) else []
-
-
-def _literals_at(model: type[BaseModel], path: Sequence[str | int]) -> list[str] | None:
-    annotation = _annotation_at(model, path)
-    values = [str(value) for value in get_args(annotation) if isinstance(value, str)]
-    return values or None
-
-
-def _annotation_at(model: type[BaseModel], path: Sequence[str | int]) -> Any:  # noqa: ANN401
+def _annotation_at(model: type[BaseModel], path: Location) -> Any:  # noqa: ANN401
     """Return the annotation of the field that a path of an error leads to."""
     annotation: Any = model
     for part in path:
         if _is_model(annotation) and part in annotation.model_fields:
             annotation = annotation.model_fields[part].annotation
         else:  # an index of a tuple, a key of a dict, or the arm of a union
-            annotation = _container_item(annotation)
-        annotation = _without_none(annotation)
-    return annotation
-
-
-def _container_item(annotation: Any) -> Any:  # noqa: ANN401
-    arguments = [arg for arg in get_args(annotation) if arg is not Ellipsis]
-    return arguments[-1] if arguments else annotation
-
-
-def _without_none(annotation: Any) -> Any:  # noqa: ANN401
-    arguments = get_args(annotation)
-    if type(None) in arguments:
-        rest = [arg for arg in arguments if arg is not type(None)]
-        return rest[0] if len(rest) == 1 else annotation
+            inside = [arg for arg in get_args(annotation) if arg is not Ellipsis]
+            annotation = inside[-1] if inside else annotation
+        if type(None) in get_args(annotation):
+            rest = [arg for arg in get_args(annotation) if arg is not type(None)]
+            annotation = rest[0] if len(rest) == 1 else annotation
     return annotation
 
 

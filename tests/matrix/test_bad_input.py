@@ -311,6 +311,13 @@ def test_without_a_command_the_help_is_printed(kdbench):
     assert "Usage: kdbench [OPTIONS] COMMAND [ARGS]...\n" in alone.out
 
 
+@pytest.mark.parametrize("presets", ["3", "'control'", "[1]"])
+def test_presets_that_are_no_table(presets, kdbench, tiny):
+    tiny.write_text(f"presets = {presets}\n" + TINY.partition("[presets")[0])
+    said = kdbench("cells", "--matrix", tiny)
+    assert (said.code, "presets: expected a table, found" in said.err) == (2, True), said
+
+
 def test_unreadable_file(kdbench, tmp_path):
     path = tmp_path / "latin.toml"
     path.write_bytes(b'name = "\xe9"')
