@@ -17,8 +17,14 @@ from kdbench.spec.settings import Data, Frozen, Name, Seed, Side, Student, Teach
 
 Mode = Literal["profile", "train"]
 Launch = Literal["spawn", "fork"]
-# Sizes of data and batch that are told of in one line; an axis may have hundreds.
-_MOST_TOLD = 3
+# Sizes of data and batch that are listed in one line; an axis may have hundreds.
+_MOST_LISTED = 3
+# The columns of `cells` that are settings of the training and of the run, under the same names.
+_TRAINING_COLUMNS = (
+    *("batch_size", "epochs", "precision", "attention", "loss", "alpha1", "alpha2", "optimizer"),
+    *("optimizer_kernels", "learning_rate", "compile", "checkpointing"),
+)
+_RUN_COLUMNS = ("seed", "repeat", "device", "launch", "source", "profile")
 
 
 class Cell(Frozen):
@@ -122,7 +128,7 @@ class CellRun(Frozen):
 
     def plan_row(self) -> dict[str, Any]:
         """Return the columns of `cells` that are known before anything runs."""
-        cell, training = self.cell, self.cell.training
+        cell = self.cell
         return {
             "cell_id": cell.cell_id,
             "label": cell.label,
@@ -136,41 +142,25 @@ class CellRun(Frozen):
             "teacher_weights": cell.teacher.weights if cell.teacher else None,
             "teacher_checkpoint": cell.teacher.checkpoint if cell.teacher else None,
             "dataset": cell.data.name,
-            "batch_size": training.batch_size,
-            "epochs": training.epochs,
-            "precision": training.precision,
-            "attention": training.attention,
-            "loss": training.loss,
-            "alpha1": training.alpha1,
-            "alpha2": training.alpha2,
-            "optimizer": training.optimizer,
-            "optimizer_kernels": training.optimizer_kernels,
-            "learning_rate": training.learning_rate,
-            "compile": training.compile,
-            "checkpointing": training.checkpointing,
-            "seed": self.seed,
-            "repeat": self.repeat,
-            "device": self.device,
-            "launch": self.launch,
-            "source": self.source,
-            "profile": self.profile,
+            **{name: getattr(cell.training, name) for name in _TRAINING_COLUMNS},
+            **{name: getattr(self, name) for name in _RUN_COLUMNS},
         }
 
 
 def describe_dropped_images(cells: Iterable[Cell]) -> str | None:
     """Say in a line how many images of an epoch are in no step; None where there is none."""
-    told = {
+    sizes = {
         f"{cell.data.name}, {cell.data.train_images:,} images in batches of "
         f"{cell.training.batch_size:,}: {cell.steps_per_epoch:,} "
         f"step{'s' * (cell.steps_per_epoch > 1)}, {cell.dropped_images:,} left out": None
         for cell in cells
         if cell.dropped_images
     }
-    if not told:
+    if not sizes:
         return None
-    shown = [*islice(told, _MOST_TOLD)]
-    more = f"; and {len(told) - _MOST_TOLD} more like it" if len(told) > _MOST_TOLD else ""
-    return f"each epoch drops its last, incomplete batch: {'; '.join(shown)}{more}"
+    listed = "; ".join(islice(sizes, _MOST_LISTED))
+    more = f"; and {len(sizes) - _MOST_LISTED} more like it" if len(sizes) > _MOST_LISTED else ""
+    return f"each epoch drops its last, incomplete batch: {listed}{more}"
 
 
 def digest(value: object) -> str:

@@ -4,11 +4,9 @@ They are data, in `kdbench/profiles/*.toml` or in a file of the user's own. Each
 rests on, since a prediction is no better than these.
 """
 
-from __future__ import annotations
-
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -56,7 +54,7 @@ class Profile(Frozen):
     verified: Annotated[str, Field(max_length=10_000)] = ""
 
     @model_validator(mode="after")
-    def _founded(self) -> Profile:
+    def _founded(self) -> Self:
         entries = self.model_fields_set - {"name", "title", "device", "basis", "verified"}
         for name in sorted(entries - self.basis.keys()):
             raise ValueError(f"basis: expected what {short_repr(name)} rests on, found nothing")
@@ -84,16 +82,15 @@ def load_profile(wanted: str) -> Profile:
         return validate(Profile, document, where=path)
     known = known_profiles()
     if wanted not in known:
-        hint = (
-            did_you_mean(wanted, known) or f"there are {quoted(known)}, or a path to a .toml file"
-        )
+        near = did_you_mean(wanted, known)
+        hint = near or f"there are {quoted(known)}, or a path to a .toml file"
         raise InputError(f"no device profile {wanted!r}", where="--profile", hint=hint)
     document = tomllib.loads(profile_text(wanted))
     return validate(Profile, {"name": wanted, **document}, where=f"profile {wanted}")
 
 
 def missing_profile_error(text: str) -> InputError:
-    """Make the error of an amount of memory of which it is not said what device has it.
+    """Make the error of an amount of memory without the device that has it.
 
     A CPU, which predictions are for otherwise, is hardly what is meant, and of two cards with as
     much memory each keeps another part of it to itself.

@@ -85,8 +85,7 @@ class StepMemory:
         """Say in lines what holds the peak: each category, and the modules with most."""
         parts = sorted(self.held.items(), key=lambda part: -part[1])
         named = [(f"{module} ({category})", size) for (category, module), size in parts if module]
-        rest = named[_MOST_MODULES:]
-        modules = named[:_MOST_MODULES]
+        modules, rest = named[:_MOST_MODULES], named[_MOST_MODULES:]
         if rest:
             modules.append((f"{len(rest)} more", sum(size for _, size in rest)))
         categories = list(self.categories.items())
@@ -100,7 +99,7 @@ class StepMemory:
 
         What does not apply, such as reserved bytes off CUDA, is left out.
         """
-        told = {
+        figures = {
             "peak_bytes": self.peak_bytes,
             "reserved_bytes": self.reserved_bytes,
             "flops": self.flops,
@@ -111,7 +110,7 @@ class StepMemory:
             "device": self.device,
             "torch_version": self.torch_version,
         }
-        return {name: value for name, value in told.items() if value is not None}
+        return {name: value for name, value in figures.items() if value is not None}
 
     def _totals(self, key: Callable[[str, str | None], Any]) -> dict[Any, int]:
         totals: dict[Any, int] = {}
@@ -144,10 +143,7 @@ def parse_tolerance(tolerance: object) -> Tolerance:
 
 
 def _limit(limit: object) -> float:
-    if isinstance(limit, str):
-        size: object = _parsed(limit, "limit")
-    else:
-        size = limit
+    size = _parsed(limit, "limit") if isinstance(limit, str) else limit
     if not _is_number(size) or not 0 < size < math.inf:
         raise _wrong("a limit in bytes above 0, or a size in quotes", limit, "limit")
     return size
@@ -173,10 +169,6 @@ def _size(size: float) -> str:
 
 
 def _rows(parts: list[tuple[str, int]]) -> list[str]:
-    name_width = max(len(name) for name, _ in parts)
-    sizes = [f"{size:,} B" for _, size in parts]
-    width = max(len(size) for size in sizes)
-    return [
-        f"  {name.ljust(name_width)}  {size.rjust(width)}"
-        for (name, _), size in zip(parts, sizes, strict=True)
-    ]
+    sizes = {name: f"{size:,} B" for name, size in parts}
+    name_width, width = max(map(len, sizes)), max(map(len, sizes.values()))
+    return [f"  {name:<{name_width}}  {size:>{width}}" for name, size in sizes.items()]

@@ -218,7 +218,7 @@ REFUSED = {
     ),
     "activation": (
         lambda folder: rewrite_config(folder, hidden_act="evil"),
-        "expected hidden_act to be one of 'gelu', 'gelu_10'",
+        "expected 'gelu', 'gelu_10'",
     ),
     "partial": (
         lose("layernorm.bias"),

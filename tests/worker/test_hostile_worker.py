@@ -247,12 +247,12 @@ def test_a_configuration_has_nothing_else_loaded(extra, tmp_path):
 @pytest.mark.parametrize(
     ("extra", "told"),
     [
-        ({"intermediate_size": 10**12}, "expected intermediate_size of at most"),
-        ({"pooler_output_size": 10**12}, "expected pooler_output_size of at most"),
+        ({"intermediate_size": 10**12}, "expected at most 1048576 for intermediate_size"),
+        ({"pooler_output_size": 10**12}, "expected at most 1048576 for pooler_output_size"),
         # transformers names each of them as soon as it hears of their number
-        ({"num_labels": 10**12}, "expected num_labels of at most"),
-        ({"num_labels": -1}, "expected num_labels of at least 0 in config.json, found -1"),
-        ({"num_labels": "x"}, "expected an integer num_labels in config.json, found 'x'"),
+        ({"num_labels": 10**12}, "expected at most 1000000 for num_labels"),
+        ({"num_labels": -1}, "expected at least 0 for num_labels in config.json, found -1"),
+        ({"num_labels": "x"}, "expected an integer for num_labels in config.json, found 'x'"),
         ({"hidden_act": "evil"}, "evil"),
     ],
 )

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from kdbench.common.errors import InputError, quoted, short_repr
+from kdbench.common.errors import quoted, short_repr
+from kdbench.common.validation import expectation
 from kdbench.spec.pretrained.files import CONFIG, Checkpoint, read_json
 from kdbench.spec.settings import Teacher
 
@@ -119,29 +120,14 @@ def read_config(checkpoint: Checkpoint, teacher: Teacher) -> Config:
     try:
         config = Config.model_validate(said)
     except ValidationError as error:
-        raise _wrong(checkpoint, error) from None
+        wrong = error.errors()[0]
+        raise checkpoint.error(
+            f"expected {expectation(wrong)} for {wrong['loc'][0]} in {CONFIG}, "
+            f"found {short_repr(wrong['input'])}"
+        ) from None
     _check_labels(checkpoint, config)
     _check_shape(checkpoint, config, teacher)
     return config
-
-
-def _wrong(checkpoint: Checkpoint, error: ValidationError) -> InputError:
-    (found, *_) = error.errors()
-    name, value, context = str(found["loc"][0]), short_repr(found["input"]), found.get("ctx", {})
-    kinds = {"int_type": "an integer", "float_type": "a number", "bool_type": "true or false"}
-    bounds = {"greater_than_equal": ("ge", "least"), "less_than_equal": ("le", "most")}
-    if found["type"] in kinds:
-        expected = f"{kinds[found['type']]} {name}"
-    elif found["type"] in bounds:
-        bound, word = bounds[found["type"]]
-        expected = f"{name} of at {word} {context[bound]}"
-    elif found["type"] == "literal_error":
-        expected = f"{name} to be one of {context['expected']}"
-    elif name == "id2label":
-        expected = f"{name} to be a table of names by number"
-    else:
-        expected = f"{name}: {found['msg'].removeprefix('Input should ')}"
-    return checkpoint.error(f"expected {expected} in {CONFIG}, found {value}")
 
 
 def _check_labels(checkpoint: Checkpoint, config: Config) -> None:
@@ -155,13 +141,11 @@ def _check_shape(checkpoint: Checkpoint, config: Config, teacher: Teacher) -> No
     for name, key in _SHAPE.items():
         wanted, found = getattr(teacher, key), getattr(config, name)
         if found != wanted:
-            raise checkpoint.error(
-                f"the matrix file says {name} = {wanted}, the checkpoint has {found}", key=key
-            )
+            problem = f"the matrix file says {name} = {wanted}, the checkpoint has {found}"
+            raise checkpoint.error(problem, key=key)
     if config.num_channels != 3:
-        raise checkpoint.error(
-            f"expected num_channels = 3, the checkpoint has {config.num_channels}"
-        )
+        problem = f"expected num_channels = 3, the checkpoint has {config.num_channels}"
+        raise checkpoint.error(problem)
 
 
 def check_class_count(checkpoint: Checkpoint, config: Config, classes: int) -> None:

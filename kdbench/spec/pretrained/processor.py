@@ -7,7 +7,7 @@ instead.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Any, cast
 
@@ -39,7 +39,7 @@ _CROPPED = {
     "image_std": CLIP.std,
 }
 # What each kind of processor does where its file says nothing.
-_KINDS: Mapping[str, Mapping[str, Any]] = {
+_KINDS: dict[str, dict[str, Any]] = {
     "ViT": {"resample": 2, "size": 224},
     "DeiT": {"do_center_crop": True, "size": 256, "crop_size": 224},
     "Beit": {"size": 224, "crop_size": 224},
@@ -58,7 +58,7 @@ _UNCUT = 384
 def resolve_teacher_preprocessing(
     teacher: Teacher, table: str, checkpoint: Checkpoint | None, *, side: int
 ) -> Preprocessing:
-    """Settle what a teacher's pixels go through; raises InputError for what is not done here.
+    """Resolve what a teacher's pixels go through; raises InputError for what is not done here.
 
     `table` is the teacher's table in the matrix file; `side` is that of the data set's images,
     which a checkpoint may leave as they are, in pixels.
@@ -83,7 +83,11 @@ class _File:
     name: str
     keys: Mapping[str, Any]
     kind: str = "ViT"
-    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def defaults(self) -> Mapping[str, Any]:
+        """What its kind of processor does where the file says nothing."""
+        return _COMMON | _KINDS[self.kind]
 
     def get(self, key: str) -> Any:  # noqa: ANN401
         """Return what holds of a key: null is transformers' way to say nothing."""
@@ -117,7 +121,7 @@ def _read(checkpoint: Checkpoint, teacher: Teacher, side: int) -> Preprocessing 
     file = _find(checkpoint)
     if file is None:
         return None
-    file = _of_a_kind(file)
+    file = replace(file, kind=_kind(file))
     for key, value in file.keys.items():
         if key.startswith("do_") and key not in (*_COMMON, *_HARMLESS) and value:
             raise file.error(key, "nothing, or false,", value, "all")
@@ -131,43 +135,32 @@ def _read(checkpoint: Checkpoint, teacher: Teacher, side: int) -> Preprocessing 
 
 
 def _find(checkpoint: Checkpoint) -> _File | None:
-    for name in FILES:
-        if not checkpoint.has(name):
-            continue
-        held = read_json(checkpoint, name)
-        if not isinstance(held, dict):
-            raise checkpoint.error(f"expected a table in {name}, found {short_repr(held)}")
-        nested = name == FILES[0]
-        if nested and "image_processor" not in held:  # of texts, or where the other file is
-            continue
-        keys = held["image_processor"] if nested else held
+    for name in filter(checkpoint.has, FILES):
+        keys, what = read_json(checkpoint, name), "a table"
+        if name == FILES[0] and isinstance(keys, dict):
+            if "image_processor" not in keys:  # of texts, or where the other file is
+                continue
+            keys, what = keys["image_processor"], "a table as image_processor"
         if not isinstance(keys, dict):
-            problem = f"expected a table as image_processor in {name}, found {short_repr(keys)}"
-            raise checkpoint.error(problem)
+            raise checkpoint.error(f"expected {what} in {name}, found {short_repr(keys)}")
         return _File(checkpoint=checkpoint, name=name, keys=keys)
     return None
 
 
-def _of_a_kind(file: _File) -> _File:
+def _kind(file: _File) -> str:
+    """Return the kind of processor that a file is of; the oldest do not say, and are ViT's."""
     key = "image_processor_type"
     if file.keys.get(key) is None and file.keys.get("feature_extractor_type") is not None:
         key = "feature_extractor_type"
     said = file.keys.get(key)
-    names = [f"{kind}ImageProcessor" for kind in _KINDS]
-    kind = "ViT"  # which the oldest files do not say
-    if said is not None:
-        whole = str(said)
-        suffix = next((s for s in _SUFFIXES if whole.endswith(s)), None)
-        kind = whole.removesuffix(suffix) if suffix else whole
+    if said is None:
+        return "ViT"
+    suffix = next((s for s in _SUFFIXES if str(said).endswith(s)), "")
+    kind = str(said).removesuffix(suffix)
     if kind not in _KINDS:
+        names = [f"{kind}ImageProcessor" for kind in _KINDS]
         raise file.error(key, f"one of {quoted(names)}", said, "all")
-    return _File(
-        checkpoint=file.checkpoint,
-        name=file.name,
-        keys=file.keys,
-        kind=kind,
-        defaults=_COMMON | dict(_KINDS[kind]),
-    )
+    return kind
 
 
 def _normalisation(file: _File) -> tuple[Channels, Channels]:
@@ -186,20 +179,14 @@ def _normalisation(file: _File) -> tuple[Channels, Channels]:
         mean, std = _channels(file, "image_mean"), _channels(file, "image_std")
         if min(std) <= 0:
             raise file.error("image_std", "numbers above 0", list(std), instead)
-    return (
-        cast("Channels", tuple(value / scale for value in mean)),
-        cast("Channels", tuple(value / scale for value in std)),
-    )
+    mean, std = (tuple(value / scale for value in part) for part in (mean, std))
+    return cast("Channels", mean), cast("Channels", std)
 
 
 def _channels(file: _File, key: str) -> Channels:
     value = file.get(key)
     each = [value] * 3 if _is_number(value) else value
-    if (
-        not isinstance(each, list | tuple)
-        or len(each) != 3
-        or not all(_is_number(one) for one in each)
-    ):
+    if not isinstance(each, list | tuple) or len(each) != 3 or not all(map(_is_number, each)):
         raise file.error(key, "three numbers", value, "normalisation")
     return (float(each[0]), float(each[1]), float(each[2]))
 
@@ -248,10 +235,10 @@ def _side(file: _File, key: str) -> int:
         if set(said) not in (*known, {"max_height", "max_width"}):
             raise file.error(key, "height and width, or shortest_edge,", value, "resize")
         sides = list(said.values())
-        if "height" not in said and all(_is_side(one) for one in sides):
+        if "height" not in said and all(map(_is_side, sides)):
             sides = [min(sides)]
     sides = sides if isinstance(sides, list | tuple) else [sides]
-    if not sides or len(sides) > 2 or not all(_is_side(one) for one in sides):
+    if not sides or len(sides) > 2 or not all(map(_is_side, sides)):
         raise file.error(key, "a side in pixels", value, "resize")
     if len(set(sides)) > 1:
         raise file.error(key, "a square", value, "resize")

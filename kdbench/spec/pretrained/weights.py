@@ -1,7 +1,7 @@
 """A local checkpoint's weights, by the headers of their files: what is there, and of what shape.
 
 A safetensors file begins with the length of its header (8 bytes, little-endian) and the header:
-JSON of each tensor's type, shape and place. A gigabyte of weights is told in a few kilobytes.
+JSON of each tensor's type, shape and place. Of a gigabyte of weights, a few kilobytes are read.
 """
 
 import json
@@ -12,7 +12,7 @@ from typing import Annotated
 
 from pydantic import Field, TypeAdapter
 
-from kdbench.common.errors import InputError, quoted, short_repr
+from kdbench.common.errors import InputError, os_reason, quoted, short_repr
 from kdbench.spec.pretrained.config import OWN_CLASSES, Config
 from kdbench.spec.pretrained.files import CONFIG, Checkpoint, check_fetched, read_json
 
@@ -50,15 +50,16 @@ def check_weights(checkpoint: Checkpoint, config: Config, *, classifier: bool) -
     if not any(name.startswith(_LAYERS) for name in plain):
         _check_unwrapped(checkpoint, shapes)
         return None
-    pooler = _pooler(config)
+    pooler = _weight_and_bias("pooler.dense", (config.pooler_width, config.hidden_size))
     has_pooler = not classifier and all(name in plain for name in pooler)
     wanted = _wanted(config) | (pooler if has_pooler else {})
-    head = _head(config) if classifier else {}
-    if classifier and not any(name in plain for name in head):
-        raise checkpoint.error(
-            "expected a classifier, found a checkpoint without a head", hint=OWN_CLASSES
-        )
-    _check_whole(checkpoint, wanted | head, plain)
+    if classifier:
+        head = _weight_and_bias("classifier", (config.classes, config.hidden_size))
+        if plain.keys().isdisjoint(head):
+            problem = "expected a classifier, found a checkpoint without a head"
+            raise checkpoint.error(problem, hint=OWN_CLASSES)
+        wanted |= head
+    _check_whole(checkpoint, wanted, plain)
     return has_pooler
 
 
@@ -115,8 +116,8 @@ def _read_header(checkpoint: Checkpoint, name: str) -> dict[str, Shape]:
             header.pop("__metadata__", None)
         tensors = _HEADER.validate_python(header)
     except OSError as error:
-        told = f"{type(error).__name__}, {(error.strerror or str(error)).lower()}"
-        raise _unreadable(checkpoint, name, told) from None
+        reason = f"{type(error).__name__}, {os_reason(error)}"
+        raise _unreadable(checkpoint, name, reason) from None
     except (ValueError, RecursionError):  # pydantic's error is a ValueError, too
         raise _unreadable(checkpoint, name, f"no safetensors file, of {size:,} bytes") from None
     needed = 8 + length + max((held.data_offsets[1] for held in tensors.values()), default=0)
@@ -125,8 +126,9 @@ def _read_header(checkpoint: Checkpoint, name: str) -> dict[str, Shape]:
     return {name: held.shape for name, held in tensors.items()}
 
 
-def _unreadable(checkpoint: Checkpoint, name: str, told: str) -> InputError:
-    return checkpoint.error(f"cannot read the weights: {name}: {told}", hint=checkpoint.whole_again)
+def _unreadable(checkpoint: Checkpoint, name: str, reason: str) -> InputError:
+    problem = f"cannot read the weights: {name}: {reason}"
+    return checkpoint.error(problem, hint=checkpoint.whole_again)
 
 
 def _wanted(config: Config) -> dict[str, Shape]:
@@ -143,6 +145,13 @@ def _wanted(config: Config) -> dict[str, Shape]:
         "embeddings.patch_embeddings.projection.bias": (width,),
         **_weight_and_bias("layernorm", (width,)),
     }
+    parts: dict[str, Shape] = {
+        "attention.output.dense": (width, width),
+        "intermediate.dense": (inner, width),
+        "output.dense": (width, inner),
+        "layernorm_before": (width,),
+        "layernorm_after": (width,),
+    }
     for number in range(config.num_hidden_layers):
         layer = f"encoder.layer.{number}"
         for part in ("query", "key", "value"):
@@ -150,24 +159,13 @@ def _wanted(config: Config) -> dict[str, Shape]:
             if not config.qkv_bias:
                 projection.popitem()
             wanted |= projection
-        wanted |= _weight_and_bias(f"{layer}.attention.output.dense", (width, width))
-        wanted |= _weight_and_bias(f"{layer}.intermediate.dense", (inner, width))
-        wanted |= _weight_and_bias(f"{layer}.output.dense", (width, inner))
-        wanted |= _weight_and_bias(f"{layer}.layernorm_before", (width,))
-        wanted |= _weight_and_bias(f"{layer}.layernorm_after", (width,))
+        for part, shape in parts.items():
+            wanted |= _weight_and_bias(f"{layer}.{part}", shape)
     return wanted
 
 
 def _weight_and_bias(name: str, shape: Shape) -> dict[str, Shape]:
     return {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
-
-
-def _pooler(config: Config) -> dict[str, Shape]:
-    return _weight_and_bias("pooler.dense", (config.pooler_width, config.hidden_size))
-
-
-def _head(config: Config) -> dict[str, Shape]:
-    return _weight_and_bias("classifier", (config.classes, config.hidden_size))
 
 
 def _check_whole(
@@ -180,12 +178,12 @@ def _check_whole(
                 f"{CONFIG} means {own!r} to be {shape}, its weights are {found}",
                 hint=checkpoint.whole_again,
             )
-    lacking = sorted(name for name in wanted if name not in held)
-    if lacking:
+    missing = sorted(name for name in wanted if name not in held)
+    if missing:
         inside = any(own.startswith("vit.") for own, _ in held.values())
-        shown = [f"vit.{n}" if inside and not n.startswith("classifier.") else n for n in lacking]
+        shown = [f"vit.{n}" if inside and not n.startswith("classifier.") else n for n in missing]
         raise checkpoint.error(
-            f"the checkpoint is partial: it lacks {len(lacking)} of {len(wanted)} weights, such "
+            f"the checkpoint is partial: it lacks {len(missing)} of {len(wanted)} weights, such "
             f"as {quoted(shown[:1])}",
             hint=checkpoint.whole_again,
         )
