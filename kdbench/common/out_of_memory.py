@@ -49,7 +49,7 @@ _TOTAL = re.compile(rf"total capac\w+ of {_SIZE}|{_SIZE} total capacity")
 
 @dataclass(frozen=True)
 class OutOfMemory:
-    """Memory that was asked for and not there; None for what nobody told."""
+    """Memory that was asked for and not there; None for what nobody reported."""
 
     source: Source
     asked_bytes: int | None = None
@@ -66,23 +66,21 @@ class OutOfMemory:
             "oom_free_bytes": self.free_bytes,
         }
 
-    def message(self, told: str) -> str:
+    def message(self, error: str) -> str:
         """Say in one line what was asked for, what was free, under which limit, and what helps."""
+        sizes = (self.asked_bytes, self.free_bytes, self.limit_bytes)
+        asked, free, limit = ("" if s is None else format_value(s, "bytes") for s in sizes)
+        words = f"{asked} asked for" if asked else "how much was asked for is not known"
+        words += f", {free} free" if free else ""
+        if limit:
+            words += f" {'of' if free else 'under a limit of'} {limit}"
+            words += f" ({self.limit})" if self.limit else ""
         where = "on the card" if self.source == "cuda" else "on the host"
-        asked = "how much was asked for is not known"
-        if self.asked_bytes is not None:
-            asked = f"{format_value(self.asked_bytes, 'bytes')} asked for"
-        free = "" if self.free_bytes is None else f", {format_value(self.free_bytes, 'bytes')} free"
-        limit = ""
-        if self.limit_bytes is not None:
-            limit = f" {'of' if free else 'under a limit of'} "
-            limit += format_value(self.limit_bytes, "bytes")
-            limit += f" ({self.limit})" if self.limit else ""
-        return f"out of memory {where}: {asked}{free}{limit}; {REMEDY} ({told})"
+        return f"out of memory {where}: {words}; {REMEDY} ({error})"
 
 
 def parse_out_of_memory(text: str) -> OutOfMemory | None:
-    """Tell from an error's text whether memory ran out, and read the sizes in it.
+    """Say by an error's text whether memory ran out, and read the sizes in it.
 
     Torch writes CUDA's sizes with two decimals of their unit, so that "20.00 GiB" may be 5 MiB more
     or less; the CPU allocator's are exact.

@@ -1,6 +1,7 @@
 """Statistics as pure functions of plain sequences."""
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -152,16 +153,8 @@ def has_shifted(values: Sequence[float]) -> bool | None:
 
 def _ranks(values: Sequence[float]) -> list[float]:
     """Ranks from 1; equal values share the mean of theirs."""
-    order = sorted(range(len(values)), key=values.__getitem__)
-    ranks, start = [0.0] * len(values), 0
-    while start < len(order):
-        end = start
-        while end < len(order) and values[order[end]] == values[order[start]]:
-            end += 1
-        for place in order[start:end]:
-            ranks[place] = (start + 1 + end) / 2
-        start = end
-    return ranks
+    ordered = sorted(values)
+    return [(bisect_left(ordered, v) + 1 + bisect_right(ordered, v)) / 2 for v in values]
 
 
 def ratio(value: float | None, reference: float | None) -> float | None:

@@ -125,9 +125,4 @@ def _escaped(text: str) -> str:
 
 def _parts(text: str, breaks: str) -> list[str]:
     """Cut behind each of some characters, keeping them."""
-    parts = [""]
-    for character in text:
-        parts[-1] += character
-        if character in breaks:
-            parts.append("")
-    return [part for part in parts if part]
+    return re.findall(rf"[^{breaks}]*[{breaks}]|[^{breaks}]+", text)

@@ -14,7 +14,7 @@ from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Literal
 
-from kdbench.common.errors import InputError, did_you_mean, quoted
+from kdbench.common.errors import InputError, did_you_mean, first_line, quoted
 from kdbench.common.text import validate_name
 
 GROUP = "kdbench.methods"
@@ -124,9 +124,8 @@ def _loaded(point: EntryPoint) -> Method:
     try:
         method = point.load()
     except Exception as error:  # a package of somebody else's: whatever it raises
-        told = (str(error).splitlines() or [""])[0]
         raise InputError(
-            f"cannot load the method: {type(error).__name__}: {told}",
+            f"cannot load the method: {type(error).__name__}: {first_line(error)}",
             where=where,
             hint="mend or remove the package that declares it",
         ) from error

@@ -8,7 +8,6 @@ instead.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from math import isfinite
 from typing import Any, cast
 
 from kdbench.common.errors import InputError, quoted, short_repr
@@ -188,12 +187,13 @@ def _channels(file: _File, key: str) -> Channels:
     each = [value] * 3 if _is_number(value) else value
     if not isinstance(each, list | tuple) or len(each) != 3 or not all(map(_is_number, each)):
         raise file.error(key, "three numbers", value, "normalisation")
-    return (float(each[0]), float(each[1]), float(each[2]))
+    red, green, blue = map(float, each)
+    return red, green, blue
 
 
 def _resampling(file: _File) -> Resampling:
     value = file.get("resample")
-    if not _is_integer(value) or not 0 <= value < len(_FILTERS):
+    if type(value) is not int or not 0 <= value < len(_FILTERS):
         known = ", ".join(f"{number} ({name})" for number, name in enumerate(_FILTERS))
         raise file.error("resample", f"one of {known}", value, "resampling")
     return cast("Resampling", _FILTERS[value])
@@ -226,8 +226,7 @@ def _resize(file: _File, wanted: int, side: int) -> int | None:
 
 def _side(file: _File, key: str) -> int:
     """Return the side of a square that a size means, for a square image."""
-    value = file.get(key)
-    sides = value
+    value = sides = file.get(key)
     if isinstance(value, dict):
         said = {name: held for name, held in value.items() if held is not None}
         # both edges, or bounds: what a square is resized to is the smaller
@@ -245,14 +244,10 @@ def _side(file: _File, key: str) -> int:
     return int(sides[0])
 
 
-def _is_number(value: object) -> bool:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and abs(cast("float", value)) <= 1e9 and isfinite(cast("float", value))
+def _is_number(value: Any) -> bool:  # noqa: ANN401
+    # what JSON has besides, NaN and Infinity, is not at most anything
+    return type(value) in (int, float) and abs(value) <= 1e9
 
 
-def _is_integer(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_side(value: object) -> bool:
-    return _is_integer(value) and 1 <= cast("int", value) <= 8192
+def _is_side(value: Any) -> bool:  # noqa: ANN401
+    return type(value) is int and 1 <= value <= 8192
