@@ -178,8 +178,8 @@ def _normalisation(file: _File) -> tuple[Channels, Channels]:
         mean, std = _channels(file, "image_mean"), _channels(file, "image_std")
         if min(std) <= 0:
             raise file.error("image_std", "numbers above 0", list(std), instead)
-    mean, std = (tuple(value / scale for value in part) for part in (mean, std))
-    return cast("Channels", mean), cast("Channels", std)
+    scaled = (tuple(value / scale for value in part) for part in (mean, std))
+    return cast("tuple[Channels, Channels]", tuple(scaled))
 
 
 def _channels(file: _File, key: str) -> Channels:
