@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from kdbench.common.errors import InputError, did_you_mean, truncate
@@ -17,7 +17,7 @@ _LONGEST_SETTINGS = 120
 
 @dataclass(frozen=True)
 class Environment:
-    """What decides a measurement's value beside the cell itself.
+    """What decides a measurement's value besides the cell itself.
 
     `gpu_name` and `driver_version` are None off CUDA: a card that is not used decides nothing.
     """
@@ -86,12 +86,16 @@ class Environment:
 def assign_environments(rows: Sequence[Mapping[str, Any]]) -> list[Environment]:
     """Give each row of `cells` its environment.
 
-    A worker that never started has told no thread count. Such a row joins the one environment
-    that agrees with it in all else, so that a failure is listed beside the cells it belongs to.
+    A worker that never started has reported no thread count. Such a row joins the one environment
+    that agrees with it in all else, so that a failure is listed with the cells it belongs to.
     """
     own = [Environment.of(row) for row in rows]
-    started = {environment for environment in own if environment.threads is not None}
-    return [_joined(environment, started) for environment in own]
+    alike: dict[Environment, set[Environment]] = {}
+    for environment in own:
+        if environment.threads is not None:
+            alike.setdefault(replace(environment, threads=None), set()).add(environment)
+    joined = {one: others.pop() for one, others in alike.items() if len(others) == 1}
+    return [e if e.profile is not None else joined.get(e, e) for e in own]
 
 
 def pick_environment(wanted: str, environments: Sequence[Environment]) -> Environment:
@@ -117,13 +121,6 @@ def pick_environment(wanted: str, environments: Sequence[Environment]) -> Enviro
 def list_environments(environments: Iterable[Environment]) -> str:
     """Name environments for a message, each with its id."""
     return " | ".join(f"{e.id} ({e.name})" for e in environments)
-
-
-def _joined(environment: Environment, started: set[Environment]) -> Environment:
-    if environment.threads is not None or environment.profile is not None:
-        return environment
-    alike = [e for e in started if {**vars(e), "threads": None} == vars(environment)]
-    return alike[0] if len(alike) == 1 else environment
 
 
 def _threads(count: int | None) -> str:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from kdbench.common.errors import InputError, did_you_mean, quoted
 from kdbench.common.units import Unit
-from kdbench.store.schema import TABLES
 
 
 @dataclass(frozen=True)
@@ -39,6 +38,9 @@ class Metric:
     @property
     def missing_when(self) -> str:
         """Say when the column is null, in the schema's words."""
+        # imported here: `--help` lists the metrics, and the store loads pyarrow
+        from kdbench.store.schema import TABLES  # noqa: PLC0415
+
         doc = next(column for column in TABLES["cells"] if column.name == self.column)
         return doc.null_when or "it was not measured"
 

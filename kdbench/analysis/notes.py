@@ -99,6 +99,12 @@ def footnotes(
     return lines
 
 
+def sentences(notes: Iterable[str]) -> list[str]:
+    """Put notes into one paragraph, if there are any; each starts with a capital."""
+    text = ". ".join(note[:1].upper() + note[1:] for note in notes)
+    return [f"{text}."] if text else []
+
+
 def count_note(sheet: Sequence[CellGroup], shown: Iterable[Metric]) -> str:
     """Say how many runs a number stands on."""
     if all(group.is_predicted for group in sheet):

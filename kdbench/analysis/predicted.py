@@ -23,17 +23,8 @@ _SHOWN = {
 _LABEL_WIDTH = 28
 _FIT = ("needs_bytes", "fits", "largest_batch", "whole_data")
 COLUMNS = (
-    "label",
-    "profile",
-    "status",
-    "error",
-    *_SHOWN,
-    "parameter_bytes",
-    "first_reserved_peak_bytes",
-    "flops_step",
-    "operations_step",
-    "bytes_moved_step",
-    "caveats",
+    *("label", "profile", "status", "error", *_SHOWN, "parameter_bytes"),
+    *("first_reserved_peak_bytes", "flops_step", "operations_step", "bytes_moved_step", "caveats"),
 )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from kdbench.analysis.environments import Environment, assign_environments, pick_environment
-from kdbench.analysis.row_checks import sound
+from kdbench.analysis.row_checks import check_rows
 from kdbench.analysis.utilisation import share_yardsticks
 from kdbench.common.errors import InputError, quoted
 from kdbench.matrix.filter import RowFilter
@@ -21,12 +21,16 @@ from kdbench.store.reading import warn_unreadable
 from kdbench.store.schema import TABLES
 
 
+def _lazy_table(name: str) -> cached_property[pd.DataFrame]:
+    return cached_property(lambda results: results._table(name))
+
+
 @dataclass(frozen=True, eq=False)
 class Results:
     """Committed rows, as pandas frames with nullable types; all but `cells` are read on first use.
 
     `cells` has one row per run of a cell, the columns of the schema, and `environment_id`; its
-    `utilisation` is by the best yardstick that is known, told in `yardstick`, and what is wrong
+    `utilisation` is by the best yardstick that is known, which is in `yardstick`, and what is wrong
     with that in `utilisation_doubt`. The other frames hold the rows of these runs alone, with
     `matrix` and `label` joined.
     """
@@ -34,37 +38,22 @@ class Results:
     homes: Mapping[str, Path]  #: the folder of each matrix's results
     cells: pd.DataFrame  #: one row per run, whatever its status
     known: Mapping[str, Environment]
-    left_out: Callable[[Damage], None] = warn_unreadable  #: is told each part that cannot be read
+    left_out: Callable[[Damage], None] = (
+        warn_unreadable  #: called with each part that cannot be read
+    )
 
-    @cached_property
-    def phases(self) -> pd.DataFrame:
-        """Each phase of each run: seconds and peaks in bytes."""
-        return self._table("phases")
-
-    @cached_property
-    def epochs(self) -> pd.DataFrame:
-        """Each epoch of each training: losses, accuracies, seconds."""
-        return self._table("epochs")
-
-    @cached_property
-    def steps(self) -> pd.DataFrame:
-        """Each step: seconds, loss, peaks in bytes."""
-        return self._table("steps")
-
-    @cached_property
-    def samples(self) -> pd.DataFrame:
-        """What the sampler saw over time: bytes, watts, joules."""
-        return self._table("samples")
-
-    @cached_property
-    def memory(self) -> pd.DataFrame:
-        """Bytes at the peak of a step by category and module."""
-        return self._table("memory")
-
-    @cached_property
-    def timeline(self) -> pd.DataFrame:
-        """Live bytes by category over the course of a step."""
-        return self._table("timeline")
+    #: each phase of each run: seconds and peaks in bytes
+    phases = _lazy_table("phases")
+    #: each epoch of each training: losses, accuracies, seconds
+    epochs = _lazy_table("epochs")
+    #: each step: seconds, loss, peaks in bytes
+    steps = _lazy_table("steps")
+    #: what the sampler saw over time: bytes, watts, joules
+    samples = _lazy_table("samples")
+    #: bytes at the peak of a step by category and module
+    memory = _lazy_table("memory")
+    #: live bytes by category over the course of a step
+    timeline = _lazy_table("timeline")
 
     @property
     def matrices(self) -> tuple[str, ...]:
@@ -113,7 +102,7 @@ class Results:
             here = [matrix for matrix in self.matrices if self.homes[matrix] == home]
             runs = self.cells.loc[self.cells["matrix"].isin(here), ["run_key", "matrix", "label"]]
             rows = read_table(home, name, left_out=self.left_out)
-            frames.append(sound(rows, name, home).merge(runs, on="run_key", how="inner"))
+            frames.append(check_rows(rows, name, home).merge(runs, on="run_key", how="inner"))
         return pd.concat(frames, ignore_index=True)
 
 
@@ -131,7 +120,7 @@ def load_results(
         only: `COLUMN=V1,V2` filters over the columns of `cells`; values compare as text, missing
             ones as `null`.
         environment: id, name, or unique part of the name of the one environment to keep.
-        left_out: is told each part that is left out, in place of the warning.
+        left_out: called with each part that is left out, in place of the warning.
 
     Raises:
         InputError: no results there, or none that can be read; an unknown column or environment;
@@ -173,7 +162,7 @@ def _read_cells(
     homes: dict[str, Path] = {}
     frames = []
     for home in find_stores(where):
-        frame = sound(read_table(home, "cells", left_out=left_out), "cells", home)
+        frame = check_rows(read_table(home, "cells", left_out=left_out), "cells", home)
         for name in frame["matrix"].unique():
             other = homes.setdefault(str(name), home)
             if other != home:

@@ -18,27 +18,9 @@ from kdbench.store.schema import STATUSES, TABLES
 # What is counted on to be there; of the columns that are never null, some a reader can do without.
 _NEEDED = {
     "cells": (
-        "run_key",
-        "cell_id",
-        "label",
-        "matrix",
-        "mode",
-        "method",
-        "student",
-        "student_inferred",
-        "image_size",
-        "dataset",
-        "batch_size",
-        "epochs",
-        "alpha1",
-        "alpha2",
-        "seed",
-        "repeat",
-        "device",
-        "launch",
-        "source",
-        "status",
-        "started_at",
+        *("run_key", "cell_id", "label", "matrix", "mode", "method", "student", "student_inferred"),
+        *("image_size", "dataset", "batch_size", "epochs", "alpha1", "alpha2", "seed", "repeat"),
+        *("device", "launch", "source", "status", "started_at"),
     ),
     "epochs": ("run_key", "epoch", "steps"),
     "memory": ("run_key", "stage", "category", "bytes", "blocks"),
@@ -50,7 +32,7 @@ _WORDS = {
     "source": ("measured", "predicted", "reported"),
     "status": STATUSES,
 }
-# Told by a second source, which may see less than the first.
+# Measured by a second source, which may see less than the first.
 _BELOW_ZERO = ("unattributed_bytes",)
 # A float holds every integer up to here; sums of a whole table of them stay within 64 bits.
 _LARGEST = 2**53
@@ -62,7 +44,7 @@ _LONGEST = 1000
 _LONG = ("error", "environment", "contention", "caveats", "teacher_checkpoint")
 
 
-def sound(frame: pd.DataFrame, table: str, home: Path) -> pd.DataFrame:
+def check_rows(frame: pd.DataFrame, table: str, home: Path) -> pd.DataFrame:
     """Check a table's rows, in nullable types; numbers that are not finite become missing.
 
     Raises InputError for a row that no run writes.

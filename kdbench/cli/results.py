@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from kdbench.analysis.metrics import METRICS
 from kdbench.cli.options import (
     EnvironmentOption,
     MatrixArgument,
@@ -72,10 +73,7 @@ def plot(
         typer.Option(
             metavar="NAME",
             help="Draw this instead of the two memory figures, beside accuracy and epoch time: "
-            "parameters, allocated, reserved, process, device, host, step_time, fastest_step, "
-            "data_time, teacher_time, forward_time, backward_time, optimizer_time, epoch_time, "
-            "precompute_time, precompute_memory, energy, epoch_energy, training_energy, "
-            "precompute_energy, host_energy, utilisation, accuracy. Repeatable.",
+            f"{', '.join(METRICS)}. Repeatable.",
         ),
     ] = None,
     format: Annotated[
@@ -173,7 +171,7 @@ def compare(
     from kdbench.analysis.compare.frame import summary
     from kdbench.analysis.compare.join import compare as compared
     from kdbench.analysis.compare.sides import load_sides
-    from kdbench.analysis.metrics import METRICS, find_metrics
+    from kdbench.analysis.metrics import find_metrics
 
     check_format(format, ("table", "csv", "json", "markdown"))
     names = list(METRICS) if metric and "all" in metric else metric

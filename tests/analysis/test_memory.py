@@ -172,7 +172,7 @@ def test_a_compiled_cell_is_named_as_missing(kdbench, tmp_path):
     said = kdbench("show", tmp_path, "--memory")
     assert "no ledger sees into a compiled student: embed-kd/base/32px" in said.out
     (path,) = plot(load_results(tmp_path), figure="memory", formats=("svg",))
-    assert "no ledger sees into a compiled student" in path.read_text()
+    assert "No ledger sees into a compiled student" in path.read_text()
 
 
 def test_what_it_cannot_show_is_one_error(kdbench, tmp_path):

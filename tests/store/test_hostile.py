@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 
 from kdbench.analysis.figures import style
 from kdbench.analysis.markup import Table, latex, markdown
-from kdbench.analysis.row_checks import sound
+from kdbench.analysis.row_checks import check_rows
 from kdbench.cli.options import csv_value
 from kdbench.common.errors import (
     InputError,
@@ -455,13 +455,13 @@ def test_rows_that_no_run_writes(table, column, value, told, tmp_path):
         row[column] = value
     root = commit(tmp_path / "fig4", rows, **tables)
     with pytest.raises(InputError, match=re.escape(told)) as caught:
-        sound(read_table(root, table), table, root)
+        check_rows(read_table(root, table), table, root)
     assert str(caught.value).startswith(f"{root / table}: {column}: ")
 
 
 def test_a_number_that_is_not_finite_is_missing(tmp_path):
     root = commit(tmp_path / "fig4", [cell_row(accuracy=float("nan"), utilisation=float("inf"))])
-    frame = sound(read_table(root, "cells"), "cells", root)
+    frame = check_rows(read_table(root, "cells"), "cells", root)
     assert frame["accuracy"].isna().all()
     assert frame["utilisation"].isna().all()
     assert arrow_schema("cells").field("accuracy").nullable

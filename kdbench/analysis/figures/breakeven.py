@@ -23,7 +23,7 @@ from kdbench.analysis.figures.series import (
     variant_name,
 )
 from kdbench.analysis.figures.sheet import Sheet, headline, provenance
-from kdbench.analysis.notes import doubt_notes, footnotes
+from kdbench.analysis.notes import doubt_notes, footnotes, sentences
 from kdbench.analysis.reference import (
     Payback,
     find_rivals,
@@ -273,4 +273,4 @@ def _caption(sheet: Sheet, drawn: Sequence[CellGroup]) -> list[str]:
     if dashed:
         marks.append("Dashed: the median step times the steps, not whole epochs")
     marks += doubt_notes(drawn)
-    return lines + ([". ".join(marks) + "."] if marks else [])
+    return lines + sentences(marks)

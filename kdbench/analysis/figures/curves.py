@@ -20,7 +20,7 @@ from kdbench.analysis.figures import style
 from kdbench.analysis.figures.page import Graph, Page, Section, draw_page
 from kdbench.analysis.figures.series import Block, Look, blocks, looks
 from kdbench.analysis.figures.sheet import Sheet, headline, provenance
-from kdbench.analysis.notes import footnotes, problem_notes
+from kdbench.analysis.notes import footnotes, problem_notes, sentences
 from kdbench.common.stats import MIN_PROCESSES, mean_interval
 
 # column of `epochs`, the panel's title, the vertical axis' name, its note
@@ -211,7 +211,7 @@ def _caption(sheet: Sheet, parts: Sequence[Block], rows: _Rows) -> list[str]:
     if any(run.status != "ok" and run.run_key in rows for g in drawn for run in g.members):
         lines.append("Thin lines that end in a cross: trainings that stopped early; no mean.")
     marks = footnotes(drawn, (), trained=True)
-    lines += [". ".join(marks) + "."] if marks else []
+    lines += sentences(marks)
     return lines + [line for group in drawn for line in problem_notes(group)]
 
 

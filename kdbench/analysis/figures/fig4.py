@@ -31,6 +31,7 @@ from kdbench.analysis.notes import (
     footnotes,
     mark_notes,
     problem_notes,
+    sentences,
     source_note,
 )
 from kdbench.analysis.paper_figures import PAPER, reported_for
@@ -236,8 +237,8 @@ def _caption(sheet: Sheet, shown: Sequence[Metric], paper: Sequence[str]) -> lis
     lines.append(f"{told}{dots}" + ("; whiskers: 95 % interval over them." if whiskers else "."))
     lines += paper
     marks = footnotes(groups, shown)
-    lines += [". ".join(marks) + "."] if marks else []
-    lines += [f"{line}." for line in mark_notes(groups, shown)]
+    lines += sentences(marks)
+    lines += [line for note in mark_notes(groups, shown) for line in sentences([note])]
     if any(not metric.is_memory or metric.name == "device" for metric in shown):
-        lines += [f"{line}." for line in doubt_notes(groups)]
+        lines += [line for note in doubt_notes(groups) for line in sentences([note])]
     return lines + [line for group in groups for line in problem_notes(group)]

@@ -12,7 +12,7 @@ from kdbench.analysis.figures import style
 from kdbench.analysis.figures.page import Graph, Page, Section, draw_page
 from kdbench.analysis.figures.series import Block, Look, blocks, looks
 from kdbench.analysis.figures.sheet import Sheet, headline, provenance
-from kdbench.analysis.notes import footnotes
+from kdbench.analysis.notes import footnotes, sentences
 from kdbench.common.stats import MIN_PROCESSES
 
 _MOST_LINES = 16
@@ -148,7 +148,7 @@ def _caption(sheet: Sheet, drawn: Sequence[CellGroup]) -> list[str]:
     if any(group.settings["teacher"] is None for group in drawn):
         lines.append("Horizontal lines: methods without a teacher, at their own accuracy.")
     marks = footnotes(drawn, (), trained=True)
-    return lines + ([". ".join(marks) + "."] if marks else [])
+    return lines + sentences(marks)
 
 
 def _seed_note(drawn: Sequence[CellGroup]) -> str:

@@ -10,7 +10,7 @@ from kdbench.analysis.figures import style
 from kdbench.analysis.figures.page import Graph, Page, Section, draw_page
 from kdbench.analysis.figures.series import Look
 from kdbench.analysis.figures.sheet import Sheet, headline, provenance, row_labels, row_positions
-from kdbench.analysis.notes import footnotes, problem_notes
+from kdbench.analysis.notes import footnotes, problem_notes, sentences
 from kdbench.common.units import axis_unit, format_value
 
 _MOST_CELLS = 200
@@ -150,8 +150,8 @@ def _caption(sheet: Sheet, found: Sequence[Breakdown]) -> list[str]:
         else _MEASURED + " ".join(_unattributed_notes(found)),
     ]
     marks = footnotes(groups, ())
-    lines += [". ".join(marks) + "."] if marks else []
-    lines += [line + "." for line in missing_note(sheet.groups, found)]
+    lines += sentences(marks)
+    lines += [line for note in missing_note(sheet.groups, found) for line in sentences([note])]
     return lines + [line for group in sheet.groups for line in problem_notes(group)]
 
 

@@ -19,7 +19,7 @@ from kdbench.analysis.figures.series import (
 )
 from kdbench.analysis.figures.sheet import Sheet, headline, provenance
 from kdbench.analysis.metrics import METRICS
-from kdbench.analysis.notes import doubt_notes, footnotes, source_note
+from kdbench.analysis.notes import doubt_notes, footnotes, sentences, source_note
 from kdbench.common.stats import MIN_PROCESSES
 from kdbench.common.text import printable
 from kdbench.common.units import Unit, axis_unit
@@ -238,7 +238,7 @@ def _caption(sheet: Sheet, trained: Sequence[CellGroup], shown: Sequence[Cost]) 
         if without:
             lines.append(f"{cost.title}: not known for {', '.join(g.name for g in without)}.")
     marks = footnotes(trained, (), trained=True) + doubt_notes(trained)
-    return lines + ([". ".join(marks) + "."] if marks else [])
+    return lines + sentences(marks)
 
 
 def _seed_note(trained: Sequence[CellGroup]) -> str:

@@ -17,7 +17,7 @@ from kdbench.analysis.figures import style
 from kdbench.analysis.figures.memory import category_look
 from kdbench.analysis.figures.page import Graph, Page, Section, draw_page
 from kdbench.analysis.figures.sheet import Sheet, headline, provenance
-from kdbench.analysis.notes import footnotes
+from kdbench.analysis.notes import footnotes, sentences
 from kdbench.common.text import printable
 from kdbench.common.units import axis_unit, format_value
 
@@ -207,4 +207,4 @@ def _caption(sheet: Sheet, courses: Sequence[MemoryTimeline]) -> list[str]:
         "too narrow for its name has none. The mark: the peak. All cells on one scale.",
     ]
     marks = footnotes(groups, ())
-    return lines + ([". ".join(marks) + "."] if marks else [])
+    return lines + sentences(marks)
