@@ -57,7 +57,7 @@ def run(
         device: auto, cpu or cuda:N.
         retry: statuses ("failed", "oom", ...) whose cells are run again.
         fresh: run everything again, setting aside what there is.
-        progress: is told what happens; None shows nothing.
+        progress: receives what happens; None shows nothing.
 
     Raises:
         InputError: a bad matrix, device or folder; nothing is written then.

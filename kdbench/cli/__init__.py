@@ -46,7 +46,7 @@ def _root(
         typer.echo(f"kdbench {__version__}")
         raise typer.Exit
     if context.invoked_subcommand is None:
-        # The option parser would do so too, but as an error's message, which is told in one line.
+        # The option parser would do so too, but as an error, whose message is one line.
         typer.echo(context.get_help())
         raise typer.Exit(_NO_COMMAND)
 
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Every error of ours ends here as one line on stderr, and so does what was left out of results.
     """
-    with standard_streams() as output, _left_out_told():
+    with standard_streams() as output, _unreadable_files_reported():
         code = _run(arguments)
         return code if output is None else _written(output, code)
 
@@ -77,9 +77,9 @@ def _written(output: Output, code: int) -> int:
 
 
 @contextmanager
-def _left_out_told() -> Iterator[None]:
-    """Print what is left out of results, each file once, as a line and not as Python would."""
-    told: set[str] = set()
+def _unreadable_files_reported() -> Iterator[None]:
+    """Print each file left out of results once, as a plain line and not as Python's warning."""
+    reported: set[str] = set()
     with warnings.catch_warnings():
         show = warnings.showwarning
         warnings.simplefilter("always", UnreadableFileWarning)
@@ -87,8 +87,8 @@ def _left_out_told() -> Iterator[None]:
         def line(message: Any, category: Any, *where: Any) -> None:  # noqa: ANN401
             if not issubclass(category, UnreadableFileWarning):
                 show(message, category, *where)
-            elif str(message) not in told:
-                told.add(str(message))
+            elif str(message) not in reported:
+                reported.add(str(message))
                 typer.echo(f"kdbench: {printable(message)}", err=True)
 
         warnings.showwarning = line  # type: ignore[assignment]
@@ -103,7 +103,7 @@ def _run(arguments: Sequence[str] | None) -> int:
             standalone_mode=False,
         )
     except KdbenchError as error:
-        if not isinstance(error, OutputError):  # that is told when all is printed
+        if not isinstance(error, OutputError):  # reported when all is printed
             typer.echo(f"kdbench: {printable(error)}", err=True)
         return error.exit_code
     except _UsageError as error:

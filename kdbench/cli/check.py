@@ -11,6 +11,7 @@ from kdbench.cli.options import (
     PresetOption,
     ProfileOption,
     SetOption,
+    check_format,
     console,
     is_matrix_path,
     matrix_file,
@@ -62,9 +63,10 @@ def check(
     Exit codes: 0 held; 1 regressed, or a cell failed; 2 broken input; 3 cannot tell.
     """
     from kdbench.gate import check as gate
-    from kdbench.gate.emit import Emitter
+    from kdbench.gate.emit import FORMATS, Emitter
     from kdbench.matrix.file import load_matrix
 
+    check_format(format, FORMATS)
     emitter = Emitter(format=format, json=json, junit=junit, console=console())
     with emitter.errors():
         if results is not None and is_matrix_path(results):

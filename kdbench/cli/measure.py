@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,21 +19,20 @@ from kdbench.cli.options import (
     check_format,
     console,
     format_records,
-    matrix_file,
+    load,
 )
 from kdbench.cli.output import run_console
 from kdbench.common.errors import printable
 
 if TYPE_CHECKING:
     from kdbench.api import Run
+    from kdbench.matrix.file import Matrix
 
 
 def doctor(
     results: Annotated[
         Path | None,
-        typer.Argument(
-            metavar="[RESULTS]", help="Results to look through, or a folder to write to."
-        ),
+        typer.Argument(metavar="RESULTS", help="Results to look through, or a folder to write to."),
     ] = None,
     repair: Annotated[
         bool,
@@ -87,12 +88,9 @@ def cells(
     """List a matrix's cells: id, label, and how often each is run."""
     from collections import Counter
 
-    from kdbench.matrix.file import load_matrix
     from kdbench.spec.cell import describe_dropped_images
 
-    loaded = load_matrix(
-        matrix_file(file, matrix), preset=preset, assignments=set or (), only=only or ()
-    )
+    loaded = load(file, matrix, preset, set, only)
     runs = loaded.runs()
     counts = Counter((run.cell.cell_id, run.cell.label) for run in runs)
     width = max(len(label) for _, label in counts)
@@ -128,7 +126,6 @@ def predict(
     """
     from kdbench.analysis import predicted
     from kdbench.common.units import format_value
-    from kdbench.matrix.file import load_matrix
     from kdbench.runner.prediction import predict_matrix, store_predictions
     from kdbench.spec.device_profile import (
         DEFAULT,
@@ -142,22 +139,45 @@ def predict(
         raise missing_profile_error(fits)
     device = load_profile(profile or DEFAULT)
     capacity = None if fits is None else parse_capacity(fits, device)
-    loaded = load_matrix(
-        matrix_file(file, matrix), preset=preset, assignments=set or (), only=only or ()
-    )
-    made = predict_matrix(loaded, profile=device, fits_bytes=capacity)
+    loaded = load(file, matrix, preset, set, only)
+    with _prediction_progress(loaded) as advance:
+        made = predict_matrix(loaded, profile=device, fits_bytes=capacity, tell=advance)
     folder = store_predictions(made, loaded, out)
     rows, fitting = [p.cell for p in made], [p.fit for p in made]
     if format == "table":
-        # of a card, how much that is
-        room = format_value(capacity, "bytes") if fits == "card" else fits
+        size = format_value(capacity, "bytes") if fits == "card" else fits
         title = f"{loaded.name}, predicted for {device.title} with torch {rows[0]['torch_version']}"
-        console().print(*predicted.render(rows, fitting, title=title, capacity=room), sep="\n\n")
+        console().print(*predicted.render(rows, fitting, title=title, capacity=size), sep="\n\n")
         kept = f"kept; see: kdbench show {folder} --only source=predicted --memory"
         typer.echo(printable(kept), err=True)
     else:
         typer.echo(format_records(predicted.records(rows, fitting), format), nl=format == "json")
     raise typer.Exit(1 if any(row["status"] != "ok" for row in rows) else 0)
+
+
+@contextmanager
+def _prediction_progress(matrix: Matrix) -> Iterator[Callable[[object], None]]:
+    """Show on a terminal how many cells are predicted; say so if Ctrl-C ends it."""
+    import sys
+
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    screen = Console(file=sys.stderr)
+    columns = (TextColumn("predicting"), MofNCompleteColumn(), TextColumn("cells"))
+    try:
+        with Progress(
+            *columns,
+            TimeElapsedColumn(),
+            console=screen,
+            transient=True,
+            disable=not screen.is_terminal,
+        ) as bar:
+            task = bar.add_task("", total=len({run.cell.label for run in matrix.runs()}))
+            yield lambda _: bar.advance(task)
+    except KeyboardInterrupt:
+        typer.echo("interrupted; no prediction is kept", err=True)
+        raise
 
 
 def run(
@@ -185,12 +205,9 @@ def run(
     Ctrl-C finishes the running cell and stops; a second one stops at once.
     """
     from kdbench import api
-    from kdbench.matrix.file import load_matrix
     from kdbench.runner.progress import ConsoleProgress
 
-    loaded = load_matrix(
-        matrix_file(file, matrix), preset=preset, assignments=set or (), only=only or ()
-    )
+    loaded = load(file, matrix, preset, set, only)
     done = api.run(
         loaded,
         out=out,
@@ -199,11 +216,11 @@ def run(
         fresh=fresh,
         progress=ConsoleProgress(run_console()),
     )
-    _tell(done, fresh=fresh)
+    _report(done, fresh=fresh)
     raise typer.Exit(done.summary.exit_code)
 
 
-def _tell(done: Run, *, fresh: bool) -> None:
+def _report(done: Run, *, fresh: bool) -> None:
     """Say how a run went, and what to do next."""
     # with --fresh it would set aside what is there by now, and start over
     same = "the same command without --fresh" if fresh else "the same command"

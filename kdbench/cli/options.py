@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from pandas import DataFrame
     from rich.console import Console
 
+    from kdbench.matrix.file import Matrix
+
 MatrixArgument = Annotated[
     Path | None,
     typer.Argument(metavar="FILE", help="The matrix file; - is the standard input."),
@@ -68,8 +70,22 @@ ResultsArgument = Annotated[
 ]
 
 
+def load(
+    argument: Path | None,
+    option: Path | None,
+    preset: str | None,
+    assignments: Sequence[str] | None,
+    only: Sequence[str] | None = None,
+) -> Matrix:
+    """Load the matrix of a command, as its argument and its options have it."""
+    from kdbench.matrix.file import load_matrix
+
+    path = matrix_file(argument, option)
+    return load_matrix(path, preset=preset, assignments=assignments or (), only=only or ())
+
+
 def matrix_file(argument: Path | None, option: Path | None) -> Path:
-    """Return the matrix file that a command was given, in whichever of the two ways, but one."""
+    """Return the one matrix file that a command was given, as its argument or as an option."""
     if argument is not None and option is not None:
         raise InputError(
             f"one matrix file is expected, found {quoted((argument, option), ' and ')}",
@@ -86,7 +102,7 @@ def matrix_file(argument: Path | None, option: Path | None) -> Path:
 
 
 def is_matrix_path(path: Path) -> bool:
-    """Whether a path is of a matrix file, where a folder of results could be meant as well."""
+    """Whether a path names a matrix file and no folder of results."""
     from kdbench.common.document import is_stream
 
     return path.suffix == ".toml" or is_stream(path)
@@ -121,7 +137,7 @@ def csv_value(value: Any) -> Any:  # noqa: ANN401
     """Make a value safe for a terminal and a spreadsheet; one of our own stays as it is.
 
     A terminal obeys control characters, and a spreadsheet computes a text that begins like a
-    formula: an apostrophe in front, as spreadsheets have it, makes a text of it.
+    formula, unless an apostrophe stands in front.
     """
     if not isinstance(value, str):
         return value
@@ -129,9 +145,12 @@ def csv_value(value: Any) -> Any:  # noqa: ANN401
     return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
 
 
-def as_csv(frame: DataFrame) -> str:
-    """Write a frame as csv."""
-    return frame.map(csv_value).to_csv(index=False)
+def print_frame(frame: DataFrame, format: str) -> None:
+    """Print a frame as csv or json."""
+    if format == "csv":
+        typer.echo(frame.map(csv_value).to_csv(index=False), nl=False)
+    else:
+        typer.echo(frame.to_json(orient="records", indent=2))
 
 
 # A file has no width: the widest table of cells fits into this.

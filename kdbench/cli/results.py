@@ -15,10 +15,10 @@ from kdbench.cli.options import (
     ReferenceOption,
     ResultsArgument,
     SetOption,
-    as_csv,
     check_format,
     console,
-    matrix_file,
+    load,
+    print_frame,
 )
 from kdbench.common.errors import IncomparableError, InputError, printable
 
@@ -52,10 +52,7 @@ def show(
         console().print(*shown, sep="\n\n")
         return
     frame = memory_tables.summary(loaded) if memory else cells.summary(loaded, reference=reference)
-    if format == "csv":
-        typer.echo(as_csv(frame), nl=False)
-    else:
-        typer.echo(frame.to_json(orient="records", indent=2))
+    print_frame(frame, format)
 
 
 def plot(
@@ -118,10 +115,8 @@ def tables(
 ) -> None:
     """Print the paper's tables of a matrix: teachers, students, training parameters."""
     from kdbench.analysis.paper_tables import tables as written
-    from kdbench.matrix.file import load_matrix
 
-    loaded = load_matrix(matrix_file(file, matrix), preset=preset, assignments=set or ())
-    typer.echo(written(loaded, table=table, format=format))
+    typer.echo(written(load(file, matrix, preset, set), table=table, format=format))
 
 
 def compare(
@@ -131,7 +126,7 @@ def compare(
     after: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[AFTER]",
+            metavar="AFTER",
             help="The other one; without it --before and --after pick both from the first.",
         ),
     ] = None,
@@ -189,9 +184,7 @@ def compare(
         console().print(*tables.render(comparison), sep="\n\n")
     elif format == "markdown":
         typer.echo(tables.markdown(comparison))
-    elif format == "csv":
-        typer.echo(as_csv(summary(comparison)), nl=False)
     else:
-        typer.echo(summary(comparison).to_json(orient="records", indent=2))
+        print_frame(summary(comparison), format)
     if comparison.count == 0:
         raise IncomparableError(notes.nothing_compared(comparison))

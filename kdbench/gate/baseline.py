@@ -17,13 +17,14 @@ file that lost some is not taken for whole.
 
 import json
 import os
+import re
 from codecs import BOM_UTF8
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from kdbench.common.errors import InputError
-from kdbench.gate.baseline_damage import check_first_line, check_last_line, read_text
-from kdbench.gate.baseline_lines import LineReader
+from kdbench.common.text import decode_text
+from kdbench.gate.baseline_lines import LineReader, is_idle
 from kdbench.gate.snapshot import About, Snapshot
 
 MAGIC = "kdbench-baseline"
@@ -31,18 +32,101 @@ FORMAT_VERSION = 1
 
 # What the second line says to whoever opens the file.
 _NOTE = "The figures that `kdbench check` compares with; `kdbench check --update` writes them anew."
+# Thousands of cells; whatever is larger was not written by a gate, and is not read into memory.
+MAX_BYTES = 64_000_000
+
+_MACHINE = ("device", "threads", "cpu_model", "gpu_name", "driver_version")
+_PROFILE = ("profile", "profile_digest")
+# What people name instead of a baseline, by how it begins.
+_FOREIGN = (
+    (r"<{7}|={7}|>{7}", "an unresolved merge conflict", "resolve it, or write it anew: --update"),
+    (r"version https://git-lfs", "a Git LFS pointer", "fetch the file itself: git lfs pull"),
+    (r"\s*[\[{]\s*(\"|$|[\]}\d-])", "JSON", None),
+    (r"\s*(\[|[\w.-]+\s*=)", "TOML", "the matrix file goes to --matrix"),
+    (r"\s*<", "XML or HTML", None),
+)
 
 
 def read_baseline(path: Path) -> Snapshot:
     """Read a baseline; raises InputError, naming the line, if it is missing, foreign or damaged."""
-    text = read_text(path)
-    lines = text.split("\n")
-    check_first_line(lines[0], path, magic=MAGIC, version=FORMAT_VERSION)
-    end = check_last_line(lines, path)
+    lines = _read_text(path).split("\n")
+    _check_first_line(lines[0], path)
+    end = _check_last_line(lines, path)
     reader = LineReader(path)
     for number, line in enumerate(lines[1:end], start=2):
         reader.read(number, line)
     return reader.snapshot()
+
+
+def _read_text(path: Path) -> str:
+    """Read a baseline's text; raises InputError if it is missing, too large, empty or no text."""
+    if path.is_dir():
+        raise InputError("expected a baseline file, found a folder", where=path)
+    if path.exists() and not path.is_file():  # a pipe or a device: it may never end
+        raise InputError("expected a baseline file, found something else", where=path)
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        hint = "the same command with --update writes one"
+        raise InputError("no baseline there", where=path, hint=hint) from None
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise InputError(f"cannot read the baseline: {reason}", where=path) from None
+    if len(raw) > MAX_BYTES:
+        raise InputError(
+            f"expected a baseline of at most {MAX_BYTES} bytes, found more", where=path
+        )
+    try:
+        text = decode_text(raw).replace("\r\n", "\n")
+    except ValueError as error:
+        raise InputError(f"not a baseline: {error}", where=path) from None
+    if not text.strip():
+        hint = "--update writes it anew"
+        raise InputError("the baseline is empty", where=path, hint=hint)
+    return text
+
+
+def _check_first_line(line: str, path: Path) -> None:
+    """Raise InputError unless the file is a baseline of the format that is read here."""
+    name, _, version = line.partition(" ")
+    if name != MAGIC:
+        kind, hint = next(
+            ((kind, hint) for begin, kind, hint in _FOREIGN if re.match(begin, line)),
+            (repr(line[:40]), None),
+        )
+        expected = f"expected its first line to be '{MAGIC} {FORMAT_VERSION}'"
+        problem = f"not a baseline: {expected}, found {kind}"
+        raise InputError(problem, where=path, hint=hint)
+    if not re.fullmatch(r"[0-9]{1,9}", version):
+        raise _wrong(path, 1, f"expected a format version, found {version[:40]!r}")
+    if int(version) != FORMAT_VERSION:
+        newer = int(version) > FORMAT_VERSION
+        problem = (
+            f"format {version} is {'newer' if newer else 'older'} than {FORMAT_VERSION}, "
+            "which is read here"
+        )
+        hint = "write the baseline anew: --update"
+        raise _wrong(path, 1, problem, f"use that newer kdbench, or {hint}" if newer else hint)
+
+
+def _check_last_line(lines: Sequence[str], path: Path) -> int:
+    """Check the count of lines at the file's end, and return the index of that line."""
+    end = max(index for index, line in enumerate(lines) if line.strip())
+    found = re.fullmatch(r"end ([0-9]{1,9}) lines", lines[end])
+    hint = "restore it, or write it anew: --update"
+    if found is None:
+        problem = f"expected 'end N lines' as the last line, found {lines[end][:40]!r}: cut off"
+        raise _wrong(path, end + 1, problem, hint)
+    there = sum(not is_idle(line) for line in lines[1:end])
+    if there != int(found[1]):
+        problem = f"expected {found[1]} lines above, found {there}"
+        raise _wrong(path, end + 1, problem, hint)
+    return end
+
+
+def _wrong(path: Path, number: int, problem: str, hint: str | None = None) -> InputError:
+    return InputError(problem, where=f"{path}: line {number}", hint=hint)
 
 
 def is_baseline(path: Path) -> bool:
@@ -57,8 +141,7 @@ def is_baseline(path: Path) -> bool:
 
 def render(snapshot: Snapshot, note: str = _NOTE) -> str:
     """Write a baseline as text: the same for the same figures, whatever their order."""
-    about = [f"about {name} {_word(value)}" for name, value in _told(snapshot.about)]
-    blocks = [about]
+    blocks = [list(_about_lines(snapshot.about))]
     blocks += [list(_lines(label, snapshot)) for label in sorted(snapshot.entries)]
     count = sum(len(block) for block in blocks)
     body = "\n".join("".join(f"{line}\n" for line in block) for block in blocks)
@@ -81,25 +164,20 @@ def write_baseline(path: Path, snapshot: Snapshot, note: str = _NOTE) -> None:
         finally:  # still there only where it could not be finished
             unfinished.unlink(missing_ok=True)
     except OSError as error:
-        told = (error.strerror or str(error)).lower()
-        raise InputError(f"cannot write the baseline: {told}", where=path) from None
+        reason = (error.strerror or str(error)).lower()
+        raise InputError(f"cannot write the baseline: {reason}", where=path) from None
 
 
-def _told(about: About) -> Iterator[tuple[str, object]]:
-    """List what is said once, in the order of the fields; a prediction is of no machine."""
+def _about_lines(about: About) -> Iterator[str]:
+    """Write what all cells have in common; a prediction has no machine, a measurement no profile.
+
+    Most measurements, and all older baselines, have no `runtime_settings`.
+    """
+    measured = about.source == "measured"
+    optional = {"runtime_settings", *(_PROFILE if measured else _MACHINE)}
     for name, value in vars(about).items():
-        predicted = about.source == "predicted"
-        if name in ABOUT_MACHINE and predicted and value is None:
-            continue
-        if name.startswith("profile") and not predicted and value is None:
-            continue
-        if name == "runtime_settings" and value is None:  # as of most, and of all older baselines
-            continue
-        yield name, value
-
-
-#: what is told of measurements alone
-ABOUT_MACHINE = ("device", "threads", "cpu_model", "gpu_name", "driver_version")
+        if value is not None or name not in optional:
+            yield f"about {name} {_word(value)}"
 
 
 def _lines(label: str, snapshot: Snapshot) -> Iterator[str]:

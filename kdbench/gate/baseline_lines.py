@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from kdbench.common.errors import InputError, did_you_mean, quoted
-from kdbench.gate.baseline_damage import is_idle
 from kdbench.gate.snapshot import About, Entry, Snapshot
 from kdbench.spec.gated_metrics import GATED_METRICS
 
@@ -45,6 +44,11 @@ class _Cell:
     settings: dict[str, str | None] = field(default_factory=dict)
     metrics: dict[str, tuple[float, ...]] = field(default_factory=dict)
     memory: dict[tuple[str, str | None], dict[str, int]] = field(default_factory=dict)
+
+
+def is_idle(line: str) -> bool:
+    """Whether a line says nothing: blank, or a comment."""
+    return not line.strip() or line.startswith("#")
 
 
 class LineReader:
@@ -171,8 +175,8 @@ class LineReader:
 
     def _once(self, name: object, known: Any) -> None:  # noqa: ANN401
         if name in known:
-            shown = " ".join(str(part) for part in name) if isinstance(name, tuple) else str(name)
-            raise self._wrong(f"{shown[:80]!r} is there twice")
+            text = " ".join(str(part) for part in name) if isinstance(name, tuple) else str(name)
+            raise self._wrong(f"{text[:80]!r} is there twice")
 
     def _wrong(self, problem: str, hint: str | None = None) -> InputError:
         return InputError(problem, where=f"{self._path}: line {self._number}", hint=hint)

@@ -16,7 +16,7 @@ class Comparability:
     whole: str | None = None  #: why nothing can be compared; None: something can
     #: why figures of a kind cannot be, for each kind that cannot
     reasons: Mapping[Kind, str] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()  #: what differs and does not decide
+    notes: tuple[str, ...] = ()  #: differences that do not decide
 
 
 def check_comparability(before: About, now: About) -> Comparability:
@@ -40,8 +40,8 @@ def check_comparability(before: About, now: About) -> Comparability:
         reasons["exact"] = _other_exact(decisive)
     machine = _differences({name: (getattr(before, name), getattr(now, name)) for name in MACHINE})
     if machine:
-        reasons["time"] = f"times of unlike machines: {machine}; measure both on one"
-        reasons["advisory"] = reasons["time"]
+        reason = f"times of unlike machines: {machine}; measure both on one"
+        reasons |= {"time": reason, "advisory": reason}
     return Comparability(None, reasons, tuple(notes))
 
 
@@ -84,7 +84,7 @@ def _other_exact(differences: str) -> str:
 
 def _differences(sides: Mapping[str, tuple[object, object]]) -> str:
     return ", ".join(
-        f"{name} was {_shown(before)} and is {_shown(now)}"
+        f"{name} was {_known(before)} and is {_known(now)}"
         for name, (before, now) in sides.items()
         if before != now
     )
@@ -95,5 +95,5 @@ def _release(version: str | None) -> str | None:
     return version if version is None else version.partition("+")[0]
 
 
-def _shown(value: object) -> str:
+def _known(value: object) -> str:
     return "unknown" if value is None else str(value)

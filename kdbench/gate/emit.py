@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from kdbench.common.errors import InputError, KdbenchError, did_you_mean, quoted
+from kdbench.common.errors import InputError, KdbenchError
 from kdbench.common.text import printable
 from kdbench.gate import report_github
-from kdbench.gate.messages import total
-from kdbench.gate.report_files import as_json, as_junit, write_report
-from kdbench.gate.report_text import render
+from kdbench.gate.messages import render, total
+from kdbench.gate.report_files import as_json, as_junit
 
 if TYPE_CHECKING:
     from kdbench.gate.findings import Report
@@ -28,18 +27,10 @@ FORMATS = ("table", "github", "json", "junit")
 class Emitter:
     """Prints reports and writes them."""
 
-    format: str  #: what is printed, one of `FORMATS`
+    format: str  #: what is printed; one of `FORMATS`
     json: Path | None  #: file that gets the report as JSON; None: none does
     junit: Path | None  #: the same for JUnit's XML
     console: Console  #: where it is printed
-
-    def __post_init__(self) -> None:
-        if self.format not in FORMATS:
-            raise InputError(
-                f"expected one of {quoted(FORMATS)}, found {self.format!r}",
-                where="--format",
-                hint=did_you_mean(self.format, FORMATS),
-            )
 
     @contextmanager
     def errors(self) -> Iterator[None]:
@@ -53,7 +44,9 @@ class Emitter:
 
     def report(self, report: Report) -> int:
         """Print and write a report; return the exit code."""
-        self._write(report)
+        for path, write in ((self.json, as_json), (self.junit, as_junit)):
+            if path is not None:
+                _write(path, write(report))
         if self.format == "table":
             for line in render(report):
                 self.console.print(line, soft_wrap=True)
@@ -64,20 +57,23 @@ class Emitter:
             self._print(text.rstrip("\n"))
         return report.exit_code
 
-    def _write(self, report: Report) -> None:
-        if self.json is not None:
-            write_report(self.json, as_json(report))
-        if self.junit is not None:
-            write_report(self.junit, as_junit(report))
-
     def _annotate(self, report: Report) -> None:
-        for line in report_github.annotate(report):
-            self._print(line)
+        lines = report_github.annotate(report)
         problem = report_github.add_summary(report_github.summary(report), os.environ)
         if problem is not None:
-            self._print(report_github.annotation("warning", "kdbench check", [problem]))
-        self._print(printable(total(report)))
+            lines.append(report_github.annotation("warning", "kdbench check", [problem]))
+        for line in (*lines, printable(total(report))):
+            self._print(line)
 
     def _print(self, text: str) -> None:
-        """Print as it is: it is for programs, and not to be wrapped or coloured."""
+        """Print exactly this, neither wrapped nor coloured: programs read it."""
         self.console.file.write(f"{text}\n")
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise InputError(f"cannot write the report: {reason}", where=path) from None

@@ -8,11 +8,11 @@ from typing import Literal
 from kdbench.gate.memory_growth import Growth
 from kdbench.spec.gated_metrics import GATED_METRICS
 
-#: advice: told, and decides nothing
+#: advice: reported, and decides nothing
 Outcome = Literal[
     "failed", "regressed", "cannot-tell", "not-comparable", "improved", "advice", "held"
 ]
-#: in the order in which they are shown
+#: in the order of reports
 OUTCOMES: tuple[Outcome, ...] = (
     "failed",
     "regressed",
@@ -32,7 +32,7 @@ class Finding:
 
     outcome: Outcome  #: what was found
     label: str | None = None  #: the cell; None: all of them
-    metric: str | None = None  #: name of the gated metric; None: the cell as a whole
+    metric: str | None = None  #: its name; None: the cell as a whole
     #: the baseline's value in base units; of times the median over processes
     before: float | None = None
     after: float | None = None  #: the value now
@@ -42,9 +42,9 @@ class Finding:
 
     @property
     def unit(self) -> Literal["bytes", "seconds", "count"] | None:
-        """What the values are: bytes, seconds or count."""
-        gated = GATED_METRICS.get(self.metric or "")
-        return gated.unit if gated else None
+        """Unit of both values; None for a cell as a whole."""
+        metric = GATED_METRICS.get(self.metric or "")
+        return metric.unit if metric else None
 
     @property
     def relative(self) -> float | None:
@@ -56,13 +56,13 @@ class Finding:
 
 @dataclass(frozen=True)
 class Report:
-    """All that one check found."""
+    """The outcome of one check."""
 
     title: str  #: what was compared with what
     matrix: str  #: the matrix's name
     baseline: str  #: the baseline's path
     labels: Sequence[str]  #: every cell, of the baseline and of now
-    #: one for each figure that was looked at, and for what could not be
+    #: one for each figure compared, and for what could not be
     findings: Sequence[Finding]
     #: by label, the settings that are others than in the baseline: (before, after)
     changed: Mapping[str, Mapping[str, tuple[str | None, str | None]]] = field(default_factory=dict)
@@ -84,10 +84,10 @@ class Report:
 
     @property
     def outcome(self) -> str:
-        """The whole in a word or two: what decides the exit code."""
-        words = {0: "held", 1: "regressed", 3: "cannot tell"}
-        failed_only = self.counts["failed"] and not self.counts["regressed"]
-        return "failed" if failed_only else words[self.exit_code]
+        """What decides the exit code, in a word or two."""
+        if self.counts["failed"] and not self.counts["regressed"]:
+            return "failed"
+        return {0: "held", 1: "regressed", 3: "cannot tell"}[self.exit_code]
 
     def of(self, label: str | None) -> list[Finding]:
         """Return the findings of one cell; None: those of all cells."""

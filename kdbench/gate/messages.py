@@ -1,8 +1,10 @@
-"""Findings in words, for every way of showing them."""
+"""A report in words: the sentences that every format shares, and the lines for a terminal."""
 
-from collections.abc import Mapping, Sequence
-from itertools import groupby
+from collections.abc import Iterator, Mapping, Sequence
 
+from rich.text import Text
+
+from kdbench.common.text import printable
 from kdbench.common.units import MISSING, format_value
 from kdbench.gate.findings import OUTCOMES, Finding, Outcome, Report
 from kdbench.gate.memory_growth import describe
@@ -16,15 +18,23 @@ NAMES: Mapping[Outcome, str] = {
     "advice": "differs",
     "held": "held",
 }
+_STYLES: Mapping[Outcome, str] = {
+    "failed": "bold red",
+    "regressed": "bold red",
+    "cannot-tell": "yellow",
+    "not-comparable": "yellow",
+    "improved": "green",
+    "advice": "dim",
+    "held": "",
+}
+_INDENT = "  "
 
 
 def value(finding: Finding, side: float | None) -> str:
     """Write one side's value in the unit of its figure."""
     if side is None:
         return MISSING
-    if finding.unit in ("bytes", "seconds"):
-        return format_value(side, finding.unit)
-    return f"{side:,}"
+    return format_value(side, finding.unit) if finding.unit in ("bytes", "seconds") else f"{side:,}"
 
 
 def difference(finding: Finding) -> str:
@@ -48,28 +58,29 @@ def relative(finding: Finding) -> str:
 
 
 def sentence(finding: Finding) -> str:
-    """Tell a finding in one line, its cell and its memory left out."""
-    parts = [f"{finding.metric or ''} {NAMES[finding.outcome]}".strip()]
+    """Write a finding in one line, without its cell and its memory."""
+    sides = ""
     if finding.before is not None and finding.after is not None:
         sides = f"{value(finding, finding.before)} → {value(finding, finding.after)}"
-        parts.append(f"{sides} ({difference(finding)}, {relative(finding)})")
-    return ": ".join([*parts, *([finding.message] if finding.message else [])])
+        sides += f" ({difference(finding)}, {relative(finding)})"
+    head = f"{finding.metric or ''} {NAMES[finding.outcome]}".strip()
+    return ": ".join(filter(None, (head, sides, finding.message)))
 
 
 def memories(findings: Sequence[Finding]) -> list[list[str]]:
-    """Say of each finding of a cell which memory grew, a line a category.
+    """Name the memory that grew, per finding of a cell and a line per category.
 
-    What grew in one peak often grew in another: it is told once.
+    What grew in one peak often grew in another: it is named once.
     """
     seen: dict[tuple[str, ...], str | None] = {}
-    told = []
+    all_lines = []
     for finding in findings:
         grown = finding.outcome in ("regressed", "advice")
         lines = tuple(describe(finding.growth)) if grown else ()
         before = seen.setdefault(lines, finding.metric)
         again = lines and before != finding.metric
-        told.append([f"memory grew as that of {before}"] if again else list(lines))
-    return told
+        all_lines.append([f"memory grew as that of {before}"] if again else list(lines))
+    return all_lines
 
 
 def changes(report: Report, label: str) -> str:
@@ -82,30 +93,75 @@ def changes(report: Report, label: str) -> str:
 
 def by_cell(report: Report) -> list[tuple[str | None, list[Finding]]]:
     """Group what did not just hold by cell, the worst cells first."""
-    telling = sorted(
-        (finding for finding in report.findings if finding.outcome != "held"),
-        key=lambda finding: finding.label or "",
-    )
-    groups = [
-        (label, sorted(found, key=lambda f: OUTCOMES.index(f.outcome)))
-        for label, found in groupby(telling, key=lambda finding: finding.label)
-    ]
-    order = {label: index for index, label in enumerate((None, *report.labels))}
-    return sorted(groups, key=lambda g: (OUTCOMES.index(g[1][0].outcome), order[g[0]]))
+    groups: dict[str | None, list[Finding]] = {label: [] for label in (None, *report.labels)}
+    for finding in sorted(report.findings, key=lambda f: OUTCOMES.index(f.outcome)):
+        if finding.outcome != "held":
+            groups[finding.label].append(finding)
+    found = [(label, findings) for label, findings in groups.items() if findings]
+    return sorted(found, key=lambda group: OUTCOMES.index(group[1][0].outcome))
 
 
 def total(report: Report) -> str:
     """Sum a report up in a line: `regressed: 2 regressed, 30 held, of 8 cells`."""
     counts = report.counts
-    told = [f"{counts[name]} {NAMES[name]}" for name in OUTCOMES if counts[name]]
+    found = [f"{counts[name]} {NAMES[name]}" for name in OUTCOMES if counts[name]]
     cells = f"{len(report.labels)} cell" + ("" if len(report.labels) == 1 else "s")
-    return f"{report.outcome}: {', '.join(told) or 'nothing compared'}; {cells}"
+    return f"{report.outcome}: {', '.join(found) or 'nothing compared'}; {cells}"
 
 
 def describe_cell(report: Report, label: str | None, findings: Sequence[Finding]) -> list[str]:
-    """Tell all there is to say of a cell's findings, in lines."""
+    """Describe a cell's findings in lines."""
     lines = []
     for finding, grown in zip(findings, memories(findings), strict=True):
         lines += [sentence(finding), *grown]
     changed = changes(report, label) if label else ""
     return [*lines, *([f"changed: {changed}"] if changed else [])]
+
+
+def render(report: Report) -> Iterator[Text]:
+    """Yield a report's lines, which are not to be wrapped: what did not hold, and a total."""
+    yield Text(printable(f"{report.matrix}: {report.title}"), style="bold")
+    for label, findings in by_cell(report):
+        yield Text()
+        yield Text(printable(label or "all cells"))
+        changed = changes(report, label) if label else ""
+        if changed:
+            yield Text(printable(f"{_INDENT}changed: {changed}"))
+        yield from _rows(findings)
+    if report.notes:
+        yield Text()
+    for note in report.notes:
+        yield Text(printable(f"note: {note}"), style="dim")
+    yield Text()
+    decided = {0: "bold green", 1: "bold red", 3: "bold yellow"}[report.exit_code]
+    yield Text(printable(total(report)), style=decided)
+
+
+def _rows(findings: Sequence[Finding]) -> Iterator[Text]:
+    """Yield one line a figure, in columns, and its message and growth below it."""
+    for finding in findings:
+        if not finding.metric:
+            line = Text(_INDENT)
+            line.append(NAMES[finding.outcome], style=_STYLES[finding.outcome])
+            yield line.append(printable(f": {finding.message}"))
+    figures = [finding for finding in findings if finding.metric]
+    rows = [
+        (
+            *(NAMES[finding.outcome], printable(finding.metric)),
+            *(value(finding, finding.before), "→", value(finding, finding.after)),
+            *(difference(finding), relative(finding)),
+        )
+        for finding in figures
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for finding, row, grown in zip(figures, rows, memories(figures), strict=True):
+        # names at the left, numbers at the right
+        padded = [
+            text.ljust(width) if place < 2 else text.rjust(width)
+            for place, (text, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        line = Text(_INDENT)
+        line.append(padded[0], style=_STYLES[finding.outcome])
+        yield line.append(_INDENT + _INDENT.join(padded[1:]).rstrip())
+        for text in (*filter(None, [finding.message]), *grown):
+            yield Text(printable(f"{_INDENT * 2}{text}"))

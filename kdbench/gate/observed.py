@@ -1,4 +1,4 @@
-"""What is now: a snapshot of measured results, or of predictions."""
+"""A snapshot of measured results, or of predictions."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -47,7 +47,13 @@ def observe_predictions(cells: Sequence[Mapping[str, Sequence[Row]]]) -> Observe
             )
         else:
             failures[row["label"]] = f"{row['status']}: {row['error'] or 'no reason told'}"
-    return Observed(Snapshot(about, entries), failures, _caveats(rows))
+    caveats = [
+        (row["label"], row["caveats"])
+        for row in rows
+        if row["status"] == "ok" and row.get("caveats")
+    ]
+    notes = [f"outside of what was verified, {text}: {of}" for of, text in _folded(caveats)]
+    return Observed(Snapshot(about, entries), failures, notes)
 
 
 def observe_results(
@@ -75,19 +81,20 @@ def observe_results(
     rows = {row["run_key"]: row for row in sheet.records()}
     memory = _memory_by_run(sheet, counted)
     entries, failures = {}, {}
-    notes: list[str] = []
+    remarks: list[tuple[str, str]] = []
     for group in groups:
         own = sorted(
             (rows[run.run_key] for run in group.members if run.status == "ok"),
             key=lambda row: (row["seed"], row["repeat"]),
         )
         if own:
-            told = next((memory[r["run_key"]] for r in own if r["run_key"] in memory), {})
+            parts = next((memory[r["run_key"]] for r in own if r["run_key"] in memory), {})
             figures = dict(_figures(own, "measured"))
-            entries[group.label] = Entry(_settings(group.settings), figures, told)
-            notes += _doubts(group, own)
+            entries[group.label] = Entry(_settings(group.settings), figures, parts)
+            remarks += ((group.label, text) for text in _remarks(own))
         if group.problems:
             failures[group.label] = _failure(group)
+    notes = [f"{of}: {text}" for of, text in _folded(remarks)]
     return Observed(Snapshot(about, entries), failures, notes)
 
 
@@ -139,7 +146,7 @@ def _figures(rows: Sequence[Row], source: Source) -> Iterator[tuple[str, tuple[f
     """
     for metric in GATED_METRICS.values():
         kind = metric.kind(source)
-        # others' use of the processors makes a time too long, and tells nothing of the cell
+        # a time is too long where others used the processors
         usable = [row for row in rows if kind != "time" or row["contended"] is not True]
         values = [row[metric.column] for row in usable if is_number(row.get(metric.column))]
         if kind == "time":
@@ -175,35 +182,37 @@ def _memory_by_run(results: Results, run_keys: set[str]) -> dict[str, Memory]:
 
 
 def _failure(group: CellGroup) -> str:
-    told = "; ".join(
+    errors = "; ".join(
         f"{status}: {error or 'no reason told'}" for status, error, _ in group.problems
     )
     count = sum(count for _, _, count in group.problems)
-    return told if group.runs == 1 else f"{count} of {group.runs} runs failed: {told}"
+    return errors if group.runs == 1 else f"{count} of {group.runs} runs failed: {errors}"
 
 
-def _doubts(group: CellGroup, rows: Sequence[Row]) -> Iterator[str]:
+def _remarks(rows: Sequence[Row]) -> Iterator[str]:
+    """Yield what makes the figures of a cell's runs less certain."""
     contended = sum(row["contended"] is True for row in rows)
     if contended:
         yield (
-            f"{group.label}: the times of {contended} of {len(rows)} processes are left out, "
-            f"as others used the machine{'; it has no time' if contended == len(rows) else ''}"
+            f"the times of {contended} of {len(rows)} processes are left out, "
+            f"as others used the machine{'; no time is left' if contended == len(rows) else ''}"
         )
     unstable = sum(row["unstable"] is True for row in rows)
     if unstable:
-        yield f"{group.label}: steps changed their level in {unstable} of {len(rows)} processes"
+        yield f"steps changed their level in {unstable} of {len(rows)} processes"
     for metric in GATED_METRICS.values():
         values = {row[metric.column] for row in rows if is_number(row.get(metric.column))}
         if metric.measured == "exact" and len(values) > 1:
             yield (
-                f"{group.label}: {metric.name} differs between its runs, from {min(values)} to "
+                f"{metric.name} differs between its runs, from {min(values)} to "
                 f"{max(values)}; the highest counts"
             )
 
 
-def _caveats(rows: Iterable[Row]) -> list[str]:
-    found: dict[str, list[str]] = {}
-    for row in rows:
-        if row["status"] == "ok" and row.get("caveats"):
-            found.setdefault(row["caveats"], []).append(row["label"])
-    return [f"outside of what was verified, {text}: {', '.join(of)}" for text, of in found.items()]
+def _folded(remarks: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """Turn labels with remarks into one remark each, after all labels that it is true of."""
+    labels: dict[str, list[str]] = {}
+    for label, text in remarks:
+        labels.setdefault(text, []).append(label)
+    for text, of in labels.items():
+        yield ", ".join(of), text

@@ -4,15 +4,13 @@ import html
 import json
 from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path
 
-from kdbench.common.errors import InputError
 from kdbench.common.text import printable
 from kdbench.gate.findings import OUTCOMES, Finding, Report
 from kdbench.gate.messages import describe_cell, sentence
 
 JSON_FORMAT = 1
-# What a test is told to have, by the worst finding of its cell.
+# The element of a test, by the worst finding of its cell.
 _ELEMENTS = {
     "failed": "error",
     "regressed": "failure",
@@ -53,13 +51,10 @@ def as_junit(report: Report) -> str:
     whole: list[str | None] = [None] if report.of(None) else []
     cases = [(label, report.of(label)) for label in (*whole, *report.labels)]
     elements = [_element(found) for _, found in cases]
-    counts = {
-        "tests": len(cases),
-        "failures": elements.count("failure"),
-        "errors": elements.count("error"),
-        "skipped": elements.count("skipped"),
-    }
-    numbers = " ".join(f'{name}="{count}"' for name, count in counts.items())
+    numbers = (
+        f'tests="{len(cases)}" failures="{elements.count("failure")}" '
+        f'errors="{elements.count("error")}" skipped="{elements.count("skipped")}"'
+    )
     suite = f'name="{_escaped(f"kdbench check: {report.matrix}")}" {numbers}'
     lines = ['<?xml version="1.0" encoding="UTF-8"?>', f"<testsuites {numbers}>"]
     lines.append(f"  <testsuite {suite}>")
@@ -69,18 +64,8 @@ def as_junit(report: Report) -> str:
     return text.encode("ascii", "xmlcharrefreplace").decode()
 
 
-def write_report(path: Path, text: str) -> None:
-    """Write a report to a file."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise InputError(f"cannot write the report: {reason}", where=path) from None
-
-
 def _element(found: list[Finding]) -> str | None:
-    if not found:  # what bars all cells is told once
+    if not found:  # what bars all cells is reported once
         return "skipped"
     worst = min((finding.outcome for finding in found), key=OUTCOMES.index)
     return _ELEMENTS.get(worst)

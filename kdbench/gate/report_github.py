@@ -37,11 +37,14 @@ def annotate(report: Report) -> list[str]:
 
     GitHub shows ten of each level and step: so a cell's figures go into one.
     """
-    lines = []
-    for label, findings in by_cell(report):
-        title = f"kdbench: {label or 'all cells'}"
-        lines.append(annotation(_level(findings[0]), title, describe_cell(report, label, findings)))
-    return lines
+    return [
+        annotation(
+            _level(findings[0]),
+            f"kdbench: {label or 'all cells'}",
+            describe_cell(report, label, findings),
+        )
+        for label, findings in by_cell(report)
+    ]
 
 
 def annotation(level: Level, title: str, lines: Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""What a gate compares: the figures of some cells, and what they were taken of and on."""
+"""The figures of some cells, and where they come from: what a gate compares."""
 
 from __future__ import annotations
 
@@ -30,8 +30,7 @@ class About:
     schema_version: int
     torch_version: str | None
     profile: str | None = None
-    #: of all that the profile says
-    profile_digest: str | None = None
+    profile_digest: str | None = None  #: of the profile's content
     device: str | None = None
     threads: int | None = None
     cpu_model: str | None = None
@@ -59,15 +58,10 @@ class Entry:
     """One cell."""
 
     settings: Mapping[str, str | None]  #: its columns of the plan as text, missing ones None
-    #: by gated metric: one value if it is exact or advisory, of a time one per process, by seed and
-    #: repeat; and under `LOAD`, what others used of the machine during each process
+    #: by metric: one value if it is exact or advisory; of a time one per process, in the order of
+    #: seeds and repeats, and under `LOAD` what others used of the machine during each
     metrics: Mapping[str, tuple[float, ...]]
     memory: Memory = field(default_factory=dict)  #: bytes at its peaks
-
-    @property
-    def cell_id(self) -> str | None:
-        """Hash of what decides its figures."""
-        return self.settings.get("cell_id")
 
 
 @dataclass(frozen=True)
@@ -86,18 +80,16 @@ class Snapshot:
         kept = set(among)
 
         def wanted(label: str, entry: Entry) -> bool:
-            told = {**entry.settings, "label": label}
-            return all((told.get(o.column) or "null") in o.wanted for o in known)
+            values = {**entry.settings, "label": label}
+            return all((values.get(o.column) or "null") in o.wanted for o in known)
 
-        return replace(
-            self,
-            entries={k: e for k, e in self.entries.items() if k in kept or wanted(k, e)},
-        )
+        entries = {k: e for k, e in self.entries.items() if k in kept or wanted(k, e)}
+        return replace(self, entries=entries)
 
 
 @dataclass(frozen=True)
 class Observed:
-    """A snapshot of what is now, and what there is to say about it."""
+    """A new snapshot, with its failures and notes."""
 
     snapshot: Snapshot  #: the cells that have figures
     #: label of each cell that failed, to how

@@ -1,4 +1,4 @@
-"""What the fixture `kd_memory` gives a test."""
+"""The fixture `kd_memory`."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class KdMemory:
         """Run a training step `warmup` times, and once more under the ledger.
 
         Everything that the step uses counts, whether it is named here or not. What is named counts
-        also where the step does not use it, and a failure tells it by name.
+        even if the step does not use it, and a failure names it.
 
         Args:
             step: runs one training step; takes nothing, and what it returns is dropped.
@@ -83,7 +83,7 @@ class KdMemory:
         """Fail if a step needs more than was recorded for it, and say what grew.
 
         The record is a text file beside the test, which `pytest --kd-memory-update` writes: the
-        bytes at the peak by category and module, and the step's work, all to the last one.
+        bytes at the peak by category and module, and the step's work, all exact.
 
         Args:
             used: what kd_memory returned.
@@ -108,11 +108,11 @@ class KdMemory:
         if self._request.config.getoption("kd_memory_update"):
             record.update(label, used)
             return
-        told = record.compare(label, used, tolerance)
-        if told.failure:
-            raise AssertionError(told.failure)
-        if told.note:
-            self._tell("note", told.note)
+        comparison = record.compare(label, used, tolerance)
+        if comparison.failure:
+            raise AssertionError(comparison.failure)
+        if comparison.note:
+            self._report("note", comparison.note)
 
     def _label(self, name: str | None) -> str:
         """Name a step: the first of a test needs none, others without one have a number."""
@@ -129,12 +129,12 @@ class KdMemory:
         prefix = f"{label}." if label else ""
         figures = {f"{prefix}{key}": value for key, value in used.figures().items()}
         for key, value in figures.items():
-            self._tell(key, value)
+            self._report(key, value)
         if benchmark is None and "benchmark" in self._request.fixturenames:
             benchmark = self._request.getfixturevalue("benchmark")
         kept = getattr(benchmark, "extra_info", None)
         if kept is not None:
             kept.update(figures)
 
-    def _tell(self, key: str, value: object) -> None:
+    def _report(self, key: str, value: object) -> None:
         self._request.node.user_properties.append((f"{PROPERTY}{key}", value))

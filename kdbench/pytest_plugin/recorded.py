@@ -1,7 +1,7 @@
 """What steps were recorded to need, in a text file beside the test, and the comparison with it.
 
 The file is a gate's baseline that has steps for cells. The code behind `kdbench check` writes,
-reads and compares it: to the byte, and with what grew told by category and module.
+reads and compares it exactly, and names what grew by category and module.
 """
 
 from collections.abc import Mapping
@@ -23,27 +23,17 @@ _UPDATE = "--kd-memory-update"
 
 @dataclass(frozen=True)
 class RecordComparison:
-    """What a comparison came to.
+    """A step against its record."""
 
-    Attributes:
-        failure: why the test fails, in lines; empty: it passes.
-        note: what there is to say although it passes; empty: nothing.
-    """
-
-    failure: str = ""
-    note: str = ""
+    failure: str = ""  #: why the test fails, in lines; empty: it passes
+    note: str = ""  #: a remark on a test that passes; empty: none
 
 
 class Record:
-    """The figures of one test file's steps on one kind of device.
-
-    Args:
-        test: the test file; `test_train.py` has `test_train.kd_memory.cpu.txt` beside it.
-        device: where its steps run.
-    """
+    """The figures of one test file's steps on one kind of device."""
 
     def __init__(self, test: Path, device: str) -> None:
-        kind = device.partition(":")[0]
+        kind = device.partition(":")[0]  # test_train.py has test_train.kd_memory.cpu.txt
         self.path = test.with_name(f"{test.stem}.kd_memory.{kind}.txt")
         self._test = test.name
 
@@ -105,7 +95,6 @@ def _about(used: StepMemory, test: str) -> About:
 
 
 def _entry(used: StepMemory) -> Entry:
-    """Write a step as the gate has a cell."""
     metrics = {
         "allocated_peak_bytes": used.peak_bytes,
         "flops_step": used.flops,
@@ -132,7 +121,6 @@ def _tolerances(allowed: Tolerance) -> Tolerances:
 
 
 def _lines(report: Report) -> list[str]:
-    """Tell what did not just hold."""
     return [
         _in_pytest(line)
         for label, found in by_cell(report)

@@ -1,8 +1,7 @@
-"""What a test run says of its steps at the end, beside pytest-benchmark's table of times.
+"""The summary of measured steps at the end of a test run, after pytest-benchmark's times.
 
 pytest-benchmark keeps `extra_info` in its files and shows none of it: its columns are times, also
-where it compares. So the bytes of saved runs are taken from those files as it reads them, through
-its hooks, and shown here.
+where it compares. So its hooks take the bytes of saved runs from those files as it reads them.
 """
 
 import re
@@ -24,19 +23,12 @@ _HEAD = ("step", "peak", "bytes", "from then to now", "FLOPs", "operations")
 
 @dataclass(frozen=True)
 class Measured:
-    """A step of a test, or of a saved run.
+    """A step of a test, or of a saved run."""
 
-    Attributes:
-        test: the test's node id.
-        step: what the step is called; empty for a test's only one.
-        figures: as `StepMemory.figures` returns them.
-        source: the saved run, as pytest-benchmark calls it; empty for this run.
-    """
-
-    test: str
-    step: str
-    figures: Mapping[str, Any]
-    source: str = ""
+    test: str  #: the test's node id
+    step: str  #: the step's name; empty for a test's only one
+    figures: Mapping[str, Any]  #: as `StepMemory.figures` returns them
+    source: str = ""  #: the saved run, as pytest-benchmark calls it; empty for this run
 
 
 class Summary:
@@ -52,13 +44,9 @@ class Summary:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_benchmark_compare_machine_info(self, compared_benchmark: Mapping[str, Any]) -> None:
-        """Keep what a saved run has beside its times: pytest-benchmark compares with it."""
-        self._saved.append(
-            {
-                one["fullname"]: _sound(one.get("extra_info"))
-                for one in compared_benchmark["benchmarks"]
-            }
-        )
+        """Keep the figures of a saved run that pytest-benchmark compares with."""
+        found = compared_benchmark["benchmarks"]
+        self._saved.append({one["fullname"]: _valid(one.get("extra_info")) for one in found})
 
     @pytest.hookimpl(optionalhook=True, tryfirst=True)
     def pytest_benchmark_group_stats(self, benchmarks: Sequence[Mapping[str, Any]]) -> None:
@@ -71,14 +59,14 @@ class Summary:
     # first: a benchmark that got slower ends the summary, and this is to be seen all the same
     @pytest.hookimpl(tryfirst=True)
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Print the steps, and what there is to say about them."""
-        told = list(_properties(terminalreporter))
-        steps = [step for test, figures in told for step in _steps(test, figures)]
+        """Print the steps, and the notes on them."""
+        reported = list(_properties(terminalreporter))
+        steps = [step for test, figures in reported for step in _steps(test, figures)]
         if steps and (self._asked or self._benchmarks) and not self._quiet:
             terminalreporter.section("kd_memory: one training step at its peak")
             for line in _table(self._rows(steps)):
                 terminalreporter.write_line(printable(line))
-        for test, figures in told:
+        for test, figures in reported:
             if "note" in figures:
                 terminalreporter.write_line(printable(f"{test}: {figures['note']}"))
 
@@ -100,7 +88,7 @@ class Summary:
 
 
 def _properties(terminalreporter: pytest.TerminalReporter) -> Iterator[tuple[str, dict[str, Any]]]:
-    """List what each test told, by node id, in the order in which they ended."""
+    """List what each test reported, by node id, in the order in which they ended."""
     for reports in terminalreporter.stats.values():
         for report in reports:
             if isinstance(report, pytest.TestReport) and report.when == "call":
@@ -121,8 +109,8 @@ def _steps(test: str, figures: Mapping[str, Any]) -> Iterator[Measured]:
         yield Measured(test, prefix.removesuffix("."), own)
 
 
-def _sound(info: object) -> dict[str, Any]:
-    """Keep of a saved run what can be one of our figures: the file may be anybody's."""
+def _valid(info: object) -> dict[str, Any]:
+    """Keep what can be one of our figures: anybody may have written the file."""
     found = info if isinstance(info, dict) else {}
     return {
         key: value

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdbench.common.errors import InputError
-from kdbench.gate import baseline_damage
+from kdbench.gate import baseline
 from kdbench.gate.baseline import is_baseline, read_baseline, render, write_baseline
 from kdbench.gate.snapshot import About, Entry, Snapshot
 from kdbench.spec.gated_metrics import GATED_METRICS
@@ -342,7 +342,7 @@ def test_damage_is_told(tmp_path, name):
 def test_missing_folder_and_size(tmp_path, monkeypatch):
     assert "no baseline there; the same command with --update" in problem(tmp_path / "none.txt")
     assert "expected a baseline file, found a folder" in problem(tmp_path)
-    monkeypatch.setattr(baseline_damage, "MAX_BYTES", 50)
+    monkeypatch.setattr(baseline, "MAX_BYTES", 50)
     path = written(tmp_path / "large.txt", b"\0" * 51)
     assert "expected a baseline of at most 50 bytes, found more" in problem(path)
 
