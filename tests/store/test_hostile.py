@@ -32,7 +32,7 @@ from kdbench.gate import report_github
 from kdbench.gate.findings import Finding, Report
 from kdbench.gate.report_files import as_junit
 from kdbench.matrix.file import load_matrix
-from kdbench.pytest_plugin.summary import _sound
+from kdbench.pytest_plugin.summary import _valid
 from kdbench.runner.process.child import open_log
 from kdbench.store import arrow_schema, read_table
 from tests.conftest import TINY
@@ -425,12 +425,12 @@ def test_a_drawing_is_xml_whatever_it_says(text):
     ],
 )
 def test_saved_benchmarks_of_somebody_else_are_no_figures(info):
-    assert all("peak" not in key for key in _sound(info))
+    assert all("peak" not in key for key in _valid(info))
 
 
 def test_what_a_saved_benchmark_says_is_kept():
     info = {"peak_bytes": 5, "torch_version": "2", "flops": 3, "b.peak_bytes": 1}
-    assert _sound(info) == info
+    assert _valid(info) == info
 
 
 # ------------------------------------------------------------------------------------ rows
