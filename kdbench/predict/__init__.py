@@ -1,4 +1,1 @@
-"""Predicts a step's peak memory without its device: a trace of allocations, and a replay.
-
-Runs as a child process (`python -m kdbench.predict`), since it imports torch.
-"""
+"""Predicts a step's peak memory without its device, in a child process, since it imports torch."""

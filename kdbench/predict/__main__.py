@@ -1,24 +1,20 @@
 """`python -m kdbench.predict JOB.json`: predict cells; prints one line of JSON for each."""
 
-from __future__ import annotations
-
 import gc
 import json
 import os
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kdbench.common.errors import KdbenchError
 from kdbench.common.lifetime import die_with_parent
 from kdbench.spec.cell import CellRun
 from kdbench.spec.device_profile import Profile
-
-if TYPE_CHECKING:
-    from kdbench.predict.trace_cache import TraceCache
 
 
 def main(argv: list[str]) -> int:
@@ -43,39 +39,26 @@ def main(argv: list[str]) -> int:
 def answers(
     runs: Sequence[CellRun], profile: Profile, fits_bytes: int | None
 ) -> Iterator[dict[str, Any]]:
-    """Predict cells in order; yields what is known of each, or its error."""
-    from kdbench.predict.trace_cache import TraceCache  # noqa: PLC0415
+    """Predict cells in order; yields the prediction of each, or its error."""
+    from kdbench.predict.cell import predict  # noqa: PLC0415
+    from kdbench.predict.fits import fit  # noqa: PLC0415
+    from kdbench.predict.trace import TraceCache  # noqa: PLC0415
 
     traces = TraceCache(profile)
     for run in runs:
-        yield _answer(run, traces, fits_bytes)
-
-
-def _answer(run: CellRun, traces: TraceCache, fits_bytes: int | None) -> dict[str, Any]:
-    from kdbench.predict.cell import predict  # noqa: PLC0415
-
-    answer: dict[str, Any]
-    started = monotonic()
-    try:
-        made = predict(run, traces.profile, traces)
-        answer = {
-            "columns": made.columns,
-            "memory": made.memory,
-            "phases": made.phases,
-            "timeline": made.timeline,
-        }
-        if fits_bytes is not None:
-            from kdbench.predict.fits import fit  # noqa: PLC0415
-
-            answer["fit"] = fit(run, traces, fits_bytes).row()
-    except KdbenchError as error:
-        answer = {"error": str(error)}
-    except Exception as error:  # noqa: BLE001 - the other cells are still predicted
-        traceback.print_exc()
-        first = (str(error).splitlines() or [""])[0]
-        answer = {"error": f"cannot be traced: {type(error).__name__}: {first}"}
-    answer["seconds"] = monotonic() - started
-    return answer
+        answer: dict[str, Any]
+        started = monotonic()
+        try:
+            answer = {**vars(predict(run, profile, traces))}
+            if fits_bytes is not None:
+                answer["fit"] = asdict(fit(run, traces, fits_bytes))
+        except KdbenchError as error:
+            answer = {"error": str(error)}
+        except Exception as error:  # noqa: BLE001 - the other cells are still predicted
+            traceback.print_exc()
+            first = (str(error).splitlines() or [""])[0]
+            answer = {"error": f"cannot be traced: {type(error).__name__}: {first}"}
+        yield {**answer, "seconds": monotonic() - started}
 
 
 if __name__ == "__main__":

@@ -22,16 +22,7 @@ OWN_SEGMENT_ROUNDING = 2 * MIB
 
 
 class OutOfMemoryError(Exception):
-    """The device has no room for another segment.
-
-    Args:
-        wanted: bytes of the requested block.
-        free: bytes of the device outside all segments.
-    """
-
-    def __init__(self, wanted: int, free: int) -> None:
-        super().__init__(f"asked for {wanted:,} bytes, {free:,} free")
-        self.wanted, self.free = wanted, free
+    """The device has no room for another segment."""
 
 
 @dataclass(eq=False)
@@ -63,12 +54,8 @@ def segment_size(size: int) -> int:
 class CachingAllocator:
     """Hands out blocks, best fit first, and caches freed ones.
 
-    Args:
-        capacity: bytes that it may take from the device; None: unlimited.
-
-    Attributes:
-        allocated: bytes of blocks in use, as `torch.cuda.memory_allocated` counts.
-        reserved: bytes of all segments, as `torch.cuda.memory_reserved` counts.
+    `capacity` is how many bytes it may take from the device (None: unlimited). `allocated` and
+    `reserved` count as `torch.cuda.memory_allocated` and `memory_reserved` do.
     """
 
     def __init__(self, capacity: int | None = None) -> None:
@@ -124,17 +111,19 @@ class CachingAllocator:
         if self._capacity is not None and self.reserved + size > self._capacity:
             self.empty_cache()
             if self.reserved + size > self._capacity:
-                raise OutOfMemoryError(wanted, self._capacity - self.reserved)
+                free = self._capacity - self.reserved
+                raise OutOfMemoryError(f"asked for {wanted:,} bytes, {free:,} free")
         block = Block(self._next_address, size, small)
         self._next_address += size
         self.reserved += size
         return block
 
     def _split(self, block: Block, size: int) -> None:
+        """Cut a block down to `size` bytes; the rest is free."""
         rest = Block(block.address + size, block.size - size, block.small)
         rest.before, rest.after = block, block.after
-        if block.after is not None:
-            block.after.before = rest
+        if rest.after is not None:
+            rest.after.before = rest
         block.after, block.size = rest, size
         self._add_free(rest)
 
@@ -143,12 +132,12 @@ class CachingAllocator:
         block.size += other.size
         if other is block.before:
             block.address, block.before = other.address, other.before
-            if block.before is not None:
-                block.before.after = block
         else:
             block.after = other.after
-            if block.after is not None:
-                block.after.before = block
+        if block.before is not None:
+            block.before.after = block
+        if block.after is not None:
+            block.after.before = block
 
     def _add_free(self, block: Block) -> None:
         insort(self._free[block.small], (block.size, block.address))

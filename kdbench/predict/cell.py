@@ -7,8 +7,7 @@ from typing import Any
 
 from kdbench.common.errors import InputError
 from kdbench.predict.replay import Replay, replay
-from kdbench.predict.trace import Stage, Trace
-from kdbench.predict.trace_cache import TraceCache
+from kdbench.predict.trace import Stage, Trace, TraceCache
 from kdbench.spec.cell import CellRun
 from kdbench.spec.device_profile import Profile
 from kdbench.spec.method import BUILT_IN
@@ -35,7 +34,12 @@ def predict(run: CellRun, profile: Profile, traces: TraceCache | None = None) ->
 
     Raises InputError if such a cell cannot be predicted.
     """
-    check(run)
+    if run.cell.training.compile:
+        raise InputError(
+            "a compiled student cannot be predicted: no trace sees into it",
+            key="training.compile",
+            hint="predict it uncompiled (--set training.compile=false), or measure it",
+        )
     traced = (traces or TraceCache(profile)).get(run)
     replayed = replay(traced, profile)
     return Prediction(
@@ -61,17 +65,7 @@ def predict(run: CellRun, profile: Profile, traces: TraceCache | None = None) ->
     )
 
 
-def check(run: CellRun) -> None:
-    """Raise an InputError for a cell that cannot be traced."""
-    if run.cell.training.compile:
-        raise InputError(
-            "a compiled student cannot be predicted: no trace sees into it",
-            key="training.compile",
-            hint="predict it uncompiled (--set training.compile=false), or measure it",
-        )
-
-
-def caveats(run: CellRun, profile: Profile) -> Iterator[str]:
+def _caveats(run: CellRun, profile: Profile) -> Iterator[str]:
     """Yield the respects in which a cell's prediction is unverified."""
     training = run.cell.training
     teacher = run.cell.teacher
@@ -83,13 +77,9 @@ def caveats(run: CellRun, profile: Profile) -> Iterator[str]:
             yield "nor is that of fused attention's backward"
         if training.precision in ("bf16", "fp16"):
             yield "autocast's casts are those that torch documents, not observed ones"
-    if (
-        teacher is not None
-        and teacher.weights == "pretrained"
-        and read_local_teacher(run.cell) is None
-    ):
-        beside = Path(str(teacher.checkpoint)).parent
-        if beside != Path() and beside.is_dir():
+    if teacher and teacher.weights == "pretrained" and not read_local_teacher(run.cell):
+        folder = Path(str(teacher.checkpoint)).parent
+        if folder != Path() and folder.is_dir():
             # A path with a mistake in it looks like a name on the hub.
             yield f"there is no {teacher.checkpoint} here: taken for a name on the hub"
         yield "the checkpoint is on the hub and was not read: its shape is the matrix file's"
@@ -101,8 +91,7 @@ def caveats(run: CellRun, profile: Profile) -> Iterator[str]:
 
 def _preprocessing(run: CellRun) -> dict[str, str]:
     teacher = run.cell.teacher
-    local = None if teacher is None else read_local_teacher(run.cell)
-    if teacher is None or local is None:
+    if teacher is None or (local := read_local_teacher(run.cell)) is None:
         return {}
     return {
         "teacher_preprocessing": local.preprocessing.summary(teacher.image_size),
@@ -129,5 +118,5 @@ def _columns(run: CellRun, profile: Profile, traced: Trace, replayed: Replay) ->
         "flops_step": traced.work.flops,
         "operations_step": traced.work.operations,
         "bytes_moved_step": traced.work.bytes_moved,
-        "caveats": "; ".join(caveats(run, profile)) or None,
+        "caveats": "; ".join(_caveats(run, profile)) or None,
     }

@@ -1,7 +1,6 @@
 """Data, teacher and embeddings for a traced training: of the right shapes, without values."""
 
 import gc
-import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -49,21 +48,15 @@ class FakeStream:
 class FakeLoader:
     """Makes what a training is set up from, under `FakeTensorMode`.
 
-    Args:
-        run: the run; its cell's data are replaced by synthetic ones.
-        ledger: is given the category of each tensor.
-        room: free bytes on the device before anything is allocated; None: unknown, and the images
-            are kept on it.
-        mark: called when a phase begins, with setup, precompute or release.
-
-    Attributes:
-        precomputed: the computed embeddings and their cost; None: the method needs none.
+    `room` is how many bytes of the device are free before anything is allocated; `mark` is called
+    when a phase begins, with setup, precompute or release.
     """
 
     def __init__(
-        self, run: CellRun, ledger: Ledger, *, room: int | None, mark: Callable[[str], None]
+        self, run: CellRun, ledger: Ledger, *, room: float, mark: Callable[[str], None]
     ) -> None:
         self._run, self._ledger, self._room, self._mark = run, ledger, room, mark
+        #: the computed embeddings and their cost; None: the method needs none
         self.precomputed: Precompute | None = None
 
     def phase(self, name: str) -> AbstractContextManager[Any]:
@@ -74,11 +67,11 @@ class FakeLoader:
     def data(self) -> DataSet:
         """Make as many images as the training's device would keep."""
         cell, data = self._run.cell, self._run.cell.data
-        made: DataSet
         if data.source == "synthetic":
             made = load_data(cell, device=HOST)
         else:
-            make: Any = FakeStream if self._streams() else _images
+            streamed = data.source == "datasets" and is_streamed(data, self._room)
+            make: Any = FakeStream if streamed else _images
             train, test = (make(n, data.image_size) for n in (data.train_images, data.test_images))
             made = DataSet(train, test, data.train_images)
         self._ledger.register(made.tensors(), "inputs", "data")
@@ -118,11 +111,6 @@ class FakeLoader:
         """Free the teacher, as a measured run does."""
         gc.collect()
         self._mark("release")
-
-    def _streams(self) -> bool:
-        data = self._run.cell.data
-        room = math.inf if self._room is None else self._room
-        return data.source == "datasets" and is_streamed(data, room)
 
 
 def first_draw(session: Session) -> Draw:

@@ -1,14 +1,12 @@
 """Whether a cell fits into a given amount of memory, and the largest batch that does."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from math import lcm, prod
-from typing import Any
 
 from kdbench.predict.allocator import OutOfMemoryError
 from kdbench.predict.replay import most_held
-from kdbench.predict.trace import Trace
-from kdbench.predict.trace_cache import TraceCache, family_of
+from kdbench.predict.trace import Trace, TraceCache, trace_key, with_training
 from kdbench.spec.cell import CellRun
 from kdbench.spec.device_profile import Profile
 
@@ -37,10 +35,6 @@ class Fit:
     largest_batch: int | None  #: images in a step; None: not even one fits
     whole_data: bool  #: that batch is the whole data set, and no larger one was tried
 
-    def row(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return asdict(self)
-
 
 def fit(run: CellRun, traces: TraceCache, capacity: int) -> Fit:
     """Determine whether a cell fits in `capacity` bytes, and its largest batch that does.
@@ -51,7 +45,7 @@ def fit(run: CellRun, traces: TraceCache, capacity: int) -> Fit:
     room = capacity - profile.context_bytes
     traced = traces.get(run)
     fits = _suffices(traced, profile, room)
-    key = family_of(run), room
+    key = trace_key(run, any_batch=True), room
     if key not in traces.largest:
         traces.largest[key] = _largest(run, traces, room, fits=fits)
     largest = traces.largest[key]
@@ -69,7 +63,7 @@ def _largest(run: CellRun, traces: TraceCache, room: int, *, fits: bool) -> int:
     known = {own: traces.get(run)}
 
     def try_batch(batch: int) -> bool:
-        known[batch] = traces.get(_with_batch(run, batch))
+        known[batch] = traces.get(with_training(run, batch_size=batch))
         return _suffices(known[batch], traces.profile, room)
 
     def guess(low: int, high: int) -> int:
@@ -88,11 +82,9 @@ def largest_fitting(fits: Fits, *, low: int, high: int, limit: int, guess: Guess
     """
     tries = 0
     while high - low > 1:
-        if tries < _MOST_GUESSES:
-            # a guess that is already known to fit is proved by trying the next size
-            size = max(low + 1, min(guess(low, high), high - 1))
-        else:
-            size = _between(low, high, limit)
+        chosen = guess(low, high) if tries < _MOST_GUESSES else _between(low, high, limit)
+        # a guess that is already known to fit is proved by trying the next size
+        size = max(low + 1, min(chosen, high - 1))
         tries += 1
         low, high = (size, high) if fits(size) else (low, size)
     return low
@@ -162,11 +154,6 @@ def _divided(value: int, by: int) -> int:
     """Divide and round to nearest, symmetrically for allocations and frees."""
     size = (2 * abs(value) + by) // (2 * by)
     return size if value >= 0 else -size
-
-
-def _with_batch(run: CellRun, batch: int) -> CellRun:
-    training = run.cell.training.model_copy(update={"batch_size": batch})
-    return run.model_copy(update={"cell": run.cell.model_copy(update={"training": training})})
 
 
 def _suffices(traced: Trace, profile: Profile, room: int) -> bool:

@@ -34,7 +34,7 @@ class Replay:
 
 
 def replay(trace: Trace, profile: Profile, *, capacity: int | None = None) -> Replay:
-    """Replay a trace on a device of its profile with `capacity` bytes (None: unlimited)."""
+    """Replay a trace on its device with `capacity` bytes (None: unlimited), or run out of them."""
     if profile.device == "cpu":  # torch has no caching allocator there
         ends = list(range(len(trace.events) + 1))
         return _peaks(trace, trace.events, ends, None)
@@ -43,10 +43,7 @@ def replay(trace: Trace, profile: Profile, *, capacity: int | None = None) -> Re
 
 
 def most_held(trace: Trace, profile: Profile, *, capacity: int | None = None) -> int:
-    """Return only the most bytes that the device holds: reserved, or allocated on a CPU.
-
-    Arguments and errors are those of `replay`.
-    """
+    """Return the most bytes that the device holds: reserved, or allocated on a CPU."""
     if profile.device == "cpu":
         return max(accumulate((event.change for event in trace.events), initial=0))
     card = _Card(profile, capacity)
@@ -55,17 +52,12 @@ def most_held(trace: Trace, profile: Profile, *, capacity: int | None = None) ->
 
 
 class _Card:
-    """Replays events through a GPU's allocator.
-
-    Attributes:
-        events: the events, in bytes of whole blocks.
-        reserved: reserved bytes after each number of events.
-    """
+    """Replays events through a GPU's allocator."""
 
     def __init__(self, profile: Profile, capacity: int | None) -> None:
         self.allocator = CachingAllocator(capacity)
-        self.events: list[Event] = []
-        self.reserved = [0]
+        self.events: list[Event] = []  #: in bytes of whole blocks
+        self.reserved = [0]  #: reserved bytes after each number of events
         self._requested: dict[int, int] = {}
         self._blocks: dict[int, Block] = {}
         # kept alive: an id must stay one block's

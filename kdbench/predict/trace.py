@@ -4,6 +4,8 @@ The set-up, methods and loop that are also measured run on tensors without stora
 (`FakeTensorMode`), under the ledger that also accounts for a measured step.
 """
 
+import math
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,8 +16,9 @@ from torch._subclasses import FakeTensorMode
 
 from kdbench.predict.fake_loader import HOST, FakeLoader, first_draw
 from kdbench.predict.kernels import FakeValues, card_kernels, movable_modules
-from kdbench.spec.cell import CellRun
+from kdbench.spec.cell import CellRun, digest
 from kdbench.spec.device_profile import Profile
+from kdbench.spec.method import BUILT_IN
 from kdbench.worker.probes.account import naming_mark, register_session, register_state
 from kdbench.worker.probes.allocations import Event
 from kdbench.worker.probes.dispatch import no_collection
@@ -33,6 +36,13 @@ _STEPS: tuple[Stage, ...] = ("first", "second", "steady")
 
 # The optimizer's step counts lie on the host, unless its kernel is a fused one.
 ON_HOST = "host"
+
+# A trace takes some megabytes; cells that share one are neighbours in a matrix.
+_CACHED_TRACES = 32
+# What decides nothing that is allocated: names, and numbers that a step only multiplies by. A
+# plug-in's method may do more with the latter.
+_NAMES = {"label", "matrix", "student_name", "teacher_name"}
+_FACTORS = {"alpha1", "alpha2", "learning_rate"}
 
 
 @dataclass(frozen=True)
@@ -70,9 +80,8 @@ def trace(run: CellRun, profile: Profile) -> Trace:
         else:
             stages.append(("precompute" if phase == "precompute" else "setup", len(ledger.events)))
 
-    room = None
-    if profile.capacity_bytes is not None:
-        room = profile.capacity_bytes - profile.context_bytes
+    capacity = math.inf if profile.capacity_bytes is None else profile.capacity_bytes
+    room = capacity - profile.context_bytes
     with no_collection(), ExitStack() as stack:
         # innermost first: the mode that is entered last sees an operation first
         stack.enter_context(FakeTensorMode())
@@ -111,17 +120,50 @@ def trace(run: CellRun, profile: Profile) -> Trace:
     )
 
 
+class TraceCache:
+    """Makes each trace on a device once, for all cells that allocate alike."""
+
+    def __init__(self, profile: Profile) -> None:
+        self.profile = profile
+        #: the largest batch that fits, by `trace_key` without a batch size and the available bytes
+        self.largest: dict[tuple[str, int], int] = {}
+        self._traces: OrderedDict[str, Trace] = OrderedDict()
+
+    def get(self, run: CellRun) -> Trace:
+        """Return the trace of a cell."""
+        key = trace_key(run)
+        if key not in self._traces:
+            self._traces[key] = trace(run, self.profile)
+        self._traces.move_to_end(key)
+        if len(self._traces) > _CACHED_TRACES:
+            self._traces.popitem(last=False)
+        return self._traces[key]
+
+
+def trace_key(run: CellRun, *, any_batch: bool = False) -> str:
+    """Digest everything that decides a cell's trace, its batch size left out with `any_batch`."""
+    cell = run.cell
+    free = _FACTORS if cell.method in BUILT_IN else set[str]()
+    training = free | {"batch_size"} if any_batch else free
+    return digest(
+        cell.model_dump(mode="json", exclude={"training": training, **dict.fromkeys(_NAMES, True)})
+    )
+
+
+def with_training(run: CellRun, **settings: object) -> CellRun:
+    """Copy a run with other settings of its training."""
+    training = run.cell.training.model_copy(update=settings)
+    return run.model_copy(update={"cell": run.cell.model_copy(update={"training": training})})
+
+
 def _on_device(run: CellRun, profile: Profile) -> CellRun:
     """Resolve the settings that depend on the device."""
-    training = run.cell.training
+    training, settings = run.cell.training, {}
     if profile.device == "cuda" and training.precision == "tf32":
-        # other arithmetic on the same float32: it allocates the same
-        training = training.model_copy(update={"precision": "fp32"})
+        settings["precision"] = "fp32"  # other arithmetic on the same float32 allocates the same
     if training.optimizer_kernels == "auto":
-        training = training.model_copy(update={"optimizer_kernels": profile.optimizer_kernels})
-    return run.model_copy(
-        update={"cell": run.cell.model_copy(update={"training": training}), "device": "cpu"}
-    )
+        settings["optimizer_kernels"] = profile.optimizer_kernels
+    return with_training(run, **settings).model_copy(update={"device": "cpu"})
 
 
 def _never_overflow(session: Session) -> None:

@@ -14,14 +14,13 @@ import torch.nn.functional as F
 from kdbench import load_matrix
 from kdbench.cli import main
 from kdbench.predict import fits as fits_module
-from kdbench.predict import trace_cache
+from kdbench.predict import trace as trace_module
 from kdbench.predict.__main__ import answers
 from kdbench.predict.cell import predict
 from kdbench.predict.fits import fit, largest_fitting
 from kdbench.predict.kernels import card_kernels
 from kdbench.predict.replay import replay
-from kdbench.predict.trace import trace
-from kdbench.predict.trace_cache import TraceCache
+from kdbench.predict.trace import TraceCache, trace, trace_key, with_training
 from kdbench.runner import prediction
 from kdbench.spec.device_profile import known_profiles, load_profile
 from kdbench.worker.probes.account import account_step
@@ -216,8 +215,7 @@ def test_a_cards_dropout_keeps_a_byte_where_a_cpu_keeps_a_float(tmp_path):
     shape, training = run.cell.student, run.cell.training
     tokens = (run.cell.image_size // shape.patch_size) ** 2 + 1
     weights = training.batch_size * shape.heads * tokens**2
-    single = run.cell.training.model_copy(update={"optimizer_kernels": "single"})
-    run = run.model_copy(update={"cell": run.cell.model_copy(update={"training": single})})
+    run = with_training(run, optimizer_kernels="single")
     on_cpu, on_card = (
         sum(s.size for s in exact_peak_events(run, p).shares if s.category == "activations")
         for p in (CPU_PROFILE, load_profile("h100"))
@@ -263,9 +261,7 @@ def test_a_foreach_optimizer_needs_room_for_all_parameters_at_once(tmp_path):
     run = tiny_run(tmp_path, "student-only", "training.batch_size=1", "students.small.width=64")
     peaks = {}
     for kernels in ("foreach", "fused"):
-        training = run.cell.training.model_copy(update={"optimizer_kernels": kernels})
-        cell = run.cell.model_copy(update={"training": training})
-        peak = exact_peak_events(run.model_copy(update={"cell": cell}), CPU_PROFILE)
+        peak = exact_peak_events(with_training(run, optimizer_kernels=kernels), CPU_PROFILE)
         peaks[kernels] = peak.allocated
         parameters = sum(s.size for s in peak.shares if s.category == "parameters")
     assert peaks["foreach"] - peaks["fused"] >= parameters / 2
@@ -295,7 +291,7 @@ def asked(monkeypatch):
         batches.append(run.cell.training.batch_size)
         return trace(run, device)
 
-    monkeypatch.setattr(trace_cache, "trace", counting)
+    monkeypatch.setattr(trace_module, "trace", counting)
     return batches
 
 
@@ -308,7 +304,7 @@ def test_the_largest_batch_is_the_largest_and_is_found_by_few_traces(
     known = TraceCache(device)
     needs = {}
     for batch in (8, 40):
-        peaks = replay(known.get(fits_module._with_batch(run, batch)), device).peaks.values()
+        peaks = replay(known.get(with_training(run, batch_size=batch)), device).peaks.values()
         needs[batch] = max(p.reserved or p.allocated for p in peaks)
     asked.clear()
     traces = TraceCache(device)
@@ -321,7 +317,7 @@ def test_the_largest_batch_is_the_largest_and_is_found_by_few_traces(
     assert {largest, largest + 1} <= set(asked), "the answer is that of a trace"
     assert len(asked) == len(set(asked)) <= 5, "the prediction's own trace is one of them"
     for batch, suffices in ((largest, True), (largest + 1, False)):
-        sized = traces.get(fits_module._with_batch(run, batch))
+        sized = traces.get(with_training(run, batch_size=batch))
         assert fits_module._suffices(sized, device, needs[40]) is suffices
 
 
@@ -339,14 +335,9 @@ def test_cells_that_allocate_alike_share_their_traces(asked, tmp_path):
 
 def test_a_method_of_others_shares_no_trace_with_other_weights(tmp_path):
     run = tiny_run(tmp_path, "embed-kd")
-
-    def with_rate(run, rate):
-        training = run.cell.training.model_copy(update={"learning_rate": rate})
-        return run.model_copy(update={"cell": run.cell.model_copy(update={"training": training})})
-
-    assert trace_cache.kind_of(run) == trace_cache.kind_of(with_rate(run, 1.0))
+    assert trace_key(run) == trace_key(with_training(run, learning_rate=1.0))
     other = run.model_copy(update={"cell": run.cell.model_copy(update={"method": "own-kd"})})
-    assert trace_cache.kind_of(other) != trace_cache.kind_of(with_rate(other, 1.0))
+    assert trace_key(other) != trace_key(with_training(other, learning_rate=1.0))
 
 
 def test_nothing_fits_into_nothing_and_everything_into_much(asked, tmp_path):

@@ -3,12 +3,9 @@
 The documentation's page of the columns is made from this. Missing is null everywhere, never 0.
 """
 
-from kdbench.store.schema.cell_conditions import CONDITION_COLUMNS
-from kdbench.store.schema.cell_memory import MEMORY_COLUMNS
-from kdbench.store.schema.cell_outcome import OUTCOME_COLUMNS, STATUSES
-from kdbench.store.schema.column import KEY, Column, Dtype
-from kdbench.store.schema.plan import PLAN_COLUMNS
-from kdbench.store.schema.series import TABLES_BESIDE_CELLS
+from kdbench.store.schema.cells import CELLS, PLAN_COLUMNS
+from kdbench.store.schema.column import Column, Dtype, read_columns
+from kdbench.store.schema.series import SERIES
 
 __all__ = [
     "COMPARABLE_SINCE",
@@ -26,10 +23,12 @@ SCHEMA_VERSION = 6
 #: The oldest version whose figures mean what today's do: a baseline of it is compared as it is.
 COMPARABLE_SINCE = 4
 
+_KEY = read_columns("text run_key: joins all tables: one run of one cell")
 TABLES: dict[str, tuple[Column, ...]] = {
-    "cells": (KEY, *PLAN_COLUMNS, *OUTCOME_COLUMNS, *MEMORY_COLUMNS, *CONDITION_COLUMNS),
-    **TABLES_BESIDE_CELLS,
+    table: _KEY + columns for table, columns in {"cells": CELLS, **SERIES}.items()
 }
+
+STATUSES = ("ok", "oom", "failed", "timeout", "killed", "diverged", "interrupted")
 
 #: The parts of a step that have columns, in the order in which they begin.
 STEP_PARTS = ("data", "teacher", "forward", "backward", "optimizer")
