@@ -1,4 +1,4 @@
-"""Where things are in a matrix's results, and the Arrow types of its tables."""
+"""The files and folders of a matrix's results, and the Arrow types of its tables."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -14,7 +14,7 @@ EMPTY_PART = "empty.parquet"
 SPOOL = ".spool"
 #: what a newer run of the same key replaced, or --fresh
 SUPERSEDED = ".superseded"
-#: what cannot be read, or is none of kdbench's
+#: files that cannot be read, or that kdbench did not write
 SET_ASIDE = ".set-aside"
 LOGS = "logs"
 CHECKPOINTS = "checkpoints"
@@ -31,12 +31,12 @@ ARROW: dict[Dtype, pa.DataType] = {
 
 
 def arrow_schema(table: str, columns: Sequence[str] | None = None) -> pa.Schema:
-    """Return a table's Arrow schema with the layout's version, or of `columns` alone without it."""
+    """Return a table's Arrow schema with its version, or that of `columns` alone without it."""
     whole = _whole_schema(table, SCHEMA_VERSION)
     return whole if columns is None else pa.schema([whole.field(name) for name in columns])
 
 
-@cache  # a schema cannot be changed, and each part is held against one
+@cache  # a schema is immutable, and each part is compared with one
 def _whole_schema(table: str, version: int) -> pa.Schema:
     fields = [pa.field(column.name, ARROW[column.dtype]) for column in TABLES[table]]
     return pa.schema(fields, metadata={VERSION_KEY: str(version)})
@@ -48,7 +48,7 @@ def part_name(run_key: str) -> str:
 
 
 def part_files(root: Path, table: str) -> list[Path]:
-    """List a table's parts, whatever is in them; what is being written is not among them."""
+    """List a table's parts, readable or not, but for those that are being written."""
     return sorted(p for p in (root / table).glob("*.parquet") if not p.name.startswith("."))
 
 

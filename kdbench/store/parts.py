@@ -1,4 +1,4 @@
-"""One part read with care: it may be damaged, foreign, of another version, or made to do harm."""
+"""The reading of one part, which may be damaged, foreign, of another version, or malicious."""
 
 import stat
 from collections.abc import Sequence
@@ -17,29 +17,32 @@ from kdbench.store.migrate import OLDEST, migrate
 from kdbench.store.schema import SCHEMA_VERSION
 from kdbench.store.sealing import has_broken_seal
 
-# No part of a run comes near these: a training of weeks has some million samples. They are held
-# against what a file says of itself before anything of it is unpacked, since a kilobyte of
-# parquet can stand for terabytes.
+# No part of a run comes near these: a training of weeks has some million samples. They are checked
+# before anything is unpacked, since a kilobyte of parquet can stand for terabytes.
 _MOST_VALUES = 2**29
 _MOST_BYTES = 2**32
 _MOST_FILE_BYTES = 2**30
-# A text that is the same in many rows is in the file once; all texts of all rows are unpacked to at
-# most so much.
+# Most bytes of all texts of all rows, unpacked: one that many rows share is in the file once.
 _MOST_TEXT_BYTES = 2**30
 # Columns of other types than a part's can have are not unpacked: each could be a trap of its own.
-_KNOWN = frozenset(ARROW.values())
-# A clock that was never set tells the first; near the last of the calendar nothing can be reckoned.
+_KNOWN_TYPES = frozenset(ARROW.values())
+# A clock that was never set shows the first; near the calendar's end, date arithmetic overflows.
 _FIRST, _LAST = datetime(1970, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
+# What pyarrow raises for bytes that are no parquet.
+_LIBRARY_ERRORS = (
+    *(OSError, pa.ArrowException, ValueError, KeyError, TypeError, OverflowError),
+    MemoryError,
+)
 
 
 @dataclass(frozen=True)
 class Damage:
-    """A file among the results that is none of them."""
+    """A file among a table's parts that cannot be read as one."""
 
     part: Path  #: the file
     table: str  #: in whose folder it is
     problem: str  #: what is wrong with it, in a few words
-    newer: bool = False  #: nothing is; a newer kdbench wrote it
+    newer: bool = False  #: nothing is wrong with it: a newer kdbench wrote it
 
     def __str__(self) -> str:
         """Name the file and what is wrong with it."""
@@ -55,7 +58,7 @@ class DamagedPartError(KdbenchError):
 
 
 class _UnfitError(Exception):
-    """What is wrong with a part, before it is known which."""
+    """What is wrong with a part, without its path."""
 
     def __init__(self, problem: str, *, newer: bool = False) -> None:
         super().__init__(problem)
@@ -66,7 +69,7 @@ def read_part(part: Path, table: str, columns: Sequence[str] | None = None) -> p
     """Read a part, migrated to today's columns (those in `columns`; None: all).
 
     None if it is gone: a run that is going on has just set it aside. Raises DamagedPartError if it
-    is none of this table's parts, or a newer kdbench wrote it.
+    is no part of this table, or a newer kdbench wrote it.
     """
     found = read_versioned(part, table, columns)
     return None if found is None else found[0]
@@ -90,20 +93,16 @@ def read_versioned(
         return None
     except _UnfitError as error:
         raise DamagedPartError(Damage(part, table, str(error), newer=error.newer)) from None
-    # whatever a library makes of bytes that are no parquet, it is the file's fault
-    except (
-        *(OSError, pa.ArrowException, ValueError, KeyError, TypeError, OverflowError),
-        MemoryError,
-    ) as error:
-        told = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DamagedPartError(Damage(part, table, f"damaged: {told}")) from None
+    except _LIBRARY_ERRORS as error:
+        problem = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DamagedPartError(Damage(part, table, f"damaged: {problem}")) from None
 
 
 def is_whole(part: Path, table: str) -> bool:
     """Whether a part is there as it was written; its rows are not looked at.
 
-    A file that was cut short, emptied, replaced or changed is found by this, in a fraction of the
-    time that it takes to read.
+    This finds a file that was cut short, emptied, replaced or changed, in a fraction of the time
+    that it takes to read.
     """
     try:
         with _opened(_content(part)) as file:
@@ -114,7 +113,7 @@ def is_whole(part: Path, table: str) -> bool:
     return True
 
 
-def is_sound(part: Path, table: str) -> bool:
+def is_readable(part: Path, table: str) -> bool:
     """Whether a file is a part of a table that can be read."""
     try:
         return read_part(part, table) is not None
@@ -123,7 +122,7 @@ def is_sound(part: Path, table: str) -> bool:
 
 
 def _content(part: Path) -> bytes:
-    """Read a file whole, unless it only looks like one: a pipe would be waited for."""
+    """Read a regular file whole: a pipe in its place would be waited for."""
     found = part.lstat()
     if not stat.S_ISREG(found.st_mode):
         raise _UnfitError("foreign: expected a file, found a link or something else")
@@ -141,10 +140,10 @@ def _opened(content: bytes, **options: Any) -> pq.ParquetFile:  # noqa: ANN401
 
 
 def _version(schema: pa.Schema) -> int:
-    told = (schema.metadata or {}).get(VERSION_KEY, b"").decode(errors="replace")
-    version = int(told) if told.isascii() and told.isdecimal() and len(told) < 9 else 0
+    text = (schema.metadata or {}).get(VERSION_KEY, b"").decode(errors="replace")
+    version = int(text) if text.isascii() and text.isdecimal() and len(text) < 9 else 0
     if version < OLDEST:
-        found = repr(told[:20]) if told else "none"
+        found = repr(text[:20]) if text else "none"
         raise _UnfitError(f"foreign: expected a schema version of kdbench's, found {found}")
     if version > SCHEMA_VERSION:
         problem = (
@@ -156,7 +155,7 @@ def _version(schema: pa.Schema) -> int:
 
 
 def _check_size(metadata: pq.FileMetaData, table: str) -> None:
-    # The row groups alone are asked: with some damage, to ask for a column ends the process.
+    # Of the row groups alone: with some damage, asking for a column's ends the process.
     rows = metadata.num_rows
     groups = (metadata.row_group(number) for number in range(metadata.num_row_groups))
     unpacked = sum(group.total_byte_size for group in groups)
@@ -175,28 +174,22 @@ def _rows(
     if columns is not None and version == SCHEMA_VERSION:
         wanted = [*dict.fromkeys(("run_key", *columns))]
     for field in file.schema_arrow:
-        if field.type not in _KNOWN and (wanted is None or field.name in wanted):
+        if field.type not in _KNOWN_TYPES and (wanted is None or field.name in wanted):
             raise _UnfitError(f"foreign: the column {field.name!r} is of the type {field.type}")
     if file.metadata.num_rows <= 1:
         return file.read(columns=wanted)
-    # A text is kept once, as in the file, until it is known what all rows of it come to.
+    # A text is kept once, as in the file, until it is known how much all rows of it would be.
     texts = [field.name for field in file.schema_arrow if field.type == pa.string()]
     with _opened(content, read_dictionary=texts, metadata=file.metadata) as kept:
         rows = kept.read(columns=wanted)
     if sum(_text_bytes(column) for column in rows.columns) > _MOST_TEXT_BYTES:
         raise _UnfitError("foreign: it would unpack to more than any run writes")
-    return rows.cast(
-        pa.schema(
-            [
-                pa.field(f.name, pa.string()) if pa.types.is_dictionary(f.type) else f
-                for f in rows.schema
-            ]
-        )
-    )
+    plain = [f.with_type(pa.string()) if f.name in texts else f for f in rows.schema]
+    return rows.cast(pa.schema(plain))
 
 
 def _text_bytes(column: pa.ChunkedArray) -> int:
-    """At most how many bytes the texts of a column come to, each in its own row."""
+    """Return an upper bound of the bytes of a column's texts, each in its own row."""
     if not pa.types.is_dictionary(column.type):
         return 0
     longest = (pc.max(pc.binary_length(c.dictionary)).as_py() or 0 for c in column.chunks)
@@ -204,7 +197,7 @@ def _text_bytes(column: pa.ChunkedArray) -> int:
 
 
 def _check_key(rows: pa.Table, part: Path) -> None:
-    """Refuse rows of other runs than the one that the part is named after: they count twice."""
+    """Refuse rows of other runs than the one that names the part: they would count twice."""
     if "run_key" not in rows.column_names:
         raise _UnfitError("damaged: it has no column 'run_key'")
     keys = set(rows.column("run_key").unique().to_pylist())
@@ -216,7 +209,7 @@ def _check_key(rows: pa.Table, part: Path) -> None:
 
 def _cast(rows: pa.Table, table: str, columns: Sequence[str] | None) -> pa.Table:
     wanted = arrow_schema(table, columns)
-    if rows.schema.equals(wanted):  # as usual, and soon done; metadata are the stranger's own
+    if rows.schema.equals(wanted):  # as usual, and quick; without the file's own metadata
         return pa.Table.from_arrays(rows.columns, schema=wanted)
     there = set(rows.column_names)
     missing = [name for name in wanted.names if name not in there]

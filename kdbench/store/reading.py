@@ -1,4 +1,4 @@
-"""The read side of the store: whole tables, with what cannot be read left out and named."""
+"""The read side of the store: whole tables, without the parts that cannot be read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The write side of the store: one writer at a time, and no moment at which rows are half there."""
+"""The write side of the store: a single writer, and rows that are wholly there or not at all."""
 
 import errno
 import fcntl
@@ -9,10 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import TextIO
 
 from kdbench.common.errors import InputError
 from kdbench.store.layout import (
@@ -23,19 +20,15 @@ from kdbench.store.layout import (
     SET_ASIDE,
     SPOOL,
     SUPERSEDED,
-    arrow_schema,
     part_files,
     part_name,
     unfinished_files,
 )
-from kdbench.store.parts import is_sound, is_whole
+from kdbench.store.parts import is_readable, is_whole
 from kdbench.store.schema import TABLES
-from kdbench.store.sealing import BLANK, SEAL, add_seal
-
-Row = Mapping[str, Any]
+from kdbench.store.sealing import Row, pack
 
 _LOCK_TRIES = 5
-_FEW_ROWS = 8
 _ELSEWHERE = "choose another folder with --out"
 #: `cells` first: whoever takes a run away takes its commit first
 _COMMIT_FIRST = ("cells", *(name for name in TABLES if name != "cells"))
@@ -45,9 +38,8 @@ _COMMIT_FIRST = ("cells", *(name for name in TABLES if name != "cells"))
 class Store:
     """The results of one matrix, for writing.
 
-    Every method that writes raises an InputError where the folder cannot be written to any more:
-    a full disk, a quota, a file system that became read-only. What was measured is in the spool
-    then, and the next run takes it from there.
+    Every method that writes raises an InputError if the folder cannot be written to any more, such
+    as a full disk. What was measured is in the spool then, where the next run finds it.
     """
 
     root: Path
@@ -67,10 +59,7 @@ class Store:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Be the only writer: two runs in one folder would take each other's spool away.
-
-        The lock goes with the process, however that ends.
-        """
+        """Be the only writer: two runs in one folder would take each other's spool away."""
         with self.reporting_errors(_ELSEWHERE):
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             descriptor = os.open(self.root / LOCK, flags, 0o666)
@@ -79,7 +68,7 @@ class Store:
                 raise InputError(
                     f"another run is writing here (process {file.read(20).strip() or 'unknown'})",
                     where=self.root,
-                    hint="wait until it is done, or choose another folder with --out",
+                    hint=f"wait until it is done, or {_ELSEWHERE}",
                 )
             with self.reporting_errors(_ELSEWHERE):
                 file.truncate(0)
@@ -96,7 +85,7 @@ class Store:
         return folder
 
     def spools(self) -> list[Path]:
-        """Find what runs left behind that did not come to their commit."""
+        """Find the spools of runs that were not committed."""
         return sorted(p for p in (self.root / SPOOL).glob("*") if p.is_dir() and not p.is_symlink())
 
     def log(self, run_key: str) -> Path:
@@ -121,21 +110,16 @@ class Store:
         """Write a run's rows, set earlier ones of the same key aside, and drop its spool.
 
         All parts are on the disk, under temporary names, before anything earlier moves; that of
-        `cells` is put in place last. Every table gets its part, also one without rows: a part that
-        is missing then means damage, not a quiet run. `again` says what goes on with the run if it
-        cannot be committed now. Raises InputError if the folder cannot be written to, such as a
-        full disk, and ValueError, with nothing changed, for rows that the tables cannot hold.
+        `cells` is put in place last. Every table gets its part, also one without rows: a missing
+        part then means damage. `again` says what resumes the run if it cannot be committed now.
+        Raises ValueError, with nothing changed, for rows that the tables cannot hold.
         """
         name = part_name(run_key)
         with self.reporting_errors(self._kept(run_key, again)), ExitStack() as staged:
-            unfinished = {
-                table: staged.enter_context(
-                    self._staged(
-                        table, name, [{**row, "run_key": run_key} for row in tables.get(table, ())]
-                    )
-                )
-                for table in _COMMIT_FIRST
-            }
+            unfinished = {}
+            for table in _COMMIT_FIRST:
+                rows = [{**row, "run_key": run_key} for row in tables.get(table, ())]
+                unfinished[table] = staged.enter_context(self._staged(table, name, rows))
             self.supersede(run_key)
             for table in reversed(_COMMIT_FIRST):
                 self._put(unfinished[table], self.root / table / name)
@@ -155,24 +139,21 @@ class Store:
     def supersede_training(self, run_key: str) -> None:
         """Set a training's checkpoints aside, and then its rows.
 
-        In this order: rows without weights are an old result, but weights without rows are those
-        of a training that goes on.
+        In this order: weights without rows would be those of a training that goes on.
         """
-        folder = self.checkpoints(run_key)
-        if folder.exists():
+        if (folder := self.checkpoints(run_key)).exists():
             self._move(folder, self.root / SUPERSEDED / CHECKPOINTS)
         self.supersede(run_key)
 
     def set_aside(self, path: Path) -> Path:
-        """Move away what is none of the results, keeping it; returns where it is now."""
+        """Move away a file that is no part, keeping it; returns its new path."""
         return self._move(path, self.root / SET_ASIDE / path.parent.name)
 
     def tidy(self) -> None:
-        """Finish what a run that was killed had begun: its temporary files go, its half-moved rows.
+        """Remove a killed run's temporary files, and set its rows without a commit aside.
 
-        Rows of other tables that have no commit are of a run that was just being set aside, or
-        committed; its spool is still there in the latter case, and is to be dealt with before.
-        What is no part of ours stays, for readers to name.
+        Such rows are of a run that was being set aside, or committed: recover it from its spool
+        before. Files that are no parts stay, for readers to name.
         """
         committed = {part.name for part in part_files(self.root, "cells")}
         with self.reporting_errors(_ELSEWHERE):
@@ -180,7 +161,7 @@ class Store:
                 for unfinished in unfinished_files(self.root, table):
                     unfinished.unlink(missing_ok=True)
                 for part in part_files(self.root, table):
-                    if part.name not in committed and is_sound(part, table):
+                    if part.name not in committed and is_readable(part, table):
                         self._move(part, self.root / SUPERSEDED / table)
 
     def incomplete(self, keys: Iterable[str]) -> set[str]:
@@ -188,28 +169,24 @@ class Store:
         return {
             key
             for key in keys
-            if not all(
-                is_whole(self.root / table / part_name(key), table) for table in _COMMIT_FIRST[1:]
-            )
+            for table in _COMMIT_FIRST[1:]
+            if not is_whole(self.root / table / part_name(key), table)
         }
 
     @contextmanager
     def reporting_errors(self, hint: str) -> Iterator[None]:
-        """Turn what the system says of this folder into an InputError with a hint."""
+        """Turn the system's errors into an InputError with a hint."""
         try:
             yield
-        except BrokenPipeError:  # of whoever reads what is printed: no fault of this folder
+        except BrokenPipeError:  # of the standard output, not of this folder
             raise
         except OSError as error:
-            told = (error.strerror or str(error)).lower()
-            raise InputError(
-                f"cannot write results here: {told}", where=self.root, hint=hint
-            ) from None
+            problem = f"cannot write results here: {(error.strerror or str(error)).lower()}"
+            raise InputError(problem, where=self.root, hint=hint) from None
 
     def _kept(self, run_key: str, again: str) -> str:
-        """Say what becomes of a run that cannot be committed."""
-        spool = self.root / SPOOL / run_key
-        if not spool.exists():
+        """Say where the measurements of a run are that cannot be committed."""
+        if not (spool := self.root / SPOOL / run_key).exists():
             return _ELSEWHERE
         goes_on = f"when there is room again, {again} goes on from there"
         return f"what was measured is kept in {spool}; {goes_on}"
@@ -218,7 +195,7 @@ class Store:
     def _staged(self, table: str, name: str, rows: Sequence[Row]) -> Iterator[Path]:
         """Write a part under a temporary name, which is gone in the end, and flush it."""
         unfinished = self.root / table / f".{name}.{os.getpid()}"
-        content = _packed(table, rows)
+        content = pack(table, rows)
         try:
             unfinished.unlink(missing_ok=True)  # a killed process's of this number, or a trap
             with unfinished.open("xb") as file:
@@ -236,7 +213,7 @@ class Store:
         _sync_folder(part.parent)
 
     def _move(self, path: Path, folder: Path) -> Path:
-        """Move something into a folder of ours under a name that nothing there has."""
+        """Move a file or folder into a folder of ours, under a name that is free there."""
         with self.reporting_errors(_ELSEWHERE):
             _make_own(folder.parent)
             _make_own(folder)
@@ -248,25 +225,6 @@ class Store:
             _sync_folder(folder)
             _sync_folder(path.parent)
         return target
-
-
-def _packed(table: str, rows: Sequence[Row]) -> bytes:
-    """Return a part's sealed bytes; raises ValueError if a value is not of its column's type.
-
-    A few rows are not compressed: for the one of `cells`, a compressor, a dictionary and statistics
-    for each of a hundred columns are twice the work of writing it, and of reading it.
-    """
-    try:
-        content = pa.Table.from_pylist([dict(row) for row in rows], schema=arrow_schema(table))
-    except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
-        raise ValueError(f"a row that {table!r} cannot hold: {error}") from error
-    plain = {"compression": "none", "use_dictionary": False, "write_statistics": False}
-    how: dict[str, Any] = plain if len(content) <= _FEW_ROWS else {"compression": "zstd"}
-    sink = pa.BufferOutputStream()
-    with pq.ParquetWriter(sink, content.schema, write_page_checksum=True, **how) as writer:
-        writer.write_table(content)
-        writer.add_key_value_metadata({SEAL: BLANK})
-    return add_seal(sink.getvalue().to_pybytes())
 
 
 def _locked(file: TextIO) -> bool:
