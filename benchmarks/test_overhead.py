@@ -282,7 +282,7 @@ class InTurn(Progress):
         self.cells, self.wholes, self.parts = [], [], []
         self.since = perf_counter()
 
-    def cell_finished(self, cell):
+    def cell_finished(self, cell, _log=None):
         self.cells.append(perf_counter() - self.since)
         assert cell["status"] == "ok", cell["error"]
         steps = pd.read_parquet(self.root / "steps", filters=[("run_key", "==", cell["run_key"])])

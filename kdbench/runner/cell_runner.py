@@ -1,7 +1,7 @@
 """Runs one cell at a time: fits its teacher, measures it and returns its rows."""
 
 import errno
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -12,6 +12,7 @@ from kdbench.common.environment import cache_folder
 from kdbench.common.errors import WorkerError
 from kdbench.runner.device import ResolvedDevice
 from kdbench.runner.outcome import Outcome, judge_outcome
+from kdbench.runner.process.child import Start
 from kdbench.runner.process.forked import WarmProcesses
 from kdbench.runner.process.launcher import ProcessResult, Task, launch
 from kdbench.runner.process.stop_request import StopRequest
@@ -98,11 +99,13 @@ class CellRunner:
         if key not in self._fits:
             self.progress.fit_started(str(run.cell.teacher_name))
             outcome, teacher_event = self._fit(run, f"fit-{key}")
-            error, problem = None, None
+            note, problem = None, None
             if outcome.status != "ok":
                 error = f"fitting the teacher {run.cell.teacher_name!r}: {outcome.error}"
                 problem = replace(outcome, error=error)
-            self.progress.fit_finished(str(run.cell.teacher_name), teacher_event, error)
+                log = self.store.log(f"fit-{key}")
+                note = f"{error}, log: {log}" if log.exists() else error
+            self.progress.fit_finished(str(run.cell.teacher_name), teacher_event, note)
             self._fits[key] = problem
         return self._fits[key]
 
@@ -123,7 +126,7 @@ class CellRunner:
         try:
             with self.store.reporting_errors("a teacher was being fitted"), _process_started():
                 log.unlink(missing_ok=True)
-                result = self._launch("fit", run, spool, log, on_start=lambda _pid: None)
+                result = self._launch("fit", run, spool, log)
         except WorkerError as error:
             return Outcome("failed", str(error)), None
         self.store.drop_spool(key)
@@ -185,8 +188,11 @@ class CellRunner:
         spool: Path,
         log: Path,
         *,
+        on_start: Callable[[int], None] = lambda _pid: None,
         samples: Path | None = None,
-        **options: Any,  # noqa: ANN401 - the rest of `launch`'s
+        checkpoints: Path | None = None,
+        start: Start | None = None,
+        rates: bool = False,
     ) -> ProcessResult:
         return launch(
             task,
@@ -195,9 +201,12 @@ class CellRunner:
             log=log,
             cache=self._cache,
             machine=self.machine,
+            on_start=on_start,
             on_tick=lambda events: self._tick(events, last_line(samples) if samples else None),
             stop=self.stop,
-            **options,
+            checkpoints=checkpoints,
+            start=start,
+            rates=rates,
         )
 
     def _tick(self, events: Iterable[dict[str, Any]], sample: dict[str, Any] | None) -> None:

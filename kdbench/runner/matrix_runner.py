@@ -204,5 +204,7 @@ class _Runner:
         cell = rows["cells"][0]
         if can_drop_checkpoints(run, cell["status"]):
             self._store.drop_checkpoints(key)
-        self._progress.cell_finished(cell)
+        log = self._store.log(key)
+        own_log = problem is None and log.exists()  # else it is an earlier run's, or none
+        self._progress.cell_finished(cell, log if own_log else None)
         return str(cell["status"])

@@ -43,8 +43,8 @@ class Progress:
     def tick(self, events: Iterable[Event], sample: Mapping[str, Any] | None) -> None:
         """Take the new events and the newest sample of memory, a few times a second."""
 
-    def cell_finished(self, cell: Mapping[str, Any]) -> None:
-        """Hear that a cell's rows are on disk."""
+    def cell_finished(self, cell: Mapping[str, Any], log: Path | None = None) -> None:
+        """Hear that a cell's rows are on disk; `log` has its process's output, if there was one."""
 
     def note(self, text: str) -> None:
         """Hear something else that the user should know."""
@@ -132,8 +132,8 @@ class ConsoleProgress(Progress):
             self._note_epoch()
         self._sample = sample or self._sample
 
-    def cell_finished(self, cell: Mapping[str, Any]) -> None:
-        """Print the cell's line."""
+    def cell_finished(self, cell: Mapping[str, Any], log: Path | None = None) -> None:
+        """Print the cell's line; of one that did not end well, with its log."""
         self._walls.append(float(cell["wall_seconds"]))
         parts = [cell["status"]]
         if cell.get("step_seconds_median") is not None:
@@ -153,6 +153,8 @@ class ConsoleProgress(Progress):
             parts.append(f"suspended in mid-step ({cell['suspended_steps']} not counted)")
         if cell.get("error"):
             parts.append(str(cell["error"]))
+        if log is not None and cell["status"] not in ("ok", "interrupted"):
+            parts.append(f"log: {log}")
         self.note(f"{self._title}: {', '.join(parts)} [{cell['wall_seconds']:.0f} s]")
         self._title = ""
 

@@ -245,6 +245,14 @@ def test_plain_lines_without_a_terminal(shown, run):
     ]
 
 
+def test_a_cell_that_failed_names_its_log(shown, run):
+    told, log = shown(terminal=False), Path("results/tiny/logs/key.log")
+    for status, named_log in (("failed", ", log: results/tiny/logs/key.log"), ("ok", "")):
+        told.cell_started(run)
+        told.cell_finished({**FINISHED, "status": status, "error": "no room"}, log)
+        assert told.text().splitlines()[-1].endswith(f"no room{named_log} [7 s]")
+
+
 def test_missing_is_not_shown_as_zero(shown, run):
     told = shown(terminal=False)
     told.cell_started(run)

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -74,12 +73,13 @@ class Spawned:
 
     def wait(self, seconds: float) -> bool:
         """Wait for its end on a descriptor, where the system has them."""
-        with suppress(AttributeError, OSError):  # macOS, an old kernel, or a sandbox
+        try:
             descriptor = os.pidfd_open(self.pid)
-            try:
-                select.select([descriptor], [], [], seconds)
-            finally:
-                os.close(descriptor)
+        except (AttributeError, OSError):  # macOS, an old kernel, or a sandbox
+            time.sleep(seconds)
             return self.poll() is not None
-        time.sleep(seconds)
+        try:
+            select.select([descriptor], [], [], seconds)
+        finally:
+            os.close(descriptor)
         return self.poll() is not None

@@ -7,6 +7,7 @@ torch, they do what the test says instead.
 import json
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ import pytest
 from kdbench.runner.device import ResolvedDevice
 from kdbench.runner.matrix_runner import run_matrix
 from kdbench.runner.process import launcher
+from kdbench.runner.process.child import Spawned
 from kdbench.runner.process.launcher import launch, uses_hub, worker_environment
 from kdbench.runner.process.stop_request import StopRequest
 from kdbench.runner.progress import Progress
@@ -308,6 +310,22 @@ def test_where_the_kernel_has_no_pidfd(kind, behave, started, monkeypatch):
     behave("emit('end', status='ok'); raise SystemExit(0)")
     outcome = started()
     assert (outcome.returncode, len(outcome.events)) == (0, 1)
+
+
+def test_only_a_missing_pidfd_is_waited_for_otherwise(behave, spool, tmp_path, monkeypatch):
+    def broken(*_):
+        raise OSError(9, "Bad file descriptor")
+
+    behave("time.sleep(1000)")
+    environment = worker_environment(os.environ, network=False)
+    child = Spawned(spool / "job.json", tmp_path / "worker.log", environment=environment)
+    monkeypatch.setattr(select, "select", broken)
+    try:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            child.wait(0)
+    finally:
+        os.killpg(child.pid, signal.SIGKILL)
+        child._process.wait()
 
 
 GRANDCHILD = """
