@@ -19,11 +19,12 @@ from kdbench.common.errors import InputError, WorkerError
 from kdbench.common.fingerprint import predict_digest, worker_digest
 from kdbench.matrix.file import Matrix
 from kdbench.runner.process.launcher import worker_environment
-from kdbench.runner.rows import Rows
+from kdbench.runner.rows import Rows, of_tables
+from kdbench.runner.spool import last_words
 from kdbench.spec.cell import CellRun
 from kdbench.spec.device_profile import Profile
 from kdbench.store import Store, read_table
-from kdbench.store.schema import SCHEMA_VERSION, TABLES
+from kdbench.store.schema import SCHEMA_VERSION
 
 # Each process takes some hundred megabytes, most of it torch.
 _MAX_PROCESSES = 4
@@ -169,11 +170,9 @@ class _Child:
         """Wait for the next answer; return it and the seconds it took."""
         line = self._lines.get()
         if not line.endswith("\n"):
-            code = self._process.wait()
-            said = self._errors.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            words = last_words(self._errors, f"exit code {self._process.wait()}, it said nothing")
             raise WorkerError(
-                f"the process that predicts ended at {run.cell.label!r}: "
-                + (said[-1][:500] if said else f"exit code {code}, it said nothing")
+                f"the process that predicts ended at {run.cell.label!r}: {words[:500]}"
             )
         answer = json.loads(line)
         return answer, answer.pop("seconds")
@@ -227,19 +226,12 @@ def _prediction(
         "environment": json.dumps(environment, sort_keys=True),
     }
     timeline = answer.get("timeline", {})
-    columns = [timeline[name] for name in timeline]
     rows: Rows = {
         "cells": [cell],
         "memory": answer.get("memory", []),
         "phases": answer.get("phases", []),
-        "timeline": [dict(zip(timeline, row, strict=True)) for row in zip(*columns, strict=True)],
+        "timeline": [
+            dict(zip(timeline, row, strict=True)) for row in zip(*timeline.values(), strict=True)
+        ],
     }
-    known = {table: [column.name for column in TABLES[table]] for table in rows}
-    return Prediction(
-        run_key=key,
-        rows={
-            table: [{name: row.get(name) for name in known[table]} for row in found]
-            for table, found in rows.items()
-        },
-        fit=answer.get("fit"),
-    )
+    return Prediction(run_key=key, rows=of_tables(rows), fit=answer.get("fit"))

@@ -97,16 +97,17 @@ def summarise(
     if run.mode == "train":
         cell["steps_resumed"] = len(timed) - len(sampled)
     cell |= _rate_columns(cell, rates)
-    rows = {
-        "cells": [cell],
-        "phases": phases,
-        "steps": steps,
-        "epochs": epochs,
-        "memory": events.get("memory", []),
-        "timeline": [row for event in events.get("timeline", []) for row in _timeline(event)],
-        "samples": list(samples),
-    }
-    return {table: [_columns(table, row) for row in rows[table]] for table in TABLES}
+    return of_tables(
+        {
+            "cells": [cell],
+            "phases": phases,
+            "steps": steps,
+            "epochs": epochs,
+            "memory": events.get("memory", []),
+            "timeline": [row for event in events.get("timeline", []) for row in _timeline(event)],
+            "samples": list(samples),
+        }
+    )
 
 
 def failed_rows(
@@ -121,7 +122,7 @@ def failed_rows(
         "schema_version": SCHEMA_VERSION,
         **_environment_columns(environment),
     }
-    return {"cells": [_columns("cells", cell)]}
+    return of_tables({"cells": [cell]})
 
 
 def by_kind(events: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
@@ -140,8 +141,12 @@ def _timeline(event: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
-def _columns(table: str, row: Mapping[str, Any]) -> dict[str, Any]:
-    return {column.name: row.get(column.name) for column in TABLES[table]}
+def of_tables(rows: Rows) -> Rows:
+    """Give each row all the columns of its table, and no others."""
+    return {
+        table: [{column.name: row.get(column.name) for column in TABLES[table]} for row in found]
+        for table, found in rows.items()
+    }
 
 
 def _environment_columns(environment: Mapping[str, Any]) -> dict[str, Any]:

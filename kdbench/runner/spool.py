@@ -1,4 +1,4 @@
-"""Reads the JSON lines of a running cell; the last line may be incomplete."""
+"""Reads what processes write: JSON lines, of which the last may be incomplete, and logs."""
 
 import json
 from pathlib import Path
@@ -44,6 +44,12 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         return parse_lines(path.read_bytes())
     except FileNotFoundError:
         return []
+
+
+def last_words(log: Path, otherwise: str = "it said nothing") -> str:
+    """Return a log's last line of text; `otherwise` for an empty one."""
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return lines[-1] if lines else otherwise
 
 
 def last_line(path: Path) -> dict[str, Any] | None:

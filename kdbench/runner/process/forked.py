@@ -16,6 +16,7 @@ from kdbench.common.errors import WorkerError
 from kdbench.runner.process.child import Child, Start, open_log
 from kdbench.runner.process.launcher import environment_of
 from kdbench.runner.process.stop_request import StopRequest
+from kdbench.runner.spool import last_words
 from kdbench.spec.cell import CellRun
 
 # Importing torch from a cold disk is slow, but not slower than this.
@@ -80,9 +81,8 @@ class _Warm:
             answer = self.answer(_TICK_SECONDS)
         if not answer:
             self.stop()
-            lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-            last = stop.now or (lines[-1] if lines else "it said nothing")
-            raise WorkerError(f"the warm process to fork from did not start: {last}")
+            why = stop.now or last_words(log)
+            raise WorkerError(f"the warm process to fork from did not start: {why}")
 
     def fork(self, job: Path, log: Path) -> Child:
         """Fork a child for a job, with the environment of the warm process."""

@@ -20,19 +20,6 @@ class OomKills:
     where: str
 
 
-@dataclass(frozen=True)
-class _Counter:
-    file: Path
-    where: str
-
-    def read(self) -> int | None:
-        try:
-            found = _COUNT.search(self.file.read_text(encoding="utf-8"))
-        except OSError:
-            return None
-        return int(found[1]) if found else None
-
-
 class OomKillCounter:
     """Counts the kernel's kills from now on.
 
@@ -45,24 +32,28 @@ class OomKillCounter:
     """
 
     def __init__(self, root: Path | None = None) -> None:
-        self._counter = _counter(ROOT if root is None else root)
-        self._before = self._counter.read() if self._counter else None
+        root = ROOT if root is None else root
+        names = {2: "memory.events", 1: "memory.oom_control"}
+        counters = [
+            (group.folder / names[group.version], f"control group {group.name}")
+            for group in control_groups(root)
+        ]
+        for file, where in (*counters, (root / "proc/vmstat", "the whole machine")):
+            self._file, self._where = file, where
+            self._before = self._count()
+            if self._before is not None:
+                break
 
     def kills(self) -> OomKills | None:
         """Return the kills since the start; None where the kernel does not count them."""
-        now = self._counter.read() if self._counter else None
-        if self._counter is None or self._before is None or now is None:
+        now = self._count()
+        if self._before is None or now is None:
             return None
-        return OomKills(max(0, now - self._before), self._counter.where)
+        return OomKills(max(0, now - self._before), self._where)
 
-
-def _counter(root: Path) -> _Counter | None:
-    counters = [
-        _Counter(
-            group.folder / ("memory.events" if group.version == 2 else "memory.oom_control"),
-            f"control group {group.name}",
-        )
-        for group in control_groups(root)
-    ]
-    counters.append(_Counter(root / "proc/vmstat", "the whole machine"))
-    return next((counter for counter in counters if counter.read() is not None), None)
+    def _count(self) -> int | None:
+        try:
+            found = _COUNT.search(self._file.read_text(encoding="utf-8"))
+        except OSError:
+            return None
+        return int(found[1]) if found else None

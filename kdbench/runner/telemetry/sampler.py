@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from kdbench.common.lifetime import STOP_SIGNALS, die_with_parent, ignore_signals
-from kdbench.runner.telemetry.conditions import Conditions
 from kdbench.runner.telemetry.host import ResidentMemory
 from kdbench.runner.telemetry.neighbours import Neighbours
+from kdbench.runner.telemetry.sensors import Conditions
 
 if TYPE_CHECKING:
     from kdbench.runner.telemetry.gpu import GpuReader

@@ -7,6 +7,8 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+from kdbench.runner.spool import last_words
+
 # The sampler starts in a tenth of a second; a machine that needs longer is in trouble.
 _READY_SECONDS = 20.0
 _STOP_SECONDS = 5.0
@@ -20,15 +22,8 @@ class SamplerProcess:
     """
 
     def __init__(self, out: Path, *, gpu_uuid: str | None) -> None:
-        command = [
-            sys.executable,
-            "-P",
-            "-m",
-            "kdbench.runner.telemetry.sampler",
-            str(out),
-            "--parent",
-            str(os.getpid()),
-        ]
+        command = [sys.executable, "-P", "-m", "kdbench.runner.telemetry.sampler", str(out)]
+        command += ["--parent", str(os.getpid())]
         if gpu_uuid is not None:
             command += ["--gpu-uuid", gpu_uuid]
         package = str(Path(__file__).parents[3])
@@ -78,5 +73,4 @@ class SamplerProcess:
         return bool(readable) and output.readline() == b"ready\n"
 
     def _last_words(self) -> str:
-        lines = self._errors.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        return lines[-1] if lines else f"exit code {self._process.poll()}"
+        return last_words(self._errors, f"exit code {self._process.poll()}")

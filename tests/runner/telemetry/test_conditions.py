@@ -7,9 +7,8 @@ import time
 
 import pytest
 
-from kdbench.runner.telemetry.conditions import Conditions
 from kdbench.runner.telemetry.cpu_load import Processors, usable_cores
-from kdbench.runner.telemetry.sensors import PackageEnergy, Sensors, governor
+from kdbench.runner.telemetry.sensors import Conditions, PackageEnergy, Sensors, governor
 
 KDBENCH, WORKER, CHILD = 10, 20, 21
 

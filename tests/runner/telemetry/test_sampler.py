@@ -11,9 +11,9 @@ import pytest
 
 from kdbench.common.lifetime import STOP_SIGNALS
 from kdbench.runner.telemetry import sampler as module
-from kdbench.runner.telemetry.conditions import Conditions
 from kdbench.runner.telemetry.nvml import open_nvml
 from kdbench.runner.telemetry.sampler import Commands, Lines, Sampler, Timer, next_deadline
+from kdbench.runner.telemetry.sensors import Conditions
 from kdbench.store.schema import TABLES
 from tests.support.fake_nvml.fixtures import GIB, UUID, card, fake_nvml, fake_nvml_environment  # noqa: F401
 
