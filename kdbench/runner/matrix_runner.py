@@ -65,16 +65,9 @@ def run_matrix(
 ) -> RunSummary:
     """Run what is missing of a matrix; each result is on disk before the next cell starts.
 
-    Args:
-        matrix: the cells.
-        out: results root; the rows go to its subfolder with the matrix's name.
-        device: where to run.
-        progress: receives what happens.
-        retry: statuses whose cells are run again.
-        fresh: run everything again; existing results are set aside first.
-
-    Raises:
-        InputError: an unknown status in `retry`, or a folder that is not writable.
+    The rows go to the subfolder of `out` with the matrix's name. Cells with a status in `retry` run
+    again; with `fresh` all do, and existing results are set aside first. Raises InputError for an
+    unknown status, or a folder that is not writable.
     """
     for status in retry:
         if status not in STATUSES:

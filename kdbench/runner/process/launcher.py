@@ -89,23 +89,11 @@ def launch(
 ) -> ProcessResult:
     """Run one job in a process of its own and wait for it.
 
-    Args:
-        task: measure a cell, or fit its teacher.
-        run: what to do.
-        spool: folder for the job and its events.
-        log: for the process's output.
-        cache: folder of what is kept between runs.
-        machine: the parts of the environment that results depend on.
-        on_start: receives the process's id.
-        on_tick: receives the new events, a few times a second.
-        stop: says when to stop the job.
-        checkpoints: folder of the run's checkpoints; None if it has none.
-        start: starts the process; None for a fresh one.
-        rates: measure the device's highest rates as well.
-
-    Raises:
-        OSError: its files cannot be written.
-        WorkerError: it did not start.
+    `spool` is the folder for the job and its events, `cache` that of what is kept between runs,
+    `machine` the parts of the environment that results depend on. `on_start` receives the process's
+    id, `on_tick` the new events, a few times a second. `start` starts the process (None: a fresh
+    one); `rates` asks it for the device's highest rates as well. Raises OSError if its files cannot
+    be written, WorkerError if it did not start.
     """
     job = {
         "task": task,

@@ -26,9 +26,6 @@ class OomKillCounter:
     A worker is in its runner's control group, whose counter covers its processes (in version 2
     also those of the groups below it). A group above it counts others' processes too, and is used
     only where a container shows no lower one; the machine's counter is the last resort.
-
-    Args:
-        root: of the file system that has /proc and /sys; None for the real one.
     """
 
     def __init__(self, root: Path | None = None) -> None:

@@ -46,11 +46,6 @@ class Processors:
     Others are all that is neither the worker with its children nor kdbench itself: other programs,
     the kernel's own work, and what a hypervisor took away (steal). Processors that the worker may
     not run on do not count: who is busy there does not contend for them.
-
-    Args:
-        kdbench: the processes of kdbench itself.
-        usable: numbers of the processors that the worker may run on.
-        proc: where the kernel tells.
     """
 
     def __init__(

@@ -43,12 +43,8 @@ class GpuReader:
 
     Every figure is None where it is not told. Power, energy and utilisation are the whole card's
     and are never given for an instance; clock, temperature and throttling are the card's too, but
-    hold for each of its instances. After the card is lost all are None, and `problem` says so;
-    NVML must stay open meanwhile.
-
-    Args:
-        uuid: of the card or instance.
-        problem: why NVML cannot be asked at all; None: it can.
+    hold for each of its instances. After the card is lost all are None, and `problem` says so, as
+    it does where NVML cannot be asked at all. NVML must stay open meanwhile.
     """
 
     def __init__(self, uuid: str, problem: str | None = None) -> None:

@@ -66,10 +66,8 @@ class Gpu:
 class Nvml:
     """NVML as `open_nvml` found it.
 
-    Attributes:
-        problem: why it cannot be asked, in words; None: it can.
-        remedy: what to do about that; None: nothing is known, or there is no problem.
-        no_driver: the problem is that no driver runs here, so that no card can be used at all.
+    `problem` says why it cannot be asked (None: it can), `remedy` what to do about that; with
+    `no_driver` no driver runs here, so that no card can be used at all.
     """
 
     def __init__(

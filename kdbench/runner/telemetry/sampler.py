@@ -73,13 +73,7 @@ class Sampler:
 
     A sample has the columns that are known, and now and then what is no column, for the cell's own
     row: `neighbours` on the card ([pid, name, computing] each), and in the first what
-    `Conditions.start` tells.
-
-    Args:
-        gpu: reads the card; None for a run on the CPU.
-        conditions: reads the machine around the worker; None: nothing is read of it.
-        clock: nanoseconds of CLOCK_MONOTONIC.
-        start: the clock when sampling starts, from which all deadlines count.
+    `Conditions.start` reports. All deadlines count from `start`, on `clock` (CLOCK_MONOTONIC, ns).
     """
 
     def __init__(

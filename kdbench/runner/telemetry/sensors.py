@@ -25,13 +25,10 @@ _WHOLE = re.compile(r"Package id|Tctl|Tdie|^$")
 
 
 class Conditions:
-    """Reads all that the samples tell of the machine; on a system that tells nothing, all is None.
+    """Reads all that the samples hold of the machine; None for what the system does not report.
 
-    Args:
-        kdbench: the processes of kdbench itself, which are no others.
-        usable: numbers of the processors that the worker may run on; None: not known, and then
-            nothing is claimed of them.
-        root: of the file system.
+    `kdbench` are the processes of kdbench itself, which are no others; without `usable`, the
+    processors are those that this process may run on.
     """
 
     def __init__(
@@ -71,12 +68,7 @@ class Conditions:
 
 
 class Sensors:
-    """What can be read of the usable processors' state; which files there are is found once.
-
-    Args:
-        usable: numbers of the processors that count.
-        root: of the file system.
-    """
+    """What can be read of the usable processors' state; which files there are is found once."""
 
     def __init__(self, usable: Collection[int], root: Path = _ROOT) -> None:
         cpus = [root / f"sys/devices/system/cpu/cpu{number}" for number in sorted(usable)]
