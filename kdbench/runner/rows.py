@@ -144,8 +144,9 @@ def _timeline(event: Mapping[str, Any]) -> list[dict[str, Any]]:
 def of_tables(rows: Rows) -> Rows:
     """Give each row all the columns of its table, and no others."""
     return {
-        table: [{column.name: row.get(column.name) for column in TABLES[table]} for row in found]
-        for table, found in rows.items()
+        table: [{column.name: row.get(column.name) for column in columns} for row in rows[table]]
+        for table, columns in TABLES.items()
+        if table in rows
     }
 
 
