@@ -94,8 +94,8 @@ def test_an_extra_saved_activation(changed, baseline):
 def test_a_teacher_kept_alive(changed, baseline):
     root = changed(
         "worker/training/setup.py",
-        "        teacher = None\n        supplies.release()",
-        "        supplies.release()",
+        "        teacher = None\n        loader.release()",
+        "        loader.release()",
     )
     done = check(root, *FUSED, cwd=baseline)
     assert done.returncode == 1, done.stdout + done.stderr

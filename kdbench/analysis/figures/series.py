@@ -12,9 +12,9 @@ from kdbench.common.text import printable
 
 # What a block of panels has in common.
 _BLOCK = ("dataset", "student", "image_size")
-# Told first.
 # Follow from the teacher's name.
 _OF_TEACHER = ("teacher_weights", "teacher_checkpoint")
+# Named first.
 _FIRST = ("teacher", "alpha2", "alpha1", "loss", "precision", "attention", "batch_size")
 _DASHES = ("-", (0, (5, 1.6)), (0, (1.4, 1.4)), (0, (5, 1.4, 1.2, 1.4)))
 _MARKERS = ("o", "s", "^", "D", "v", "<", "p", ">", "h")

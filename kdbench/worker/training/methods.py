@@ -1,4 +1,4 @@
-"""The methods: what each makes of a batch. One loop runs them all (`training.py`).
+"""The methods: what each makes of a batch. One loop runs them all (`train.py`).
 
 What a method needs of its teacher is declared in `kdbench.spec.method`; here is the step itself. A
 package that adds a method writes a function like those below: `Parts` in, `Forward` out. Layers
