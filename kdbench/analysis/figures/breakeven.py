@@ -14,15 +14,9 @@ from matplotlib.figure import Figure
 
 from kdbench.analysis.aggregate import CellGroup
 from kdbench.analysis.figures import style
-from kdbench.analysis.figures.page import Graph, Page, Section, draw_page
-from kdbench.analysis.figures.series import (
-    Look,
-    block_title,
-    blocks,
-    distinguishing_settings,
-    variant_name,
-)
-from kdbench.analysis.figures.sheet import Sheet, headline, provenance
+from kdbench.analysis.figures.page import Graph, Page, draw_page, side_by_side
+from kdbench.analysis.figures.series import Look, blocks, distinguishing_settings, variant_name
+from kdbench.analysis.figures.sheet import Sheet, block_title, excess, headline, provenance
 from kdbench.analysis.notes import doubt_notes, footnotes, sentences
 from kdbench.analysis.reference import (
     Payback,
@@ -72,9 +66,7 @@ def refusal(sheet: Sheet) -> str | None:
             "no cell with a precompute finished beside one of the same settings that runs the "
             "teacher on every batch"
         )
-    if len(found) > _MOST_PANELS:
-        return f"{len(found)} panels are more than fit ({_MOST_PANELS}): narrow with --only"
-    return None
+    return excess(len(found), _MOST_PANELS, "panels are more than fit")
 
 
 def draw(sheet: Sheet) -> Figure:
@@ -87,9 +79,9 @@ def draw(sheet: Sheet) -> Figure:
     page = Page(
         title=headline(sheet, "When the precompute has paid for itself"),
         legend=list(chosen.values()),
-        sections=[Section(None, graphs)],
+        graphs=graphs,
         caption=_caption(sheet, drawn),
-        columns=min(len(graphs), 2 if len(graphs) in (2, 4) else 3),
+        columns=side_by_side(len(graphs)),
         panel=(4.4, 2.6) if len(graphs) == 1 else (2.75, 2.0),
     )
     return draw_page(page)
@@ -124,7 +116,7 @@ def choose_axis(family: Family) -> Axis:
     first, _ = family.once[0]
     epochs = int(first.settings["epochs"])
     per_epoch = first.steps_per_epoch
-    paid = [end for _, p in family.once for end in _told_ends(p) if math.isfinite(end)]
+    paid = [end for _, p in family.once for end in _ends(p) if math.isfinite(end)]
     if per_epoch is None:
         return Axis("optimizer steps", 1, _BEHIND * max(paid, default=1000.0))
     within = [steps for steps in paid if steps <= epochs * per_epoch]
@@ -140,19 +132,12 @@ def choose_axis(family: Family) -> Axis:
 
 def _looks(sheet: Sheet, drawn: Sequence[CellGroup]) -> dict[str, Look]:
     """Choose a line per method, dashed where all its times are extrapolated."""
-    dashed = {
-        method: all(is_extrapolated(group) for group in drawn if group.method == method)
-        for method in sheet.colours
-        if any(group.method == method for group in drawn)
-    }
-    return {
-        method: Look(
-            label=style.method_name(method),
-            colour=sheet.colours[method],
-            dashes=_EXTRAPOLATED if extrapolated else "-",
-        )
-        for method, extrapolated in dashed.items()
-    }
+    chosen = {}
+    for method, colour in sheet.colours.items():
+        if own := [group for group in drawn if group.method == method]:
+            dashes = _EXTRAPOLATED if all(map(is_extrapolated, own)) else "-"
+            chosen[method] = Look(style.method_name(method), colour, dashes)
+    return chosen
 
 
 def _graph(family: Family, names: Sequence[str], chosen: Mapping[str, Look]) -> Graph:
@@ -162,22 +147,18 @@ def _graph(family: Family, names: Sequence[str], chosen: Mapping[str, Look]) -> 
 
     def painted(axes: Axes, _size: tuple[float, float]) -> None:
         for group, start, slope in costs:
+            colour = chosen[group.method].colour
             (low, flat), (high, steep) = _band(group, axis)
             if (low, flat) != (high, steep):
                 ends = [[low, low + flat * axis.end], [high, high + steep * axis.end]]
                 lower, upper = ([height / factor for height in line] for line in ends)
                 axes.fill_between(
-                    [0, axis.end],
-                    lower,
-                    upper,
-                    color=chosen[group.method].colour,
-                    alpha=0.16,
-                    linewidth=0,
+                    [0, axis.end], lower, upper, color=colour, alpha=0.16, linewidth=0
                 )
             axes.plot(
                 [0, axis.end],
                 [start / factor, (start + slope * axis.end) / factor],
-                color=chosen[group.method].colour,
+                color=colour,
                 linestyle=_EXTRAPOLATED if is_extrapolated(group) else "-",
                 linewidth=1.6,
             )
@@ -186,7 +167,6 @@ def _graph(family: Family, names: Sequence[str], chosen: Mapping[str, Look]) -> 
         axes.set_xlim(0, axis.end)
         axes.set_ylim(bottom=0)
         axes.xaxis.set_major_locator(style.ticks(5))
-        axes.yaxis.set_major_locator(style.ticks(5))
 
     first = family.groups[0]
     title = ", ".join(filter(None, (block_title(first), variant_name(first, names))))
@@ -207,7 +187,7 @@ def _band(group: CellGroup, axis: Axis) -> list[tuple[float, float]]:
     return [(a, b * axis.per_unit) for a, b in zip(starts, slopes, strict=True)]
 
 
-def _told_ends(found: Payback) -> tuple[float, ...]:
+def _ends(found: Payback) -> tuple[float, ...]:
     """Return what of a break-even is to be seen, in steps: one point, two ends, or none."""
     if found.is_one_number:
         return (found.steps,)
@@ -217,12 +197,12 @@ def _told_ends(found: Payback) -> tuple[float, ...]:
 def _mark(
     axes: Axes, group: CellGroup, found: Payback, axis: Axis, factor: float, colour: str
 ) -> None:
-    told = [end / axis.per_unit for end in _told_ends(found)]
-    if len(told) == 2:
-        axes.axvspan(*told, color=colour, alpha=0.1, linewidth=0, zorder=0)
-    if len(told) != 1 or not told[0] <= axis.end:
+    ends = [end / axis.per_unit for end in _ends(found)]
+    if len(ends) == 2:
+        axes.axvspan(*ends, color=colour, alpha=0.1, linewidth=0, zorder=0)
+    if len(ends) != 1 or not ends[0] <= axis.end:
         return
-    place = told[0]
+    place = ends[0]
     start, slope = _line(group, axis)
     height = (start + slope * place) / factor
     axes.vlines(place, 0, height, color=colour, linewidth=0.9, linestyle=":")
@@ -253,24 +233,21 @@ def _notes(family: Family) -> Iterator[str]:
 
 
 def _caption(sheet: Sheet, drawn: Sequence[CellGroup]) -> list[str]:
-    lines = [provenance(sheet, drawn)]
-    lines.append(
+    lines = [
+        provenance(sheet, drawn),
         "Training time alone (no evaluation, no loading of models): the precompute, then the "
         "median time per epoch times the epochs. A circle, or an upright band where the runs "
         "differ: there a precompute has paid. One that was reused from a cache counts with what "
-        "it cost when it was made."
-    )
+        "it cost when it was made.",
+    ]
     if any(group.finished > 1 for group in drawn):
         lines.append(
             "Bands along lines: from the lowest to the highest of the runs, from 6 runs on the "
             "medians' 95 % intervals."
         )
-    dashed = any(is_extrapolated(group) for group in drawn)
     marks = footnotes(drawn, ())
-    told = any(e.extrapolated for group in drawn for e in group.estimates.values())
-    if told:
+    if any(e.extrapolated for group in drawn for e in group.estimates.values()):
         marks.append("~ extrapolated from the steps or batches that were timed")
-    if dashed:
+    if any(is_extrapolated(group) for group in drawn):
         marks.append("Dashed: the median step times the steps, not whole epochs")
-    marks += doubt_notes(drawn)
-    return lines + sentences(marks)
+    return lines + sentences(marks + doubt_notes(drawn))

@@ -8,7 +8,7 @@ out would hide that the method can fail.
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 
 import pandas as pd
@@ -17,9 +17,9 @@ from matplotlib.figure import Figure
 
 from kdbench.analysis.aggregate import CellGroup, Run
 from kdbench.analysis.figures import style
-from kdbench.analysis.figures.page import Graph, Page, Section, draw_page
+from kdbench.analysis.figures.page import Graph, Page, draw_page
 from kdbench.analysis.figures.series import Block, Look, blocks, looks
-from kdbench.analysis.figures.sheet import Sheet, headline, provenance
+from kdbench.analysis.figures.sheet import Sheet, excess, headline, provenance, seed_notes
 from kdbench.analysis.notes import footnotes, problem_notes, sentences
 from kdbench.common.stats import MIN_PROCESSES, mean_interval
 
@@ -54,9 +54,7 @@ def refusal(sheet: Sheet) -> str | None:
     if not drawn:
         return "no epoch of a training is stored"
     most = max(len(block.groups) for block in blocks(drawn))
-    if most > MOST_LINES:
-        return f"{most} lines are more than a panel shows ({MOST_LINES}): narrow with --only"
-    return None
+    return excess(most, MOST_LINES, "lines are more than a panel shows")
 
 
 def draw(sheet: Sheet) -> Figure:
@@ -68,7 +66,7 @@ def draw(sheet: Sheet) -> Figure:
     page = Page(
         title=headline(sheet, "Training and validation curves"),
         legend=list(dict.fromkeys(chosen[id(group)] for group in drawn)),
-        sections=[Section(part.title, _graphs(part, rows, chosen)) for part in parts],
+        graphs=[graph for part in parts for graph in _graphs(part, rows, chosen)],
         caption=_caption(sheet, parts, rows),
         columns=2 if len(parts) == 1 else 4,
         panel=(2.9, 1.9) if len(parts) == 1 else (2.15, 1.75),
@@ -132,14 +130,14 @@ def _graphs(block: Block, rows: _Rows, chosen: Mapping[int, Look]) -> list[Graph
             for group in block.groups:
                 _draw_cell(axes, group, rows, column, chosen[id(group)], drawn)
             axes.xaxis.set_major_locator(style.ticks(6, whole=True))
-            axes.yaxis.set_major_locator(style.ticks(5))
             axes.margins(x=0.02)
             if column.endswith("accuracy"):
                 style.percent_axis(axes)
 
         return Graph(title, (note,), "epoch", up, painted)
 
-    return [graph(*quantity) for quantity in _QUANTITIES]
+    first, *others = (graph(*quantity) for quantity in _QUANTITIES)
+    return [replace(first, heading=block.title), *others]
 
 
 def coincide(one: Curve, other: Curve) -> bool:
@@ -210,8 +208,7 @@ def _caption(sheet: Sheet, parts: Sequence[Block], rows: _Rows) -> list[str]:
         lines.append("Dashes upon a line of another colour: the two coincide.")
     if any(run.status != "ok" and run.run_key in rows for g in drawn for run in g.members):
         lines.append("Thin lines that end in a cross: trainings that stopped early; no mean.")
-    marks = footnotes(drawn, (), trained=True)
-    lines += sentences(marks)
+    lines += sentences(footnotes(drawn, (), trained=True))
     return lines + [line for group in drawn for line in problem_notes(group)]
 
 
@@ -225,23 +222,15 @@ def _some_coincide(part: Block, rows: _Rows) -> bool:
 
 
 def _band_note(drawn: Sequence[CellGroup], rows: _Rows) -> str:
-    counts = sorted(
-        {
-            len({run.seed for run in g.members if run.status == "ok" and run.run_key in rows})
-            for g in drawn
-        }
-        - {0}
-    )
+    seeds = [
+        {run.seed for run in group.members if run.status == "ok" and run.run_key in rows}
+        for group in drawn
+    ]
+    counts = {len(each) for each in seeds if each}
     if not counts:
         return "No training finished."
-    if counts == [1]:
+    if counts == {1}:
         return "Lines: one training each, of one seed."
-    told = " to ".join(str(n) for n in dict.fromkeys((counts[0], counts[-1])))
-    line = f"Lines: mean over seeds ({told} per line)."
-    if any(n >= MIN_PROCESSES for n in counts):
-        few = f" (from {MIN_PROCESSES} seeds on)" if counts[0] < MIN_PROCESSES else ""
-        line += f" Bands{few}: 95 % interval of that mean."
-    if any(1 < n < MIN_PROCESSES for n in counts):
-        fewer = f" (under {MIN_PROCESSES})" if counts[-1] >= MIN_PROCESSES else ""
-        line += f" Bands{fewer}: from the lowest to the highest seed."
-    return line
+    many = ("Bands", f" (from {MIN_PROCESSES} seeds on)")
+    few = ("Bands", f" (under {MIN_PROCESSES})", "from the lowest to the highest seed")
+    return f"Lines: {'. '.join(seed_notes(counts, 'line', many, few))}."

@@ -6,7 +6,7 @@ bars on one scale would compare machines and not methods: beside them, time is d
 the reference cell's, each machine's to its own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -14,16 +14,10 @@ from matplotlib.figure import Figure
 from kdbench.analysis.aggregate import CellGroup
 from kdbench.analysis.estimates import format_estimate
 from kdbench.analysis.figures import style
-from kdbench.analysis.figures.page import Graph, Page, Section, draw_page
+from kdbench.analysis.figures.page import Graph, Page, draw_page, side_by_side
 from kdbench.analysis.figures.panels import Bar, Panel, draw_panel
 from kdbench.analysis.figures.series import Look
-from kdbench.analysis.figures.sheet import (
-    Sheet,
-    headline,
-    provenance,
-    row_labels,
-    row_positions,
-)
+from kdbench.analysis.figures.sheet import Rows, Sheet, excess, headline, provenance
 from kdbench.analysis.metrics import METRICS, Metric
 from kdbench.analysis.notes import (
     count_note,
@@ -50,9 +44,9 @@ def refusal(sheet: Sheet) -> str | None:
     """Say why these results cannot give the figure; None where they can."""
     if not any(group.finished for group in sheet.groups):
         return "no run finished"
-    if len(sheet.groups) > _MOST_CELLS:
-        return f"{len(sheet.groups)} cells are more than fit ({_MOST_CELLS}): narrow with --only"
-    wanted = sheet.metrics or tuple(METRICS[name] for name in DEFAULT_METRICS)
+    if too_many := excess(len(sheet.groups), _MOST_CELLS):
+        return too_many
+    wanted = _wanted(sheet)
     if not _present(sheet, wanted):
         return "; ".join(f"no {m.name}, which is null when {m.missing_when}" for m in wanted)
     return None
@@ -60,45 +54,41 @@ def refusal(sheet: Sheet) -> str | None:
 
 def draw(sheet: Sheet) -> Figure:
     """Draw the figure for one matrix and environment."""
-    wanted = sheet.metrics or tuple(METRICS[name] for name in DEFAULT_METRICS)
-    shown = _present(
-        sheet,
-        [*wanted, *(METRICS[name] for name in _ALWAYS if METRICS[name] not in wanted)],
-    )
+    always = [METRICS[name] for name in _ALWAYS]
+    shown = _present(sheet, dict.fromkeys([*_wanted(sheet), *always]))
     panels = [_panel(sheet, metric) for metric in shown]
     hatched = any(bar.paper for panel in panels for bar in panel.bars)
     legend = [Look(style.method_name(name), colour) for name, colour in sheet.colours.items()]
     if hatched:
         legend.append(Look(_PAPER_LABEL, style.FAINT, hatch=True))
-    labels = row_labels(sheet.groups)
-    positions = row_positions(sheet.groups)
-    tallest = max(label.count("\n") + 1 for label in labels)
-    row = max(_ROW, tallest * style.line_height(style.BODY) + 0.12)
-    columns = 2 if len(panels) in (2, 4) else min(3, len(panels))
+    rows = Rows(sheet.groups, least=_ROW, padding=0.12)
+    columns = side_by_side(len(panels))
 
     def graph(index: int, panel: Panel) -> Graph:
-        names = labels if index % columns == 0 else [""] * len(labels)
-
         def painted(axes: Axes, size: tuple[float, float]) -> None:
-            draw_panel(axes, panel, positions, names, size=(size[0], row))
+            draw_panel(axes, panel, rows, size[0], named=index % columns == 0)
 
         return Graph(panel.title, panel.notes, panel.unit, "", painted)
 
     page = Page(
         title=headline(sheet, "What a distillation costs"),
         legend=legend,
-        sections=[Section(None, [graph(*each) for each in enumerate(panels)])],
+        graphs=[graph(*each) for each in enumerate(panels)],
         caption=_caption(sheet, shown, _paper_notes(panels, shown) if hatched else ()),
         columns=columns,
-        panel=(_WIDTH if columns > 1 else _WIDTH_ALONE, row * (positions[-1] + 1)),
+        panel=(_WIDTH if columns > 1 else _WIDTH_ALONE, rows.total),
         handles="patches",
-        names=max(style.text_width(label, style.BODY) for label in labels) + 0.12,
+        names=rows.names,
         left=0,
     )
     return draw_page(page)
 
 
-def _present(sheet: Sheet, metrics: Sequence[Metric]) -> list[Metric]:
+def _wanted(sheet: Sheet) -> tuple[Metric, ...]:
+    return sheet.metrics or tuple(METRICS[name] for name in DEFAULT_METRICS)
+
+
+def _present(sheet: Sheet, metrics: Iterable[Metric]) -> list[Metric]:
     return [m for m in metrics if any(m.name in group.estimates for group in sheet.groups)]
 
 
@@ -150,21 +140,13 @@ def _bars(
 ) -> tuple[Bar, ...]:
     """Make the bars: measured ones divided by `own`, the paper's by `paper`."""
     bars = []
-    for row, (group, told) in enumerate(zip(sheet.groups, reported, strict=True)):
+    for row, (group, theirs) in enumerate(zip(sheet.groups, reported, strict=True)):
         bars.append(_measured_bar(sheet, group, metric, row, own))
-        if told is not None:
-            text = f"paper {format_value(told, metric.unit)}"
-            ratio = format_ratio(told / against) if against and told != against else ""
-            bars.append(
-                Bar(
-                    row,
-                    told / paper,
-                    f"{text} {ratio}".strip(),
-                    sheet.colours[group.method],
-                    None,
-                    True,
-                )
-            )
+        if theirs is not None:
+            ratio = format_ratio(theirs / against) if against and theirs != against else ""
+            text = f"paper {format_value(theirs, metric.unit)} {ratio}".strip()
+            colour = sheet.colours[group.method]
+            bars.append(Bar(row, theirs / paper, text, colour, paper=True))
     return tuple(bars)
 
 
@@ -204,19 +186,17 @@ def _notes(sheet: Sheet, metric: Metric) -> tuple[str, ...]:
 
 def _paper_notes(panels: Sequence[Panel], shown: Sequence[Metric]) -> tuple[str, ...]:
     """Say what the hatched bars are, for the panels that have them."""
-    with_paper = [
-        metric
-        for metric, panel in zip(shown, panels, strict=True)
-        if any(bar.paper for bar in panel.bars)
-    ]
-    told = [f"Hatched: as the paper reports ({PAPER}, read off its bars)"]
+    pairs = zip(shown, panels, strict=True)
+    with_paper = [metric for metric, panel in pairs if any(bar.paper for bar in panel.bars)]
+    names = {metric.name for metric in with_paper}
+    notes = [f"Hatched: as the paper reports ({PAPER}, read off its bars)"]
     if any(metric.is_memory for metric in with_paper):
-        told.append("its memory counts parameter bytes alone, in every panel")
-    if any(metric.name == "accuracy" for metric in with_paper):
-        told.append("its accuracy is after 200 epochs")
-    if any(metric.name == "epoch_time" for metric in with_paper):
-        told.append("its times are from the author's hardware")
-    return ("; ".join(told) + ".",)
+        notes.append("its memory counts parameter bytes alone, in every panel")
+    if "accuracy" in names:
+        notes.append("its accuracy is after 200 epochs")
+    if "epoch_time" in names:
+        notes.append("its times are from the author's hardware")
+    return ("; ".join(notes) + ".",)
 
 
 def _caption(sheet: Sheet, shown: Sequence[Metric], paper: Sequence[str]) -> list[str]:
@@ -224,21 +204,18 @@ def _caption(sheet: Sheet, shown: Sequence[Metric], paper: Sequence[str]) -> lis
     lines = [provenance(sheet, groups)]
     if sheet.reference is not None:
         lines.append(f"ref: {sheet.reference.name}; ×2 is twice its value, ÷2 is half of it.")
-    whiskers = any(
-        (estimate := group.estimates.get(metric.name)) and estimate.interval
-        for group in groups
-        for metric in shown
-    )
-    told = count_note(groups, shown)
-    dots = "; dots: each run, where they differ" if any(g.finished > 1 for g in groups) else ""
-    shown_estimates = [g.estimates[m.name] for g in groups for m in shown if m.name in g.estimates]
-    if any(estimate.disturbed for estimate in shown_estimates):
-        dots += "; hollow: a contended one, left out"
-    lines.append(f"{told}{dots}" + ("; whiskers: 95 % interval over them." if whiskers else "."))
-    lines += paper
-    marks = footnotes(groups, shown)
-    lines += sentences(marks)
-    lines += [line for note in mark_notes(groups, shown) for line in sentences([note])]
+    estimates = [g.estimates[m.name] for g in groups for m in shown if m.name in g.estimates]
+    counted = count_note(groups, shown)
+    if any(group.finished > 1 for group in groups):
+        counted += "; dots: each run, where they differ"
+    if any(estimate.disturbed for estimate in estimates):
+        counted += "; hollow: a contended one, left out"
+    if any(estimate.interval for estimate in estimates):
+        counted += "; whiskers: 95 % interval over them"
+    lines += [f"{counted}.", *paper, *sentences(footnotes(groups, shown))]
+    notes = mark_notes(groups, shown)
     if any(not metric.is_memory or metric.name == "device" for metric in shown):
-        lines += [line for note in doubt_notes(groups) for line in sentences([note])]
+        notes += doubt_notes(groups)
+    for note in notes:
+        lines += sentences([note])
     return lines + [line for group in groups for line in problem_notes(group)]

@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 
 from kdbench.analysis.aggregate import CellGroup
 from kdbench.analysis.figures import style
-from kdbench.analysis.figures.page import Graph, Page, Section, draw_page
+from kdbench.analysis.figures.page import Graph, Page, draw_page, side_by_side
 from kdbench.analysis.figures.series import Block, Look, blocks, looks
-from kdbench.analysis.figures.sheet import Sheet, headline, provenance
+from kdbench.analysis.figures.sheet import Sheet, excess, headline, provenance, seed_notes
 from kdbench.analysis.notes import footnotes, sentences
 from kdbench.common.stats import MIN_PROCESSES
 
@@ -28,9 +28,7 @@ def refusal(sheet: Sheet) -> str | None:
     most = max(
         len(_lines(block, looks(sheet, drawn, apart_from=_SWEPT))) for block in blocks(drawn)
     )
-    if most > _MOST_LINES:
-        return f"{most} lines are more than a panel shows ({_MOST_LINES}): narrow with --only"
-    return None
+    return excess(most, _MOST_LINES, "lines are more than a panel shows")
 
 
 def draw(sheet: Sheet) -> Figure:
@@ -41,9 +39,9 @@ def draw(sheet: Sheet) -> Figure:
     page = Page(
         title=headline(sheet, "Accuracy against the weight of the distillation loss"),
         legend=list(dict.fromkeys(_handle(group, chosen[id(group)]) for group in drawn)),
-        sections=[Section(None, graphs)],
+        graphs=graphs,
         caption=_caption(sheet, drawn),
-        columns=min(len(graphs), 2 if len(graphs) in (2, 4) else 3),
+        columns=side_by_side(len(graphs)),
         panel=(4.6, 2.8) if len(graphs) == 1 else (2.8, 2.2),
         handles="both",
     )
@@ -89,7 +87,6 @@ def _graph(block: Block, chosen: Mapping[int, Look]) -> Graph:
             aside = (index - (len(lines) - 1) / 2) * 0.008 * span
             _draw_line(axes, line, look, aside)
         axes.xaxis.set_major_locator(style.ticks(6))
-        axes.yaxis.set_major_locator(style.ticks(5))
         axes.margins(x=0.05, y=0.1)
         style.percent_axis(axes)
 
@@ -147,25 +144,17 @@ def _caption(sheet: Sheet, drawn: Sequence[CellGroup]) -> list[str]:
     lines = [provenance(sheet, drawn), _seed_note(drawn), _alpha1_note(drawn)]
     if any(group.settings["teacher"] is None for group in drawn):
         lines.append("Horizontal lines: methods without a teacher, at their own accuracy.")
-    marks = footnotes(drawn, (), trained=True)
-    return lines + sentences(marks)
+    return lines + sentences(footnotes(drawn, (), trained=True))
 
 
 def _seed_note(drawn: Sequence[CellGroup]) -> str:
     counts = {group.estimates["accuracy"].count for group in drawn}
-    line = "Test accuracy after the last epoch, "
     if counts == {1}:
-        return line + "one seed each."
-    few, most = min(counts), max(counts)
-    told = f"{few}" if few == most else f"{few} to {most}"
-    line += f"mean over seeds ({told} per point)"
-    if most >= MIN_PROCESSES:
-        aside = f" from {MIN_PROCESSES} seeds on" if few < MIN_PROCESSES else ""
-        line += f"; whiskers{aside}: 95 % interval of that mean"
-    if few < MIN_PROCESSES:
-        aside = f", under {MIN_PROCESSES} seeds" if most >= MIN_PROCESSES else ""
-        line += f"; small dots{aside}: single seeds"
-    return line + "."
+        return "Test accuracy after the last epoch, one seed each."
+    many = ("whiskers", f" from {MIN_PROCESSES} seeds on")
+    few = ("small dots", f", under {MIN_PROCESSES} seeds", "single seeds")
+    notes = seed_notes(counts, "point", many, few, fewest=1)
+    return f"Test accuracy after the last epoch, {'; '.join(notes)}."
 
 
 def _alpha1_note(drawn: Sequence[CellGroup]) -> str:
@@ -177,8 +166,8 @@ def _alpha1_note(drawn: Sequence[CellGroup]) -> str:
     ]
     if not others:
         return "α₁ = 1 − α₂ in every cell drawn, as in the paper's sweep."
-    told = ", ".join(f"{v:g}" for v in sorted({float(g.settings["alpha1"]) for g in others}))
+    found = ", ".join(f"{v:g}" for v in sorted({float(g.settings["alpha1"]) for g in others}))
     return (
         f"Not the paper's sweep: α₁ is not 1 − α₂ in {len(others)} of {len(swept)} cells "
-        f"(there it is {told})."
+        f"(there it is {found})."
     )

@@ -7,9 +7,9 @@ from matplotlib.figure import Figure
 
 from kdbench.analysis.breakdown import STACK, Breakdown, breakdowns, missing_note
 from kdbench.analysis.figures import style
-from kdbench.analysis.figures.page import Graph, Page, Section, draw_page
+from kdbench.analysis.figures.page import Graph, Page, draw_page
 from kdbench.analysis.figures.series import Look
-from kdbench.analysis.figures.sheet import Sheet, headline, provenance, row_labels, row_positions
+from kdbench.analysis.figures.sheet import Rows, Sheet, excess, headline, provenance
 from kdbench.analysis.notes import footnotes, problem_notes, sentences
 from kdbench.common.units import axis_unit, format_value
 
@@ -23,38 +23,31 @@ _LEAST_SEEN = 0.001
 def refusal(sheet: Sheet) -> str | None:
     """Say why these results cannot give the figure; None where they can."""
     found = breakdowns(sheet.results, sheet.groups)
-    if len(found) > _MOST_CELLS:
-        return f"{len(found)} cells are more than fit ({_MOST_CELLS}): narrow with --only"
-    return None if found else "no run that finished has a ledger's rows of memory"
+    if not found:
+        return "no run that finished has a ledger's rows of memory"
+    return excess(len(found), _MOST_CELLS)
 
 
 def draw(sheet: Sheet) -> Figure:
     """Draw the figure for one matrix and environment."""
     found = breakdowns(sheet.results, sheet.groups)
-    labels = row_labels([item.group for item in found])
-    positions = row_positions([item.group for item in found])
-    tallest = max(label.count("\n") + 1 for label in labels)
-    row = max(_BAR + _PADDING, tallest * style.line_height(style.BODY) + _PADDING)
+    rows = Rows([item.group for item in found], least=_BAR + _PADDING, padding=_PADDING)
     factor, unit = axis_unit((float(_total(item)) for item in found), "bytes")
 
     def painted(axes: Axes, size: tuple[float, float]) -> None:
-        style.bare_axes(axes)
-        axes.set_ylim(positions[-1] + 0.5, -0.5)
-        _draw_bars(axes, found, positions, factor=factor, room=size[0], thickness=_BAR / row)
-        axes.set_yticks(positions, labels)
-        for label in axes.get_yticklabels():
-            label.set(fontsize=style.BODY, linespacing=1.25, **style.PLAIN)
+        rows.prepare(axes)
+        _draw_bars(axes, found, rows, factor, size[0])
 
     graph = Graph("By category, at the peak of a step", (), unit, "", painted)
     page = Page(
         title=headline(sheet, "What a step's memory is for"),
         legend=_legend(found),
-        sections=[Section(None, [graph])],
+        graphs=[graph],
         caption=_caption(sheet, found),
         columns=1,
-        panel=(_WIDTH, row * (positions[-1] + 1)),
+        panel=(_WIDTH, rows.total),
         handles="patches",
-        names=max(style.text_width(label, style.BODY) for label in labels) + 0.12,
+        names=rows.names,
         left=0,
     )
     return draw_page(page)
@@ -84,14 +77,9 @@ def _total(item: Breakdown) -> int:
 
 
 def _draw_bars(
-    axes: Axes,
-    found: Sequence[Breakdown],
-    positions: Sequence[float],
-    *,
-    factor: float,
-    room: float,
-    thickness: float,
+    axes: Axes, found: Sequence[Breakdown], rows: Rows, factor: float, room: float
 ) -> None:
+    thickness = _BAR / rows.height
     texts = [format_value(_total(item), "bytes") for item in found]
     # The axis ends where the text behind the longest bar still fits.
     end = max(
@@ -99,7 +87,7 @@ def _draw_bars(
         for item, text in zip(found, texts, strict=True)
     )
     axes.set_xlim(0, end)
-    for item, at, text in zip(found, positions, texts, strict=True):
+    for item, at, text in zip(found, rows.positions, texts, strict=True):
         start = 0.0
         for part in item.categories:
             width = part.size / factor
@@ -149,22 +137,22 @@ def _caption(sheet: Sheet, found: Sequence[Breakdown]) -> list[str]:
         if sheet.environment.profile is not None
         else _MEASURED + " ".join(_unattributed_notes(found)),
     ]
-    marks = footnotes(groups, ())
-    lines += sentences(marks)
-    lines += [line for note in missing_note(sheet.groups, found) for line in sentences([note])]
+    lines += sentences(footnotes(groups, ()))
+    for note in missing_note(sheet.groups, found):
+        lines += sentences([note])
     return lines + [line for group in sheet.groups for line in problem_notes(group)]
 
 
 def _unattributed_notes(found: Sequence[Breakdown]) -> list[str]:
     """Say what the second source makes of the ledger's figures."""
-    told = [item for item in found if item.unattributed is not None]
-    if not told:
+    known = [item for item in found if item.unattributed is not None]
+    if not known:
         return ["No second source was there to hold it against."]
-    source = "the CUDA allocator" if told[0].group.environment.on_gpu else "torch's profiler"
-    gaps = [item.unattributed or 0 for item in told]
+    source = "the CUDA allocator" if known[0].group.environment.on_gpu else "torch's profiler"
+    gaps = [item.unattributed or 0 for item in known]
     low, high = (format_value(size, "bytes") for size in (min(gaps), max(gaps)))
     span = low if low == high else f"{low} to {high}"
-    scratch = max(item.scratch or 0 for item in told)
+    scratch = max(item.scratch or 0 for item in known)
     of_it = f"; of it scratch within operations, up to {format_value(scratch, 'bytes')}"
     return [
         f"Unattributed: what {source} counts beyond the ledger, {span}{of_it if scratch else ''}."

@@ -29,14 +29,7 @@ class Graph:
     up: str  #: the name of the vertical axis
     #: draws into the axes, whose size is given in inches
     draw: Callable[[Axes, tuple[float, float]], None]
-
-
-@dataclass(frozen=True)
-class Section:
-    """Graphs under one heading; None for no heading."""
-
-    heading: str | None
-    graphs: Sequence[Graph]
+    heading: str = ""  #: stands above the row of graphs that it is the first of
 
 
 @dataclass(frozen=True)
@@ -45,7 +38,7 @@ class Page:
 
     title: str  #: its headline
     legend: Sequence[Look]  #: the lines' looks, in order
-    sections: Sequence[Section]  #: its graphs
+    graphs: Sequence[Graph]
     caption: Sequence[str]  #: what a reader must know, a paragraph each
     columns: int  #: how many graphs stand side by side
     panel: tuple[float, float]  #: width and height of a graph's axes, in inches
@@ -57,6 +50,11 @@ class Page:
     names: float = 0.0  #: room on the left of each row of graphs, for the names of what it shows
 
 
+def side_by_side(count: int) -> int:
+    """Choose how many of so many graphs stand in a row."""
+    return 2 if count in (2, 4) else min(3, count)
+
+
 def draw_page(page: Page) -> Figure:
     """Lay a page out and draw it."""
     across = page.columns * (page.left + page.panel[0]) + (page.columns - 1) * _GUTTER
@@ -66,7 +64,7 @@ def draw_page(page: Page) -> Figure:
     caption = style.wrapped(page.caption, style.SMALL, inner)
     handle = 0.22 if page.handles in ("points", "patches") else _HANDLE
     legend = _flow(page.legend, inner, handle, table=page.table)
-    rows = [row for section in page.sections for row in _rows(section, page)]
+    rows = _rows(page)
     height = (
         2 * _MARGIN
         + len(top) * style.line_height(style.TITLE)
@@ -95,7 +93,6 @@ def draw_page(page: Page) -> Figure:
 class _Row:
     """Graphs side by side: `head` is the height of their titles and notes."""
 
-    heading: str | None
     graphs: Sequence[Graph]
     notes: Sequence[Sequence[str]]
     titles: Sequence[Sequence[str]]
@@ -103,32 +100,30 @@ class _Row:
     height: float
 
 
-def _rows(section: Section, page: Page) -> list[_Row]:
+def _rows(page: Page) -> list[_Row]:
     rows = []
     wide = page.panel[0] + page.left - 0.1
-    for start in range(0, len(section.graphs), page.columns):
-        graphs = section.graphs[start : start + page.columns]
+    for start in range(0, len(page.graphs), page.columns):
+        graphs = page.graphs[start : start + page.columns]
         titles = [style.wrapped([graph.title], style.PANEL, wide) for graph in graphs]
         notes = [style.wrapped(graph.notes, style.SMALL, wide) for graph in graphs]
         head = 0.1 + max(
             len(title) * style.line_height(style.PANEL) + len(note) * style.line_height(style.SMALL)
             for title, note in zip(titles, notes, strict=True)
         )
-        heading = section.heading if start == 0 else None
-        above = style.line_height(style.PANEL) + 0.12 if heading else 0.0
+        above = style.line_height(style.PANEL) + 0.12 if graphs[0].heading else 0.0
         height = above + head + page.panel[1] + _BELOW + 0.08
-        rows.append(_Row(heading, graphs, notes, titles, head, height))
+        rows.append(_Row(graphs, notes, titles, head, height))
     return rows
 
 
 def _draw_row(figure: Figure, row: _Row, page: Page, ceiling: float) -> None:
-    if row.heading:
-        lines = [row.heading]
-        style.write_lines(
-            figure, lines, left=_MARGIN, top=ceiling - 0.06, size=style.PANEL, weight="bold"
-        )
+    if heading := row.graphs[0].heading:
+        top = ceiling - 0.06
+        style.write_lines(figure, [heading], left=_MARGIN, top=top, size=style.PANEL, weight="bold")
         ceiling -= style.line_height(style.PANEL) + 0.12
     width, height = page.panel
+    across, up = figure.get_size_inches()
     for along, graph in enumerate(row.graphs):
         left = _MARGIN + page.names + along * (page.left + width + _GUTTER)
         title = row.titles[along]
@@ -141,13 +136,8 @@ def _draw_row(figure: Figure, row: _Row, page: Page, ceiling: float) -> None:
             size=style.SMALL,
             colour=style.FAINT,
         )
-        axes = style.place_axes(
-            figure,
-            left=left + page.left,
-            bottom=ceiling - row.head - height,
-            width=width,
-            height=height,
-        )
+        x, y = left + page.left, ceiling - row.head - height
+        axes = figure.add_axes((x / across, y / up, width / across, height / up))
         style.graph_axes(axes, across=graph.across, up=graph.up)
         graph.draw(axes, page.panel)
 

@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from kdbench.analysis.figures import style
+from kdbench.analysis.figures.sheet import Rows
 
 # Bars' thickness in inches: the same all over a panel, thinner where the paper's stand beside.
 _ALONE, _BESIDE = 0.29, 0.17
@@ -46,31 +47,16 @@ class Panel:
     limit: float | None = None
 
 
-def draw_panel(
-    axes: Axes,
-    panel: Panel,
-    positions: Sequence[float],
-    labels: Sequence[str],
-    *,
-    size: tuple[float, float],
-) -> None:
-    """Draw a panel.
-
-    `positions` are the rows' heights from the top, in rows. `size` is the width of the axes and the
-    height of a row, in inches.
-    """
-    style.bare_axes(axes)
-    axes.set_ylim(max(positions) + 0.5, min(positions) - 0.5)
-    end = _end(panel, size[0])
+def draw_panel(axes: Axes, panel: Panel, rows: Rows, room: float, *, named: bool) -> None:
+    """Draw a panel into axes that are `room` inches wide, with the rows' names if `named`."""
+    rows.prepare(axes, named=named)
+    end = _end(panel, room)
     axes.set_xlim(0, end)
     both = {bar.row for bar in panel.bars if bar.paper}
-    thickness = (_BESIDE if both else _ALONE) / size[1]
+    thickness = (_BESIDE if both else _ALONE) / rows.height
     for bar in panel.bars:
         offset = (0.5 if bar.paper else -0.5) if bar.row in both else 0.0
-        _draw_bar(axes, bar, positions[bar.row] + offset * thickness, thickness)
-    axes.set_yticks(list(positions), list(labels))
-    for label in axes.get_yticklabels():
-        label.set(fontsize=style.BODY, linespacing=1.25, **style.PLAIN)
+        _draw_bar(axes, bar, rows.positions[bar.row] + offset * thickness, thickness)
     axes.set_xticks([tick for tick in _ticks(panel, end) if tick <= end])
 
 
@@ -83,19 +69,11 @@ def _ticks(panel: Panel, end: float) -> Sequence[float]:
 
 def _draw_bar(axes: Axes, bar: Bar, centre: float, height: float) -> None:
     if bar.value is not None:
+        colour = style.shade(bar.colour, _PALE) if bar.faint else bar.colour
+        filling = style.filling(colour, hatch=bar.paper)
         if bar.paper:
-            axes.barh(
-                centre,
-                bar.value,
-                height,
-                facecolor="white",
-                edgecolor=bar.colour,
-                hatch="//////",
-                linewidth=0.8,
-            )
-        else:
-            colour = style.shade(bar.colour, _PALE) if bar.faint else bar.colour
-            axes.barh(centre, bar.value, height, color=colour, linewidth=0)
+            filling["linewidth"] = 0.8
+        axes.barh(centre, bar.value, height, **filling)
     if bar.value is not None and bar.interval is not None and bar.interval[0] < bar.interval[1]:
         low, high = bar.interval
         axes.errorbar(
@@ -107,10 +85,9 @@ def _draw_bar(axes: Axes, bar: Bar, centre: float, height: float) -> None:
             capsize=2,
         )
     _draw_dots(axes, bar, centre)
-    end = bar.reach
     axes.annotate(
         bar.text,
-        (end, centre),
+        (bar.reach, centre),
         xytext=(5 if bar.dots else 3, 0),
         textcoords="offset points",
         va="center",

@@ -8,16 +8,17 @@ from matplotlib.figure import Figure
 
 from kdbench.analysis.aggregate import CellGroup
 from kdbench.analysis.figures import style
-from kdbench.analysis.figures.page import Graph, Page, Section, draw_page
+from kdbench.analysis.figures.page import Graph, Page, draw_page
 from kdbench.analysis.figures.scatter import Point, draw_scatter, plan_scatter
-from kdbench.analysis.figures.series import (
-    Look,
+from kdbench.analysis.figures.series import Look, distinguishing_settings, looks, variant_name
+from kdbench.analysis.figures.sheet import (
+    Sheet,
     block_title,
-    distinguishing_settings,
-    looks,
-    variant_name,
+    excess,
+    headline,
+    provenance,
+    seed_notes,
 )
-from kdbench.analysis.figures.sheet import Sheet, headline, provenance
 from kdbench.analysis.metrics import METRICS
 from kdbench.analysis.notes import doubt_notes, footnotes, sentences, source_note
 from kdbench.common.stats import MIN_PROCESSES
@@ -32,7 +33,7 @@ _PANEL, _ALONE = (3.2, 2.7), (4.6, 3.2)
 class Cost:
     """What a panel sets accuracy against, in base units.
 
-    `metric` names the one whose source is told, `parts` all that are in it.
+    `metric` names the one whose source is named, `parts` all that are in it.
     """
 
     title: str
@@ -95,11 +96,10 @@ def refusal(sheet: Sheet) -> str | None:
     trained = _trained(sheet)
     if len(trained) < 2:
         return "fewer than two cells were trained"
-    if len(trained) > _MOST_POINTS:
-        return f"{len(trained)} cells are more than fit ({_MOST_POINTS}): narrow with --only"
-    if not any(_known(trained, cost) for cost in COSTS):
-        return "no cost of two trained cells is known"
-    return None
+    if too_many := excess(len(trained), _MOST_POINTS):
+        return too_many
+    known = any(_known(trained, cost) for cost in COSTS)
+    return None if known else "no cost of two trained cells is known"
 
 
 def draw(sheet: Sheet) -> Figure:
@@ -130,9 +130,8 @@ def _labels(groups: Sequence[CellGroup]) -> dict[int, str]:
     names = distinguishing_settings(groups)
     labels = {}
     for group in groups:
-        second = [kinds[id(group)]] if several else []
-        second += [told] if (told := variant_name(group, names)) else []
-        lines = (style.method_name(group.method), ", ".join(second))
+        second = (kinds[id(group)] if several else "", variant_name(group, names))
+        lines = (style.method_name(group.method), ", ".join(filter(None, second)))
         labels[id(group)] = "\n".join(filter(None, lines))
     return labels
 
@@ -153,7 +152,7 @@ def _page(
     datasets = list(dict.fromkeys(group.settings["dataset"] for group in trained))
     graphs = []
     for dataset in datasets:
-        told = f", {printable(dataset)}" if len(datasets) > 1 else ""
+        of_dataset = f", {printable(dataset)}" if len(datasets) > 1 else ""
         for cost in shown:
             groups = [g for g in _known(trained, cost) if g.settings["dataset"] == dataset]
             if not groups:
@@ -161,7 +160,7 @@ def _page(
             graph = _graph(cost, groups, texts, chosen, panel, strict=not numbered)
             if graph is None:
                 return None
-            graphs.append(replace(graph, title=graph.title + told))
+            graphs.append(replace(graph, title=graph.title + of_dataset))
     legend = [
         replace(chosen[id(g)], label=f"{numbers[id(g)]}  " + names[id(g)].replace("\n", ", "))
         for g in trained
@@ -169,7 +168,7 @@ def _page(
     return Page(
         title=headline(sheet, "What accuracy costs"),
         legend=legend if numbered else [],
-        sections=[Section(None, graphs)],
+        graphs=graphs,
         caption=_caption(sheet, trained, shown),
         columns=len(shown),
         table=numbered,
@@ -243,15 +242,9 @@ def _caption(sheet: Sheet, trained: Sequence[CellGroup], shown: Sequence[Cost]) 
 
 def _seed_note(trained: Sequence[CellGroup]) -> str:
     counts = {len(group.accuracies) for group in trained}
-    line = "Test accuracy after the last epoch, "
     if counts == {1}:
-        return line + "of one seed each."
-    few, most = min(counts), max(counts)
-    line += f"mean over seeds ({few if few == most else f'{few} to {most}'} per point)"
-    if most >= MIN_PROCESSES:
-        aside = f" from {MIN_PROCESSES} seeds on" if few < MIN_PROCESSES else ""
-        line += f"; bars{aside}: 95 % interval of that mean"
-    if any(1 < count < MIN_PROCESSES for count in counts):
-        aside = f" under {MIN_PROCESSES} seeds" if most >= MIN_PROCESSES else ""
-        line += f"; bars{aside}: from the lowest to the highest seed"
-    return line + "."
+        return "Test accuracy after the last epoch, of one seed each."
+    many = ("bars", f" from {MIN_PROCESSES} seeds on")
+    few = ("bars", f" under {MIN_PROCESSES} seeds", "from the lowest to the highest seed")
+    notes = seed_notes(counts, "point", many, few)
+    return f"Test accuracy after the last epoch, {'; '.join(notes)}."

@@ -161,7 +161,6 @@ def _beside(place: tuple[float, float], text: str) -> Placed:
 
 def _scale(axes: Axes, scatter: Scatter) -> None:
     axes.set_ylim(*scatter.up)
-    axes.yaxis.set_major_locator(style.ticks(5))
     if not scatter.logarithmic:
         axes.set_xlim(*scatter.across)
         axes.xaxis.set_major_locator(style.ticks(4))

@@ -7,7 +7,7 @@ from typing import Any
 
 from kdbench.analysis.aggregate import SETTINGS, CellGroup
 from kdbench.analysis.figures import style
-from kdbench.analysis.figures.sheet import Sheet
+from kdbench.analysis.figures.sheet import TIE, Sheet, block_title
 from kdbench.common.text import printable
 
 # What a block of panels has in common.
@@ -19,7 +19,6 @@ _FIRST = ("teacher", "alpha2", "alpha1", "loss", "precision", "attention", "batc
 _DASHES = ("-", (0, (5, 1.6)), (0, (1.4, 1.4)), (0, (5, 1.4, 1.2, 1.4)))
 _MARKERS = ("o", "s", "^", "D", "v", "<", "p", ">", "h")
 _PALEST = 0.55
-_TIE = "\N{NO-BREAK SPACE}"
 
 
 @dataclass(frozen=True)
@@ -56,17 +55,11 @@ def blocks(groups: Sequence[CellGroup]) -> list[Block]:
         return str(key[0]), sizes[str(key[1])], str(key[1]), key[2]
 
     return [
-        Block(block_title(found[key][0], with_dataset=several), found[key])
+        Block(
+            block_title(found[key][0]) + (f", {printable(key[0])}" if several else ""), found[key]
+        )
         for key in sorted(found, key=order)
     ]
-
-
-def block_title(group: CellGroup, *, with_dataset: bool = False) -> str:
-    """Name a cell's student and image size: `large*, 32 px`."""
-    settings = group.settings
-    star = "*" if settings["student_inferred"] else ""
-    title = f"{printable(settings['student'])}{star}, {settings['image_size']}{_TIE}px"
-    return f"{title}, {printable(settings['dataset'])}" if with_dataset else title
 
 
 def looks(
@@ -141,7 +134,7 @@ def variant_name(group: CellGroup, names: Sequence[str]) -> str:
         elif name == "teacher":
             told.append(printable(value))
         elif name in ("alpha1", "alpha2"):
-            told.append(f"{style.GREEK[name]}{_TIE}={_TIE}{value:g}")
+            told.append(f"{style.GREEK[name]}{TIE}={TIE}{value:g}")
         else:
             told.append(printable(f"{name}={value}"))
     return ", ".join(told)

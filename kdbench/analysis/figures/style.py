@@ -192,12 +192,6 @@ def write_lines(
         )
 
 
-def place_axes(figure: Figure, *, left: float, bottom: float, width: float, height: float) -> Axes:
-    """Add axes at a place given in inches."""
-    across, up = figure.get_size_inches()
-    return figure.add_axes((left / across, bottom / up, width / across, height / up))
-
-
 def percent_axis(axes: Axes) -> None:
     """End the vertical axis of an accuracy at 0 and 100 %: there is none beyond."""
     low, high = axes.get_ylim()
@@ -216,21 +210,10 @@ def graph_axes(axes: Axes, *, across: str, up: str) -> None:
     for name, spine in axes.spines.items():
         spine.set_visible(name in ("left", "bottom"))
         spine.set_color(FAINT)
+    axes.yaxis.set_major_locator(ticks(5))
 
 
 def ticks(most: int, *, whole: bool = False) -> MaxNLocator:
     """Choose round numbers for an axis, at most so many."""
     steps = [1, 2, 5, 10] if whole else [1, 2, 2.5, 5, 10]
     return MaxNLocator(nbins=most, steps=steps, integer=whole)
-
-
-def bare_axes(axes: Axes) -> None:
-    """Keep the vertical grid and the zero line, which bars stand on, and nothing else."""
-    axes.set_axisbelow(True)
-    axes.grid(visible=True, axis="x")
-    axes.grid(visible=False, axis="y")
-    axes.tick_params(axis="x", labelsize=SMALL, length=0)
-    axes.tick_params(axis="y", length=0)
-    for name, spine in axes.spines.items():
-        spine.set_visible(name == "left")
-        spine.set_color(FAINT)

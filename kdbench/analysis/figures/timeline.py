@@ -15,8 +15,8 @@ from kdbench.analysis.aggregate import CellGroup
 from kdbench.analysis.breakdown import STACK, first_run
 from kdbench.analysis.figures import style
 from kdbench.analysis.figures.memory import category_look
-from kdbench.analysis.figures.page import Graph, Page, Section, draw_page
-from kdbench.analysis.figures.sheet import Sheet, headline, provenance
+from kdbench.analysis.figures.page import Graph, Page, draw_page
+from kdbench.analysis.figures.sheet import Sheet, excess, headline, provenance
 from kdbench.analysis.notes import footnotes, sentences
 from kdbench.common.text import printable
 from kdbench.common.units import axis_unit, format_value
@@ -53,15 +53,13 @@ class MemoryTimeline:
 
 def refusal(sheet: Sheet) -> str | None:
     """Say why these results cannot give the figure; None where they can."""
-    found = len(_told(sheet))
-    if found > _MOST_CELLS:
-        return f"{found} cells are more than fit ({_MOST_CELLS}): narrow with --only"
-    return None if found else "no run that finished has a ledger's timeline"
+    found = len(_rows_by_cell(sheet))
+    return excess(found, _MOST_CELLS) if found else "no run that finished has a ledger's timeline"
 
 
 def draw(sheet: Sheet) -> Figure:
     """Draw the figure for one matrix and environment."""
-    courses = [course(group, rows) for group, rows in _told(sheet)]
+    courses = [course(group, rows) for group, rows in _rows_by_cell(sheet)]
     there = [name for index, name in enumerate(STACK) if any(c.live[index].any() for c in courses)]
     highest = max(float(one.totals[one.peak]) for one in courses)
     factor, unit = axis_unit([highest], "bytes")
@@ -69,7 +67,7 @@ def draw(sheet: Sheet) -> Figure:
     page = Page(
         title=headline(sheet, "Memory over the course of a step"),
         legend=[category_look(name) for name in there],
-        sections=[Section(None, graphs)],
+        graphs=graphs,
         caption=_caption(sheet, courses),
         columns=min(_COLUMNS, len(graphs)),
         panel=_PANEL,
@@ -88,7 +86,7 @@ def course(group: CellGroup, rows: pd.DataFrame) -> MemoryTimeline:
         own = (rows["category"] == name).to_numpy(dtype=bool)
         if own.any():
             sizes = rows["live_bytes"].to_numpy(dtype=np.int64)[own]
-            # what was told last holds until it is told anew
+            # what was reported last holds until it is reported anew
             live[index] = sizes[np.searchsorted(moments[own], np.arange(count), "right") - 1]
     later = rows[rows["part"] != "start"]
     spans = later.groupby("part", sort=False)["moment"].agg(["min", "max"])
@@ -99,7 +97,7 @@ def course(group: CellGroup, rows: pd.DataFrame) -> MemoryTimeline:
     return MemoryTimeline(group, live, parts)
 
 
-def _told(sheet: Sheet) -> list[tuple[CellGroup, pd.DataFrame]]:
+def _rows_by_cell(sheet: Sheet) -> list[tuple[CellGroup, pd.DataFrame]]:
     """Find the cells with a timeline, each with the rows of its first run that finished."""
     rows = {str(key): frame for key, frame in sheet.results.timeline.groupby("run_key")}
     runs = [(group, first_run(group, set(rows))) for group in sheet.groups]
@@ -135,14 +133,8 @@ def _paint(
         if not held.any():
             continue
         ceiling = floor + np.append(held, held[-1])
-        axes.fill_between(
-            edges,
-            floor,
-            ceiling,
-            step="post",
-            zorder=2,
-            **style.filling(style.CATEGORY_COLOURS[name]),
-        )
+        filling = style.filling(style.CATEGORY_COLOURS[name])
+        axes.fill_between(edges, floor, ceiling, step="post", zorder=2, **filling)
         floor = ceiling
     axes.plot(
         [one.peak + 0.5],
@@ -157,7 +149,6 @@ def _paint(
         clip_on=False,
     )
     axes.xaxis.set_major_locator(style.ticks(6, whole=True))
-    axes.yaxis.set_major_locator(style.ticks(5))
 
 
 def _paint_parts(axes: Axes, one: MemoryTimeline, size: tuple[float, float]) -> None:
@@ -188,23 +179,20 @@ def _fullest(totals: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.unique(np.array([0, *chosen, len(totals) - 1]))
 
 
-def _what(sheet: Sheet) -> str:
-    if sheet.environment.profile is not None:
-        return "Bytes after each predicted allocation and free of a steady step"
-    return (
-        "Live bytes of one un-timed accounting step after each allocation and free that its "
-        "ledger saw"
-    )
+_PREDICTED = "Bytes after each predicted allocation and free of a steady step"
+_MEASURED = (
+    "Live bytes of one un-timed accounting step after each allocation and free that its ledger saw"
+)
 
 
 def _caption(sheet: Sheet, courses: Sequence[MemoryTimeline]) -> list[str]:
     groups = [one.group for one in courses]
+    what = _MEASURED if sheet.environment.profile is None else _PREDICTED
     names = dict.fromkeys(name for one in courses for name, _, _ in one.parts)
     lines = [
         provenance(sheet, groups),
-        f"{_what(sheet)}: the horizontal axis counts them, and is no time. Shaded by turns: the "
+        f"{what}: the horizontal axis counts them, and is no time. Shaded by turns: the "
         f"parts of the step, in the order {', '.join(printable(name) for name in names)}; a part "
         "too narrow for its name has none. The mark: the peak. All cells on one scale.",
     ]
-    marks = footnotes(groups, ())
-    return lines + sentences(marks)
+    return lines + sentences(footnotes(groups, ()))
