@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from kdbench.common.errors import InputError, did_you_mean, quoted
+from kdbench.common.errors import check_name
 from kdbench.common.units import Unit
 
 
@@ -233,11 +233,6 @@ def find_metrics(names: Iterable[str]) -> Sequence[Metric]:
     """Look metrics up by name, each once, in the order given; an unknown one is an InputError."""
     found = {}
     for name in names:
-        if name not in METRICS:
-            raise InputError(
-                f"unknown metric {name!r}",
-                where="--metric",
-                hint=did_you_mean(name, METRICS) or f"the metrics are {quoted(METRICS)}",
-            )
+        check_name(name, METRICS, "metric", "--metric")
         found[name] = METRICS[name]
     return tuple(found.values())

@@ -7,7 +7,7 @@ each count against the model.
 from collections.abc import Callable, Iterable
 
 from kdbench.analysis.markup import FORMATS, Table
-from kdbench.common.errors import InputError, did_you_mean, quoted
+from kdbench.common.errors import InputError, check_name, quoted
 from kdbench.common.units import MISSING
 from kdbench.matrix.file import Matrix
 from kdbench.spec.settings import Student, Teacher, Training
@@ -18,8 +18,9 @@ def tables(matrix: Matrix, *, table: str | None = None, format: str = "markdown"
 
     Raises InputError for an unknown table or format, or teachers wanted of a matrix without any.
     """
-    _check(table, TABLES, "--table", "table")
-    _check(format, FORMATS, "--format", "format")
+    if table is not None:
+        check_name(table, TABLES, "table", "--table")
+    check_name(format, FORMATS, "format", "--format")
     made = [make(matrix) for name, make in TABLES.items() if table in (None, name)]
     written = [FORMATS[format](one) for one in made if one.rows]
     if not written:
@@ -152,16 +153,6 @@ def _plain(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _check(found: str | None, known: Iterable[str], where: str, what: str) -> None:
-    names = list(known)
-    if found is not None and found not in names:
-        raise InputError(
-            f"unknown {what} {found!r}",
-            where=where,
-            hint=did_you_mean(found, names) or f"the {what}s are {quoted(names)}",
-        )
 
 
 def student_parameters(

@@ -17,7 +17,7 @@ from kdbench.analysis.figures.style import drawing
 from kdbench.analysis.metrics import find_metrics
 from kdbench.analysis.reference import check_reference, find_reference
 from kdbench.analysis.results import Results
-from kdbench.common.errors import InputError, did_you_mean, quoted
+from kdbench.common.errors import InputError, check_name, os_reason, quoted
 from kdbench.common.text import is_name
 from kdbench.spec.cell import digest
 
@@ -75,18 +75,15 @@ def plot(
     sheets = []
     for matrix, environment, rows in results.sheets():
         modes = set(rows.cells["mode"])
-        own = [
-            g
-            for g in groups
-            if (g.matrix, g.environment) == (matrix, environment) and g.mode in modes
-        ]
+        here = [g for g in groups if (g.matrix, g.environment) == (matrix, environment)]
+        own = [group for group in here if group.mode in modes]
         sheets.append(Sheet(matrix, environment, rows, own, find_reference(own, reference), wanted))
     allowed = [(kind, sheet) for kind in kinds for sheet in sheets if kind.refusal(sheet) is None]
-    lacking = [kind for kind in kinds if all(kind is not drawn for drawn, _ in allowed)]
-    if not allowed or (named and lacking):
-        told = dict.fromkeys(f"{k.name}: {k.refusal(s)}" for k in lacking for s in sheets)
+    missing = [kind for kind in kinds if all(kind is not drawn for drawn, _ in allowed)]
+    if not allowed or (named and missing):
+        why = dict.fromkeys(f"{k.name}: {k.refusal(s)}" for k in missing for s in sheets)
         raise InputError(
-            f"these results give no figure ({'; '.join(told)})",
+            f"these results give no figure ({'; '.join(why)})",
             where="--figure" if named else None,
             hint="kdbench show lists what there is",
         )
@@ -99,7 +96,9 @@ def plot(
     for (kind, sheet), folder in zip(allowed, folders, strict=True):
         stem = kind.name
         if shared[kind.name, folder] > 1:
-            stem += f"-{_name_of(sheet.matrix)}-{sheet.environment.id}"
+            # results may have another matrix's name than any file
+            name = sheet.matrix if is_name(sheet.matrix) else digest(sheet.matrix)[:8]
+            stem += f"-{name}-{sheet.environment.id}"
             if places[kind.name, sheet.matrix, sheet.environment] > 1:
                 stem += f"-{MODES[sheet.groups[0].mode]}"
         with drawing():
@@ -120,12 +119,7 @@ def _kinds(named: Sequence[str], *, with_metrics: bool) -> list[FigureKind]:
         for name in (kind.name, *kind.aliases)
     }
     for name in named:
-        if name not in known:
-            raise InputError(
-                f"unknown figure {name!r}",
-                where="--figure",
-                hint=did_you_mean(name, known) or f"the figures are {quoted(known)}",
-            )
+        check_name(name, known, "figure", "--figure")
         if with_metrics and not known[name].takes_metrics:
             takers = [kind.name for kind in FIGURES.values() if kind.takes_metrics]
             raise InputError(
@@ -140,12 +134,7 @@ def _check_formats(formats: Sequence[str]) -> None:
     if not formats:
         raise InputError("expected at least one format, found none", where="--format")
     for form in formats:
-        if form not in FORMATS:
-            raise InputError(
-                f"unknown format {form!r}",
-                where="--format",
-                hint=did_you_mean(form, FORMATS) or f"the formats are {quoted(FORMATS)}",
-            )
+        check_name(form, FORMATS, "format", "--format")
 
 
 def _folder(results: Results, sheet: Sheet, out: str | Path | None) -> Path:
@@ -160,12 +149,6 @@ def _folder(results: Results, sheet: Sheet, out: str | Path | None) -> Path:
             hint="name where it leads with --out, if you trust it",
         )
     return folder
-
-
-def _name_of(matrix: str) -> str:
-    """Make a part of a file's name: the matrix's own, unless results have another than any file."""
-    plain = is_name(matrix)
-    return matrix if plain else digest(matrix)[:8]
 
 
 def resolution(figure: Figure) -> float:
@@ -185,7 +168,7 @@ def _write(figure: Figure, path: Path, form: str) -> Path:
         with suppress(OSError):
             unfinished.unlink(missing_ok=True)
         raise InputError(
-            f"cannot write the figure: {(error.strerror or str(error)).lower()}",
+            f"cannot write the figure: {os_reason(error)}",
             where=path,
             hint="choose another folder with --out",
         ) from None

@@ -109,6 +109,16 @@ def did_you_mean(found: object, known: Iterable[object]) -> str | None:
     return f"did you mean {quoted(near, ' or ')}?" if near else None
 
 
+def check_name(
+    found: str, known: Iterable[str], what: str, where: str, *, several: str | None = None
+) -> None:
+    """Raise InputError unless `found` is among the known; `several` is the plural of `what`."""
+    names = list(known)
+    if found not in names:
+        hint = did_you_mean(found, names) or f"the {several or what + 's'} are {quoted(names)}"
+        raise InputError(f"unknown {what} {found!r}", where=where, hint=hint)
+
+
 def quoted(names: Iterable[object], joint: str = ", ") -> str:
     """Join names, each in single quotes with control characters escaped, for a message.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kdbench.common.environment import collect_environment, environment_identity
-from kdbench.common.errors import InputError, did_you_mean, quoted
+from kdbench.common.errors import check_name
 from kdbench.common.fingerprint import worker_digest
 from kdbench.common.runtime_settings import PRECISION
 from kdbench.matrix.file import Matrix
@@ -70,12 +70,7 @@ def run_matrix(
     unknown status, or a folder that is not writable.
     """
     for status in retry:
-        if status not in STATUSES:
-            raise InputError(
-                f"unknown status {status!r}",
-                where="--retry",
-                hint=did_you_mean(status, STATUSES) or f"the statuses are {quoted(STATUSES)}",
-            )
+        check_name(status, STATUSES, "status", "--retry", several="statuses")
     return _Runner(matrix, out, device, progress).run(retry=set(retry), fresh=fresh)
 
 
