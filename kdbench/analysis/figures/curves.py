@@ -60,7 +60,7 @@ def refusal(sheet: Sheet) -> str | None:
 def draw(sheet: Sheet) -> Figure:
     """Draw the figure for one matrix and environment."""
     drawn = _drawn(sheet)
-    rows = _rows_by_run(sheet)
+    rows = {str(key): frame for key, frame in sheet.results.epochs.groupby("run_key")}
     chosen = looks(sheet, drawn)
     parts = blocks(drawn)
     page = Page(
@@ -105,10 +105,6 @@ def mean_curve(runs: Sequence[tuple[int, Mapping[int, float]]]) -> Curve | None:
 
 
 _Rows = Mapping[str, pd.DataFrame]
-
-
-def _rows_by_run(sheet: Sheet) -> _Rows:
-    return {str(key): rows for key, rows in sheet.results.epochs.groupby("run_key")}
 
 
 def _drawn(sheet: Sheet) -> list[CellGroup]:
@@ -159,8 +155,6 @@ def _draw_cell(
     curve = _mean_of(group, rows, column)
     if curve is None:
         return
-    # A single epoch has no line to see.
-    marker = look.marker if len(curve.epochs) == 1 else ""
     hides = look.dashes == "-" and any(coincide(curve, other) for other in drawn)
     drawn.append(curve)
     axes.plot(
@@ -169,7 +163,7 @@ def _draw_cell(
         color=look.colour,
         linestyle=_UPON_ANOTHER if hides else look.dashes,
         linewidth=1.5,
-        marker=marker,
+        marker=look.marker if len(curve.epochs) == 1 else "",  # which has no line to see
         markersize=4,
         clip_on=False,
     )

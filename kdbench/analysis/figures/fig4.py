@@ -7,8 +7,8 @@ the reference cell's, each machine's to its own.
 """
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from kdbench.analysis.aggregate import CellGroup
@@ -63,17 +63,14 @@ def draw(sheet: Sheet) -> Figure:
         legend.append(Look(_PAPER_LABEL, style.FAINT, hatch=True))
     rows = Rows(sheet.groups, least=_ROW, padding=0.12)
     columns = side_by_side(len(panels))
-
-    def graph(index: int, panel: Panel) -> Graph:
-        def painted(axes: Axes, size: tuple[float, float]) -> None:
-            draw_panel(axes, panel, rows, size[0], named=index % columns == 0)
-
-        return Graph(panel.title, panel.notes, panel.unit, "", painted)
-
+    graphs = [
+        Graph(p.title, p.notes, p.unit, "", partial(draw_panel, p, rows, index % columns == 0))
+        for index, p in enumerate(panels)
+    ]
     page = Page(
         title=headline(sheet, "What a distillation costs"),
         legend=legend,
-        graphs=[graph(*each) for each in enumerate(panels)],
+        graphs=graphs,
         caption=_caption(sheet, shown, _paper_notes(panels, shown) if hatched else ()),
         columns=columns,
         panel=(_WIDTH if columns > 1 else _WIDTH_ALONE, rows.total),

@@ -135,8 +135,7 @@ def _handle(group: CellGroup, look: Look) -> Look:
 def _draw_level(axes: Axes, group: CellGroup, look: Look) -> None:
     estimate = group.estimates["accuracy"]
     axes.axhline(100 * estimate.value, color=look.colour, linestyle=_LEVEL, linewidth=1.2)
-    ends = estimate.interval
-    if ends:
+    if ends := estimate.interval:
         axes.axhspan(100 * ends[0], 100 * ends[1], color=look.colour, alpha=0.12, linewidth=0)
 
 

@@ -1,6 +1,7 @@
 """What a step's memory is for at its peak: a stacked bar per cell, by category."""
 
 from collections.abc import Sequence
+from functools import partial
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -34,11 +35,8 @@ def draw(sheet: Sheet) -> Figure:
     rows = Rows([item.group for item in found], least=_BAR + _PADDING, padding=_PADDING)
     factor, unit = axis_unit((float(_total(item)) for item in found), "bytes")
 
-    def painted(axes: Axes, size: tuple[float, float]) -> None:
-        rows.prepare(axes)
-        _draw_bars(axes, found, rows, factor, size[0])
-
-    graph = Graph("By category, at the peak of a step", (), unit, "", painted)
+    drawn = partial(_draw_bars, found, rows, factor)
+    graph = Graph("By category, at the peak of a step", (), unit, "", drawn)
     page = Page(
         title=headline(sheet, "What a step's memory is for"),
         legend=_legend(found),
@@ -77,9 +75,10 @@ def _total(item: Breakdown) -> int:
 
 
 def _draw_bars(
-    axes: Axes, found: Sequence[Breakdown], rows: Rows, factor: float, room: float
+    found: Sequence[Breakdown], rows: Rows, factor: float, axes: Axes, size: tuple[float, float]
 ) -> None:
-    thickness = _BAR / rows.height
+    rows.prepare(axes)
+    room, thickness = size[0], _BAR / rows.height
     texts = [format_value(_total(item), "bytes") for item in found]
     # The axis ends where the text behind the longest bar still fits.
     end = max(
@@ -108,18 +107,8 @@ def _draw_bars(
             start += width
         beyond = _unattributed(item) / factor
         if beyond:
-            filling = style.filling(style.FAINT, hatch=True)
-            axes.barh(at, beyond, thickness, left=start, **filling)
-        axes.annotate(
-            text,
-            (start + beyond, at),
-            xytext=(3, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=style.BODY,
-            annotation_clip=False,
-            **style.PLAIN,
-        )
+            axes.barh(at, beyond, thickness, left=start, **style.filling(style.FAINT, hatch=True))
+        style.write_behind(axes, text, (start + beyond, at))
 
 
 _PREDICTED = "Bytes at the predicted peak of a steady step, as its device counts them."

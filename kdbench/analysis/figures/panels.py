@@ -47,10 +47,12 @@ class Panel:
     limit: float | None = None
 
 
-def draw_panel(axes: Axes, panel: Panel, rows: Rows, room: float, *, named: bool) -> None:
-    """Draw a panel into axes that are `room` inches wide, with the rows' names if `named`."""
+def draw_panel(
+    panel: Panel, rows: Rows, named: bool, axes: Axes, size: tuple[float, float]
+) -> None:
+    """Draw a panel, with the rows' names if `named`, into axes whose size is in inches."""
     rows.prepare(axes, named=named)
-    end = _end(panel, room)
+    end = _end(panel, size[0])
     axes.set_xlim(0, end)
     both = {bar.row for bar in panel.bars if bar.paper}
     thickness = (_BESIDE if both else _ALONE) / rows.height
@@ -85,16 +87,13 @@ def _draw_bar(axes: Axes, bar: Bar, centre: float, height: float) -> None:
             capsize=2,
         )
     _draw_dots(axes, bar, centre)
-    axes.annotate(
+    style.write_behind(
+        axes,
         bar.text,
         (bar.reach, centre),
-        xytext=(5 if bar.dots else 3, 0),
-        textcoords="offset points",
-        va="center",
-        fontsize=style.SMALL if bar.paper else style.BODY,
-        color=style.FAINT if bar.paper or bar.faint or bar.value is None else style.INK,
-        annotation_clip=False,
-        **style.PLAIN,
+        points=5 if bar.dots else 3,
+        size=style.SMALL if bar.paper else style.BODY,
+        colour=style.FAINT if bar.paper or bar.faint or bar.value is None else style.INK,
     )
 
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from kdbench.analysis.aggregate import CellGroup
@@ -199,13 +199,10 @@ def _graph(
     if scatter is None:
         return None
 
-    def painted(axes: Axes, size: tuple[float, float]) -> None:
-        draw_scatter(axes, scatter, size)
-
     notes = [cost.note]
     if cost.metric and (source := source_note(groups, METRICS[cost.metric])):
         notes.append(f"source: {source}")
-    return Graph(cost.title, tuple(notes), unit, "test accuracy, %", painted)
+    return Graph(cost.title, tuple(notes), unit, "test accuracy, %", partial(draw_scatter, scatter))
 
 
 def _marked(group: CellGroup, cost: Cost) -> list[str]:

@@ -97,7 +97,7 @@ def plan_scatter(
     return Scatter(points, best, logarithmic, across, up, names)
 
 
-def draw_scatter(axes: Axes, scatter: Scatter, size: tuple[float, float]) -> None:
+def draw_scatter(scatter: Scatter, axes: Axes, size: tuple[float, float]) -> None:
     """Draw a panel that was planned for axes of this size, in inches."""
     _scale(axes, scatter)
     best = [scatter.points[index] for index in scatter.best]

@@ -61,14 +61,8 @@ _FONT = "DejaVu Sans"  # bundled with matplotlib: the same on every machine
 # For letters that it lacks, those of these that are installed.
 _OTHER_FONTS = (
     *(f"Noto Sans CJK {region}" for region in ("SC", "JP", "KR", "TC")),
-    *(
-        "Source Han Sans",
-        "WenQuanYi Zen Hei",
-        "Droid Sans Fallback",
-        "Hiragino Sans",
-        "PingFang SC",
-    ),
-    *("Arial Unicode MS", "Noto Emoji", "Symbola"),
+    *("Source Han Sans", "WenQuanYi Zen Hei", "Droid Sans Fallback", "Hiragino Sans"),
+    *("PingFang SC", "Arial Unicode MS", "Noto Emoji", "Symbola"),
 )
 
 _RC = {
@@ -179,17 +173,31 @@ def write_lines(
     """Write lines downwards from a point given in inches from the left and the bottom."""
     width, height = figure.get_size_inches()
     for index, line in enumerate(lines):
-        y = top - index * line_height(size)
-        figure.text(
-            left / width,
-            y / height,
-            line,
-            fontsize=size,
-            color=colour,
-            weight=weight,
-            va="top",
-            **PLAIN,
-        )
+        x, y = left / width, (top - index * line_height(size)) / height
+        figure.text(x, y, line, fontsize=size, color=colour, weight=weight, va="top", **PLAIN)
+
+
+def write_behind(
+    axes: Axes,
+    text: str,
+    end: tuple[float, float],
+    *,
+    points: int = 3,
+    size: float = BODY,
+    colour: str = INK,
+) -> None:
+    """Write behind the end of a bar, so many points from it."""
+    axes.annotate(
+        text,
+        end,
+        xytext=(points, 0),
+        textcoords="offset points",
+        va="center",
+        fontsize=size,
+        color=colour,
+        annotation_clip=False,
+        **PLAIN,
+    )
 
 
 def percent_axis(axes: Axes) -> None:
