@@ -31,16 +31,14 @@ from kdbench.common.units import axis_unit, format_value
 
 _MOST_PANELS = 24
 _EXTRAPOLATED = (0, (5, 1.6))
-# How far the axis goes on behind the last break-even.
-_BEHIND = 2.2
+_BEHIND = 2.2  # how far the axis goes on behind the last break-even
 
 
 @dataclass(frozen=True, eq=False)
 class Family:
     """Cells that differ in the method alone."""
 
-    #: those with a precompute, each with when it has paid
-    once: Sequence[tuple[CellGroup, Payback]]
+    once: Sequence[tuple[CellGroup, Payback]]  #: with a precompute, each with when it has paid
     rivals: Sequence[CellGroup]  #: those that run the teacher on every batch
 
     @property
@@ -145,23 +143,21 @@ def _graph(family: Family, names: Sequence[str], chosen: Mapping[str, Look]) -> 
     costs = [(group, *_line(group, axis)) for group in family.groups]
     factor, unit = axis_unit((start + slope * axis.end for _, start, slope in costs), "seconds")
 
+    ends = [0, axis.end]
+
+    def heights(start: float, slope: float) -> list[float]:
+        return [(start + slope * end) / factor for end in ends]
+
     def painted(axes: Axes, _size: tuple[float, float]) -> None:
         for group, start, slope in costs:
             colour = chosen[group.method].colour
-            (low, flat), (high, steep) = _band(group, axis)
-            if (low, flat) != (high, steep):
-                ends = [[low, low + flat * axis.end], [high, high + steep * axis.end]]
-                lower, upper = ([height / factor for height in line] for line in ends)
-                axes.fill_between(
-                    [0, axis.end], lower, upper, color=colour, alpha=0.16, linewidth=0
-                )
-            axes.plot(
-                [0, axis.end],
-                [start / factor, (start + slope * axis.end) / factor],
-                color=colour,
-                linestyle=_EXTRAPOLATED if is_extrapolated(group) else "-",
-                linewidth=1.6,
-            )
+            low, high = _band(group, axis)
+            if low != high:
+                lower, upper = heights(*low), heights(*high)
+                axes.fill_between(ends, lower, upper, color=colour, alpha=0.16, linewidth=0)
+            dashes = _EXTRAPOLATED if is_extrapolated(group) else "-"
+            line = heights(start, slope)
+            axes.plot(ends, line, color=colour, linestyle=dashes, linewidth=1.6)
         for group, found in family.once:
             _mark(axes, group, found, axis, factor, chosen[group.method].colour)
         axes.set_xlim(0, axis.end)

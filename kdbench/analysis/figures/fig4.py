@@ -55,8 +55,8 @@ def refusal(sheet: Sheet) -> str | None:
 def draw(sheet: Sheet) -> Figure:
     """Draw the figure for one matrix and environment."""
     always = [METRICS[name] for name in _ALWAYS]
-    shown = _present(sheet, dict.fromkeys([*_wanted(sheet), *always]))
-    panels = [_panel(sheet, metric) for metric in shown]
+    drawn = _present(sheet, dict.fromkeys([*_wanted(sheet), *always]))
+    panels = [_panel(sheet, metric) for metric in drawn]
     hatched = any(bar.paper for panel in panels for bar in panel.bars)
     legend = [Look(style.method_name(name), colour) for name, colour in sheet.colours.items()]
     if hatched:
@@ -71,7 +71,7 @@ def draw(sheet: Sheet) -> Figure:
         title=headline(sheet, "What a distillation costs"),
         legend=legend,
         graphs=graphs,
-        caption=_caption(sheet, shown, _paper_notes(panels, shown) if hatched else ()),
+        caption=_caption(sheet, drawn, _paper_notes(panels, drawn) if hatched else ()),
         columns=columns,
         panel=(_WIDTH if columns > 1 else _WIDTH_ALONE, rows.total),
         handles="patches",
@@ -115,13 +115,10 @@ def _relative_panel(sheet: Sheet, metric: Metric, reported: Sequence[float | Non
     if sheet.reference is None:
         return None
     estimate = sheet.reference.estimates.get(metric.name)
-    if estimate is not None and estimate.marks:
-        return None
-    own = sheet.reference.value(metric.name)
     theirs = reported_for(sheet.reference.settings, metric.name)
-    if own is None or theirs is None:
+    if estimate is None or estimate.marks or theirs is None:
         return None
-    bars = _bars(sheet, metric, reported, own=own, paper=theirs, against=theirs)
+    bars = _bars(sheet, metric, reported, own=estimate.value, paper=theirs, against=theirs)
     notes = (*_notes(sheet, metric), "each machine's own reference cell = 1")
     return Panel(metric.title + ", relative", notes, "of the reference cell's time", bars)
 
@@ -181,9 +178,9 @@ def _notes(sheet: Sheet, metric: Metric) -> tuple[str, ...]:
     return (metric.note, *([f"source: {source}"] if source else []))
 
 
-def _paper_notes(panels: Sequence[Panel], shown: Sequence[Metric]) -> tuple[str, ...]:
+def _paper_notes(panels: Sequence[Panel], drawn: Sequence[Metric]) -> tuple[str, ...]:
     """Say what the hatched bars are, for the panels that have them."""
-    pairs = zip(shown, panels, strict=True)
+    pairs = zip(drawn, panels, strict=True)
     with_paper = [metric for metric, panel in pairs if any(bar.paper for bar in panel.bars)]
     names = {metric.name for metric in with_paper}
     notes = [f"Hatched: as the paper reports ({PAPER}, read off its bars)"]
@@ -196,22 +193,22 @@ def _paper_notes(panels: Sequence[Panel], shown: Sequence[Metric]) -> tuple[str,
     return ("; ".join(notes) + ".",)
 
 
-def _caption(sheet: Sheet, shown: Sequence[Metric], paper: Sequence[str]) -> list[str]:
+def _caption(sheet: Sheet, drawn: Sequence[Metric], paper: Sequence[str]) -> list[str]:
     groups = sheet.groups
     lines = [provenance(sheet, groups)]
     if sheet.reference is not None:
         lines.append(f"ref: {sheet.reference.name}; ×2 is twice its value, ÷2 is half of it.")
-    estimates = [g.estimates[m.name] for g in groups for m in shown if m.name in g.estimates]
-    counted = count_note(groups, shown)
+    estimates = [g.estimates[m.name] for g in groups for m in drawn if m.name in g.estimates]
+    counted = count_note(groups, drawn)
     if any(group.finished > 1 for group in groups):
         counted += "; dots: each run, where they differ"
     if any(estimate.disturbed for estimate in estimates):
         counted += "; hollow: a contended one, left out"
     if any(estimate.interval for estimate in estimates):
         counted += "; whiskers: 95 % interval over them"
-    lines += [f"{counted}.", *paper, *sentences(footnotes(groups, shown))]
-    notes = mark_notes(groups, shown)
-    if any(not metric.is_memory or metric.name == "device" for metric in shown):
+    lines += [f"{counted}.", *paper, *sentences(footnotes(groups, drawn))]
+    notes = mark_notes(groups, drawn)
+    if any(not metric.is_memory or metric.name == "device" for metric in drawn):
         notes += doubt_notes(groups)
     for note in notes:
         lines += sentences([note])

@@ -83,7 +83,7 @@ def _graph(block: Block, chosen: Mapping[int, Look]) -> Graph:
         values = [_alpha2(g) for line in lines.values() for g in line]
         span = (max(values) - min(values)) or 1.0
         for index, (look, line) in enumerate(lines.items()):
-            # A little aside, so that whiskers at the same alpha2 can be told apart.
+            # A little aside, so that whiskers at the same alpha2 stand apart.
             aside = (index - (len(lines) - 1) / 2) * 0.008 * span
             _draw_line(axes, line, look, aside)
         axes.xaxis.set_major_locator(style.ticks(6))

@@ -105,10 +105,10 @@ def refusal(sheet: Sheet) -> str | None:
 def draw(sheet: Sheet) -> Figure:
     """Draw the figure for one matrix and environment."""
     trained = _trained(sheet)
-    shown = [cost for cost in COSTS if _known(trained, cost)]
+    drawn = [cost for cost in COSTS if _known(trained, cost)]
     names = _labels(trained)
     for numbered in (False, True):
-        page = _page(sheet, trained, shown, names, numbered=numbered)
+        page = _page(sheet, trained, drawn, names, numbered=numbered)
         if page is not None:
             return draw_page(page)
     raise RuntimeError("numbers have a place wherever they fall")
@@ -139,7 +139,7 @@ def _labels(groups: Sequence[CellGroup]) -> dict[int, str]:
 def _page(
     sheet: Sheet,
     trained: Sequence[CellGroup],
-    shown: Sequence[Cost],
+    drawn: Sequence[Cost],
     names: dict[int, str],
     *,
     numbered: bool,
@@ -148,12 +148,12 @@ def _page(
     chosen = looks(sheet, trained)
     numbers = {id(group): str(index) for index, group in enumerate(trained, 1)}
     texts = numbers if numbered else names
-    panel = _PANEL if len(shown) > 1 else _ALONE
+    panel = _PANEL if len(drawn) > 1 else _ALONE
     datasets = list(dict.fromkeys(group.settings["dataset"] for group in trained))
     graphs = []
     for dataset in datasets:
         of_dataset = f", {printable(dataset)}" if len(datasets) > 1 else ""
-        for cost in shown:
+        for cost in drawn:
             groups = [g for g in _known(trained, cost) if g.settings["dataset"] == dataset]
             if not groups:
                 continue
@@ -169,8 +169,8 @@ def _page(
         title=headline(sheet, "What accuracy costs"),
         legend=legend if numbered else [],
         graphs=graphs,
-        caption=_caption(sheet, trained, shown),
-        columns=len(shown),
+        caption=_caption(sheet, trained, drawn),
+        columns=len(drawn),
         table=numbered,
         panel=panel,
         handles="points",
@@ -217,19 +217,19 @@ def _bar(group: CellGroup) -> tuple[float, float]:
     return 100 * ends[0], 100 * ends[1]
 
 
-def _caption(sheet: Sheet, trained: Sequence[CellGroup], shown: Sequence[Cost]) -> list[str]:
+def _caption(sheet: Sheet, trained: Sequence[CellGroup], drawn: Sequence[Cost]) -> list[str]:
     lines = [provenance(sheet, trained)]
     lines.append(
         "Filled, on the dashed line: no other cell costs at most as much and is at least as good; "
         "the line goes by the means, whatever their spread."
     )
-    if any(_marked(group, cost) for group in trained for cost in shown):
+    if any(_marked(group, cost) for group in trained for cost in drawn):
         lines.append(
             "Pale: its runs were all contended, or lie further apart than processes that measure "
             "the same; not on the line."
         )
     lines.append(_seed_note(trained))
-    for cost in shown:
+    for cost in drawn:
         without = [group for group in trained if cost.of(group) is None]
         if without:
             lines.append(f"{cost.title}: not known for {', '.join(g.name for g in without)}.")

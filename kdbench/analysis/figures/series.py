@@ -1,4 +1,4 @@
-"""What becomes a line of its own: cells by method, and by what else tells them apart."""
+"""What becomes a line of its own: cells by method, and by what else sets them apart."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -71,9 +71,9 @@ def looks(
     look.
     """
     names = distinguishing_settings(groups, apart_from)
-    told = {id(group): (group.method, variant_name(group, names)) for group in groups}
+    variant_of = {id(group): (group.method, variant_name(group, names)) for group in groups}
     variants: dict[str, list[str]] = {}
-    for method, variant in dict.fromkeys(told.values()):
+    for method, variant in dict.fromkeys(variant_of.values()):
         variants.setdefault(method, []).append(variant)
     rank = {method: index for index, method in enumerate(sheet.colours)}
     made = {}
@@ -87,7 +87,7 @@ def looks(
                 dashes=_DASHES[(len(own) - 1 - index) % len(_DASHES)],
                 marker=_MARKERS[(rank[method] + index) % len(_MARKERS)],
             )
-    return {key: made[both] for key, both in told.items()}
+    return {key: made[both] for key, both in variant_of.items()}
 
 
 def distinguishing_settings(
@@ -96,7 +96,7 @@ def distinguishing_settings(
     """List the settings in which cells of one block differ, whatever their methods.
 
     What follows from another (a teacher's weights from the teacher, alpha1 = 1 - alpha2) is left
-    out, and so is what a cell without a teacher lacks.
+    out, and so is what a cell without a teacher has not.
     """
     skipped = {*_BLOCK, *apart_from, *_OF_TEACHER, "method", "cell_id", "student_inferred"}
     if all(isclose(g.settings["alpha1"], 1 - g.settings["alpha2"]) for g in groups):
@@ -108,11 +108,11 @@ def distinguishing_settings(
             asked = [group for group in block.groups if _has(group, name)]
             if len({str(group.settings[name]) for group in asked}) > 1:
                 found.add(name)
-        told = [
+        lines = [
             (group.method, *(str(group.settings[name]) for name in found)) for group in block.groups
         ]
         # Points of one line have cell_ids of their own.
-        if not apart_from and len(set(told)) < len(told):
+        if not apart_from and len(set(lines)) < len(lines):
             found.add("cell_id")
     return [name for name in (*names, "cell_id") if name in found]
 
@@ -124,17 +124,17 @@ def _has(group: CellGroup, name: str) -> bool:
 
 def variant_name(group: CellGroup, names: Sequence[str]) -> str:
     """Write what a cell's settings of these names are."""
-    told = []
+    parts = []
     for name in names:
         value = group.settings[name]
         if not _has(group, name):
             continue
         if name == "cell_id":
-            told.append(f"cell {str(value)[:6]}")
+            parts.append(f"cell {str(value)[:6]}")
         elif name == "teacher":
-            told.append(printable(value))
+            parts.append(printable(value))
         elif name in ("alpha1", "alpha2"):
-            told.append(f"{style.GREEK[name]}{TIE}={TIE}{value:g}")
+            parts.append(f"{style.GREEK[name]}{TIE}={TIE}{value:g}")
         else:
-            told.append(printable(f"{name}={value}"))
-    return ", ".join(told)
+            parts.append(printable(f"{name}={value}"))
+    return ", ".join(parts)

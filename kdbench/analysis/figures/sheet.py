@@ -38,9 +38,8 @@ class Sheet:
 
 def headline(sheet: Sheet, title: str) -> str:
     """Head a figure: what it shows, of which matrix, and whether anything of it was measured."""
-    told = f"{title}: {printable(sheet.matrix)}"
     predicted = sheet.environment.profile is not None
-    return f"{told} (predicted, not measured)" if predicted else told
+    return f"{title}: {printable(sheet.matrix)}" + " (predicted, not measured)" * predicted
 
 
 def excess(count: int, most: int, what: str = "cells are more than fit") -> str | None:
@@ -86,7 +85,7 @@ def _row_labels(groups: Sequence[CellGroup]) -> list[str]:
         lines = [style.method_name(group.method), *fold_label(block_title(group), _LABEL_LETTERS)]
         if several and (teacher := group.settings["teacher"]):
             lines += fold_label(printable(teacher), _LABEL_LETTERS)
-        # Axes beyond the main ones are in the label as name=value; what tells apart cells of one
+        # Axes beyond the main ones are in the label as name=value; what sets apart cells of one
         # label stands behind it.
         extra = [part for part in printable(group.label).split("/") if "=" in part]
         extra += [group.name[len(printable(group.label)) :].strip()]

@@ -125,11 +125,11 @@ def _paint(
     axes.set_ylim(0, highest * _HEADROOM)
     axes.grid(visible=False, axis="x")
     _paint_parts(axes, one, size)
-    shown = _fullest(one.totals)
-    edges = np.append(shown, count)
+    drawn = _fullest(one.totals)
+    edges = np.append(drawn, count)
     floor = np.zeros(len(edges))
     for name, sizes in zip(STACK, one.live, strict=True):
-        held = sizes[shown] / factor
+        held = sizes[drawn] / factor
         if not held.any():
             continue
         ceiling = floor + np.append(held, held[-1])
