@@ -22,7 +22,7 @@ from kdbench.common.environment import (
     torch_build,
     user_cache,
 )
-from kdbench.common.errors import WorkerError, printable
+from kdbench.common.errors import WorkerError, os_reason, printable
 from kdbench.common.memory_limits import memory_limit_bytes
 from kdbench.runner.device import Probe, probe_torch
 from kdbench.runner.machine_report import (
@@ -84,8 +84,7 @@ def examine_results_folder(results: Path) -> list[Finding]:
 
 def _processor(environment: dict[str, Any]) -> list[Finding]:
     model, usable = environment["cpu_model"], environment["cpu_usable"]
-    limit = memory_limit_bytes()
-    total = environment["memory_bytes"]
+    limit, total = memory_limit_bytes(), environment["memory_bytes"]
     memory = gib(total)
     if limit is not None and limit < total:
         memory = f"{gib(limit)} for this container, of the machine's {memory}"
@@ -108,11 +107,9 @@ def _torch(environment: dict[str, Any], probe: Callable[[], Probe], *, has_card:
         seen = probe()
     except WorkerError as error:
         return Finding("torch", f"{installed}, and {error}", good=False, remedy="reinstall torch")
-    other_cards = not seen["cuda_build"] and built_for_other_cards()
-    if other_cards:
-        build = torch_build()
-    else:
-        build = f"CUDA {seen['cuda_build']}" if seen["cuda_build"] else "the CPU alone"
+    cuda = seen["cuda_build"]
+    other_cards = not cuda and built_for_other_cards()
+    build = torch_build() if other_cards else f"CUDA {cuda}" if cuda else "the CPU alone"
     parts = [f"{seen['torch_version']}, built for {build}, {seen['threads']} threads"]
     parts += [f"cuda:{d['index']} is {d['name']} ({d['capability']})" for d in seen["devices"]]
     parts.append("computes in bf16" if seen["bf16"] else "bf16 is emulated, slowly")
@@ -126,10 +123,8 @@ def _torch(environment: dict[str, Any], probe: Callable[[], Probe], *, has_card:
         parts.append("kdbench was tried on NVIDIA's cards alone, and NVML tells of no others")
         remedy = "runs are on the CPU; for an NVIDIA card install a CUDA build of torch"
     if unused:
-        remedy = "update the driver" if seen["cuda_build"] else "install a CUDA build of torch"
-    null: tuple[str, ...] = () if devices else _CUDA_COLUMNS
-    if unused:
-        null += NVML_COLUMNS
+        remedy = "update the driver" if cuda else "install a CUDA build of torch"
+    null = (*(() if devices else _CUDA_COLUMNS), *(NVML_COLUMNS if unused else ()))
     good = not unused and not other_cards
     return Finding("torch", "; ".join(parts), good=good, null=null, remedy=remedy)
 
@@ -212,8 +207,8 @@ def _folder(name: str, folder: Path) -> Finding:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        why = (error.strerror or str(error)).lower()
-        return Finding(name, f"{folder} cannot be written to: {why}", good=False)
+        found = f"{folder} cannot be written to: {os_reason(error)}"
+        return Finding(name, found, good=False)
     new = "" if there == folder else " (not there yet)"
     return Finding(name, f"{folder}{new}, {gib(shutil.disk_usage(there).free)} free")
 

@@ -19,8 +19,9 @@ from kdbench.common.errors import InputError, WorkerError
 from kdbench.common.fingerprint import predict_digest, worker_digest
 from kdbench.matrix.file import Matrix
 from kdbench.runner.process.launcher import worker_environment
-from kdbench.runner.rows import Rows, of_tables
+from kdbench.runner.rows import Rows, of_tables, timeline_rows
 from kdbench.runner.spool import last_words
+from kdbench.runner.telemetry.cpu_load import usable_processors
 from kdbench.spec.cell import CellRun
 from kdbench.spec.device_profile import Profile
 from kdbench.store import Store, read_table
@@ -65,19 +66,16 @@ def predict_matrix(
         )
     device = "cpu" if profile.device == "cpu" else "cuda"
     first = {run.cell.label: run for run in reversed(matrix.runs(device))}
-    runs = [
-        run.model_copy(
-            update={
-                "source": "predicted",
-                "profile": profile.name,
-                "seed": matrix.seeds[0],
-                "repeat": 0,
-                "threads": None,
-                "launch": "spawn",
-            }
-        )
-        for run in (first[label] for label in dict.fromkeys(r.cell.label for r in matrix.runs()))
-    ]
+    predicted = {
+        "source": "predicted",
+        "profile": profile.name,
+        "seed": matrix.seeds[0],
+        "repeat": 0,
+        "threads": None,
+        "launch": "spawn",
+    }
+    labels = dict.fromkeys(run.cell.label for run in matrix.runs())
+    runs = [first[label].model_copy(update=predicted) for label in labels]
     environment = _environment(profile)
     made = []
     for run, answer, seconds in _answers(runs, profile, fits_bytes):
@@ -114,8 +112,9 @@ def _answers(
     runs: Sequence[CellRun], profile: Profile, fits_bytes: int | None
 ) -> Iterator[tuple[CellRun, dict[str, Any], float]]:
     """Predict in child processes; yield each run, its answer and the seconds it took, in order."""
+    processors = len(usable_processors() or ()) or os.cpu_count() or 1
     # each child imports torch first, which a single cell does not repay
-    count = max(1, min(_MAX_PROCESSES, _processors(), (len(runs) + 1) // 2))
+    count = max(1, min(_MAX_PROCESSES, processors, (len(runs) + 1) // 2))
     # neighbouring cells may share a trace, so they stay together
     shares = [runs[n * len(runs) // count : (n + 1) * len(runs) // count] for n in range(count)]
     with ExitStack() as stack:
@@ -171,9 +170,8 @@ class _Child:
         line = self._lines.get()
         if not line.endswith("\n"):
             words = last_words(self._errors, f"exit code {self._process.wait()}, it said nothing")
-            raise WorkerError(
-                f"the process that predicts ended at {run.cell.label!r}: {words[:500]}"
-            )
+            problem = f"the process that predicts ended at {run.cell.label!r}: {words[:500]}"
+            raise WorkerError(problem)
         answer = json.loads(line)
         return answer, answer.pop("seconds")
 
@@ -183,10 +181,6 @@ class _Child:
                 for line in lines:
                     self._lines.put(line)
         self._lines.put("")
-
-
-def _processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _environment(profile: Profile) -> dict[str, Any]:
@@ -225,13 +219,10 @@ def _prediction(
         "git_revision": environment["git_revision"],
         "environment": json.dumps(environment, sort_keys=True),
     }
-    timeline = answer.get("timeline", {})
     rows: Rows = {
         "cells": [cell],
         "memory": answer.get("memory", []),
         "phases": answer.get("phases", []),
-        "timeline": [
-            dict(zip(timeline, row, strict=True)) for row in zip(*timeline.values(), strict=True)
-        ],
+        "timeline": timeline_rows(answer.get("timeline", {})),
     }
     return Prediction(run_key=key, rows=of_tables(rows), fit=answer.get("fit"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from kdbench.common.errors import KdbenchError
+from kdbench.common.errors import KdbenchError, first_line
 from kdbench.runner.process.launcher import ProcessResult
 from kdbench.runner.rates import reported_rates
 from kdbench.runner.resume_plan import can_drop_checkpoints
@@ -53,7 +53,8 @@ class Record:
     def read(cls, folder: Path) -> Record:
         """Read a spool's record; raises ValueError where it is missing or broken."""
         try:
-            record = json.loads(_read_limited(folder / _RECORD))
+            _check_size(folder / _RECORD)
+            record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
             started_at = datetime.fromisoformat(record["started_at"])
             run = CellRun.model_validate_json(json.dumps(record["run"]))
             environment = dict(record["environment"])
@@ -105,12 +106,9 @@ def _set_aside(store: Store, folder: Path, error: Exception, tell: Callable[[str
 
 def _rows(record: Record, folder: Path, log: Path) -> Rows:
     samples, events = _lines(folder / SAMPLES), _lines(folder / EVENTS)
-    result = ProcessResult(
-        returncode=None,
-        wall_seconds=_wall_seconds(samples),
-        events=tuple(events),
-        stopped=_KILLED,
-    )
+    times = [sample["monotonic_ns"] for sample in samples]
+    wall_seconds = (max(times) - min(times)) / 1e9 if times else 0.0
+    result = ProcessResult(None, wall_seconds, tuple(events), stopped=_KILLED)
     return summarise(
         record.run,
         result,
@@ -128,20 +126,10 @@ def _start_times(store: Store) -> dict[str, datetime]:
     return dict(zip(*(rows.column(n).to_pylist() for n in ("run_key", "started_at")), strict=True))
 
 
-def _wall_seconds(samples: Sequence[dict[str, Any]]) -> float:
-    times = [sample["monotonic_ns"] for sample in samples]
-    return (max(times) - min(times)) / 1e9 if times else 0.0
-
-
 def _lines(path: Path) -> list[dict[str, Any]]:
     if path.exists():
         _check_size(path)
     return read_lines(path)
-
-
-def _read_limited(path: Path) -> str:
-    _check_size(path)
-    return path.read_text(encoding="utf-8")
 
 
 def _check_size(path: Path) -> None:
@@ -153,5 +141,5 @@ def _check_size(path: Path) -> None:
 
 def _first_line(error: Exception) -> str:
     if isinstance(error, KdbenchError | ValueError | OSError):
-        return (str(error).splitlines() or ["unknown"])[0]
+        return first_line(error, "unknown")
     return f"{type(error).__name__}: {error}".splitlines()[0]

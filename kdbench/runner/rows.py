@@ -9,13 +9,15 @@ from typing import Any
 from kdbench.common.stats import has_shifted, median, median_interval
 from kdbench.runner.outcome import Outcome, judge_outcome
 from kdbench.runner.process.launcher import ProcessResult
-from kdbench.runner.telemetry.columns import (
-    condition_columns,
-    energy_columns,
-    precompute_joules,
+from kdbench.runner.telemetry.columns import condition_columns, energy_columns, precompute_joules
+from kdbench.runner.telemetry.windows import (
+    Sample,
+    Window,
+    baseline,
+    highest,
+    suspensions,
+    timed_spans,
 )
-from kdbench.runner.telemetry.spans import suspensions, timed_spans
-from kdbench.runner.telemetry.windows import Sample, Window, baseline, highest
 from kdbench.spec.cell import CellRun
 from kdbench.store.schema import SCHEMA_VERSION, STEP_PARTS, TABLES
 
@@ -54,7 +56,7 @@ def summarise(
     timed = [step for step in steps if step["phase"] in _TIMED]
     # A suspended step's time is that of the suspension, and of a cold machine after it.
     clean = [step for step in timed if not step["suspended"]]
-    epochs = events.get("epoch", [])
+    epochs, timelines = events.get("epoch", []), events.get("timeline", [])
     whole_epochs = _whole(epochs, timed)
     last = max((_attempt(event) for event in events.get("phase_start", [])), default=0)
     phases = _with_polled_peaks(_phases(events), samples, attempt=last)
@@ -71,13 +73,8 @@ def summarise(
     result = {key: value for event in events.get("result", []) for key, value in event.items()}
     threads = next((event["threads"] for event in events.get("started", [])), None)
     cell = {
-        **run.plan_row(),
-        **outcome.columns(),
+        **_common_columns(run, outcome, environment, started_at, process.wall_seconds),
         "threads": threads,
-        "wall_seconds": process.wall_seconds,
-        "started_at": started_at,
-        "schema_version": SCHEMA_VERSION,
-        **_environment_columns(environment),
         **_time_columns(run, clean, whole_epochs),
         "suspended_steps": len(timed) - len(clean) if timed else None,
         **_steadiness_columns(run, steps, clean, result),
@@ -104,7 +101,7 @@ def summarise(
             "steps": steps,
             "epochs": epochs,
             "memory": events.get("memory", []),
-            "timeline": [row for event in events.get("timeline", []) for row in _timeline(event)],
+            "timeline": [row for event in timelines for row in timeline_rows(event)],
             "samples": list(samples),
         }
     )
@@ -114,15 +111,7 @@ def failed_rows(
     run: CellRun, outcome: Outcome, *, environment: Mapping[str, Any], started_at: datetime
 ) -> Rows:
     """Make the row of a run whose process did not start."""
-    cell = {
-        **run.plan_row(),
-        **outcome.columns(),
-        "wall_seconds": 0.0,
-        "started_at": started_at,
-        "schema_version": SCHEMA_VERSION,
-        **_environment_columns(environment),
-    }
-    return of_tables({"cells": [cell]})
+    return of_tables({"cells": [_common_columns(run, outcome, environment, started_at, 0.0)]})
 
 
 def by_kind(events: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
@@ -134,11 +123,10 @@ def by_kind(events: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, Any
     return kinds
 
 
-def _timeline(event: Mapping[str, Any]) -> list[dict[str, Any]]:
+def timeline_rows(event: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Make rows of a step's timeline, whose event holds columns."""
-    names = [column.name for column in TABLES["timeline"] if column.name in event]
-    columns = [event[name] for name in names]
-    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+    columns = {c.name: event[c.name] for c in TABLES["timeline"] if c.name in event}
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def of_tables(rows: Rows) -> Rows:
@@ -150,9 +138,20 @@ def of_tables(rows: Rows) -> Rows:
     }
 
 
-def _environment_columns(environment: Mapping[str, Any]) -> dict[str, Any]:
+def _common_columns(
+    run: CellRun,
+    outcome: Outcome,
+    environment: Mapping[str, Any],
+    started_at: datetime,
+    wall_seconds: float,
+) -> dict[str, Any]:
     names = ("cpu_model", "gpu_name", "driver_version", "torch_version", "git_revision")
     return {
+        **run.plan_row(),
+        **outcome.columns(),
+        "wall_seconds": wall_seconds,
+        "started_at": started_at,
+        "schema_version": SCHEMA_VERSION,
         **{name: environment[name] for name in names},
         # missing in the record of an older version
         "runtime_settings": environment.get("runtime_settings"),
@@ -173,22 +172,22 @@ def _time_columns(
 ) -> dict[str, Any]:
     seconds = [step["seconds"] for step in timed]
     middle = median(seconds)
-    interval = median_interval(seconds)
+    low, high = median_interval(seconds) or (None, None)
     columns: dict[str, Any] = {
         "step_seconds_median": middle,
-        "step_seconds_ci_low": interval and interval[0],
-        "step_seconds_ci_high": interval and interval[1],
+        "step_seconds_ci_low": low,
+        "step_seconds_ci_high": high,
         "step_seconds_fastest": min(seconds, default=None),
         "steps_measured": len(seconds),
         "step_device_seconds_median": _median_of(timed, "device_seconds"),
         **{f"step_{part}_seconds": _median_of(timed, f"{part}_seconds") for part in STEP_PARTS},
     }
     if epochs:
-        columns["epoch_seconds"] = median([epoch["train_seconds"] for epoch in epochs])
-        columns["epoch_seconds_kind"] = "measured"
-    elif middle is not None:
-        columns["epoch_seconds"] = middle * run.cell.steps_per_epoch
-        columns["epoch_seconds_kind"] = "extrapolated"
+        whole = median([epoch["train_seconds"] for epoch in epochs])
+        return columns | {"epoch_seconds": whole, "epoch_seconds_kind": "measured"}
+    if middle is not None:
+        whole = middle * run.cell.steps_per_epoch
+        return columns | {"epoch_seconds": whole, "epoch_seconds_kind": "extrapolated"}
     return columns
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from kdbench.common.errors import WorkerError
+from kdbench.common.errors import WorkerError, os_reason
 
 _APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -41,8 +41,7 @@ def open_log(path: Path) -> BinaryIO:
     try:
         return os.fdopen(os.open(path, _APPEND, 0o666), "ab")
     except OSError as error:
-        why = (error.strerror or str(error)).lower()
-        raise WorkerError(f"cannot write the log {path}: {why}") from None
+        raise WorkerError(f"cannot write the log {path}: {os_reason(error)}") from None
 
 
 class Spawned:

@@ -2,7 +2,7 @@
 
 import signal
 import threading
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any, Self
 
 from kdbench.common.lifetime import STOP_SIGNALS
@@ -35,9 +35,7 @@ class StopRequest:
     @property
     def now(self) -> str | None:
         """Who wants the running cell to stop now; None for nobody."""
-        if self._order is not None:
-            return self._order
-        return "stopped by the user" if self._asked > 1 else None
+        return self._order or ("stopped by the user" if self._asked > 1 else None)
 
     def ask(self) -> None:
         """Ask for a stop after the running cell; the second time, now."""
@@ -57,12 +55,7 @@ class StopRequest:
                     self._before[number] = signal.signal(number, self._handle)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Restore the previous handlers."""
         for number, handler in self._before.items():
             # None: not set from Python, so Python cannot restore it

@@ -1,15 +1,16 @@
 """The columns of `cells` that come from the samples: energy, conditions, contention, neighbours."""
 
 from collections.abc import Mapping, Sequence
-from statistics import median
 from typing import Any
 
+from kdbench.common.stats import median
 from kdbench.runner.telemetry.contention import LIST_NS, judge
 from kdbench.runner.telemetry.gpu import throttle_words
-from kdbench.runner.telemetry.spans import MARGIN_NS, Span
 from kdbench.runner.telemetry.windows import (
+    MARGIN_NS,
     Counter,
     Sample,
+    Span,
     Window,
     baseline,
     card_energy,
@@ -52,10 +53,10 @@ def condition_columns(
         "sample_seconds_max": longest,
         "load_average": first.get("load_average"),
         "cpu_governor": first.get("cpu_governor"),
-        "cpu_mhz_median": _median(within(samples, "cpu_mhz", windows)),
+        "cpu_mhz_median": median(within(samples, "cpu_mhz", windows)),
         "cpu_celsius_max": highest(samples, "cpu_celsius", windows),
         "cpu_throttled_seconds": throttled.gained(windows),
-        "gpu_sm_mhz_median": _median(within(samples, "gpu_sm_mhz", windows)),
+        "gpu_sm_mhz_median": median(within(samples, "gpu_sm_mhz", windows)),
         "gpu_celsius_max": highest(samples, "gpu_celsius", windows),
         "gpu_throttled": _throttled(within(samples, "gpu_throttle", windows)),
         "gpu_neighbours": highest(samples, "gpu_neighbours", padded(windows, LIST_NS)),
@@ -87,7 +88,7 @@ def energy_columns(
     step = joules / steps
     columns |= {"energy_step_joules": step, "energy_source": meter.source}
     if epochs:
-        columns["energy_epoch_joules"] = _median(_by_epoch(meter, spans, epochs))
+        columns["energy_epoch_joules"] = median(_by_epoch(meter, spans, epochs))
     else:
         columns["energy_epoch_joules"] = step * run.cell.steps_per_epoch
     whole = run.cell.steps_per_epoch * run.cell.training.epochs
@@ -131,7 +132,3 @@ def _throttled(bits: Sequence[int]) -> str | None:
     if not bits:
         return None
     return ", ".join(dict.fromkeys(word for value in bits for word in throttle_words(value)))
-
-
-def _median(values: Sequence[float]) -> float | None:
-    return median(values) if values else None

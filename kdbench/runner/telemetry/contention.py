@@ -39,10 +39,7 @@ def judge(
     """
     elsewhere = mean_rate(samples, "cpu_elsewhere", windows)
     facts = samples[0] if samples else {}
-    verdicts = [
-        _processors(elsewhere, facts, threads),
-        _card(samples, windows),
-    ]
+    verdicts = (_processors(elsewhere, facts, threads), _card(samples, windows))
     known = [verdict for verdict in verdicts if verdict is not None]
     words = "; ".join(word for word in known if word) or None
     return Contention(words is not None if known else None, words, elsewhere)
@@ -66,7 +63,7 @@ def _processors(
 def _card(samples: Sequence[Sample], windows: Sequence[Window]) -> str | None:
     """Say who else computed on the card; empty for nobody, None for unknown.
 
-    Where the driver tells who computes, an open but idle notebook is no contention; where it does
+    Where the driver reports who computes, an open but idle notebook is no contention; where it does
     not, whoever has the card open may compute.
     """
     around = padded(windows, LIST_NS)
@@ -78,14 +75,14 @@ def _card(samples: Sequence[Sample], windows: Sequence[Window]) -> str | None:
     names = {pid: name for pid, name, _ in seen if name}
     idle = {pid for pid, _, computing in seen if computing is False}
     idle -= {pid for pid, _, computing in seen if computing}
-    told = [
+    company = [
         f"{names[pid]} ({pid})" if pid in names else f"process {pid}"
         for pid in sorted({pid for pid, _, _ in seen} - idle)
     ]
     unnamed = max(n - len(others) for n, others in zip(counts, readings, strict=True))
     if unnamed:
-        told.append(f"{unnamed} of those that came after the worker")
-    return f"also on the card: {', '.join(told)}" if told else ""
+        company.append(f"{unnamed} of those that came after the worker")
+    return f"also on the card: {', '.join(company)}" if company else ""
 
 
 def _listed(samples: Sequence[Sample], windows: Sequence[Window]) -> list[Any]:

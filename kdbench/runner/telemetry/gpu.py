@@ -49,12 +49,10 @@ class GpuReader:
 
     def __init__(self, uuid: str, problem: str | None = None) -> None:
         self.problem = problem
-        #: it answered, and then no longer did
-        self.lost = False
+        self.lost = False  #: it answered, and then no longer did
         self._has_memory_v2 = True
         self._handle: object = None
-        # of the whole card: None on an instance
-        self._whole: object = None
+        self._whole: object = None  # of the whole card: None on an instance
         # of what clocks and heat are asked of: the card, whether or not an instance is read
         self._board: object = None
         self._utilised_us = 0
@@ -65,8 +63,12 @@ class GpuReader:
         except pynvml.NVMLError as error:
             self.problem = f"card {uuid}: {fault(error.value).name}"
             return
-        parent = self._parent() if uuid.startswith("MIG-") else self._handle
-        self._whole, self._board = (None if uuid.startswith("MIG-") else self._handle), parent
+        if uuid.startswith("MIG-"):
+            self._board = self._ask(
+                self._handle, pynvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle
+            )
+        else:
+            self._whole = self._board = self._handle
 
     def device_bytes(self) -> int | None:
         """Return the used memory of the card or instance, all its processes together, in bytes.
@@ -76,15 +78,15 @@ class GpuReader:
         """
         if self._has_memory_v2:
             try:
-                return self._read(used_v2)
+                return self._ask(self._handle, used_v2)
             except NoMemoryV2Error:
                 # For good: the two versions count differently, and a series must not mix them.
                 self._has_memory_v2 = False
-        return self._read(_used_v1)
+        return self._ask(self._handle, lambda h: _used(pynvml.nvmlDeviceGetMemoryInfo(h)))
 
     def processes(self) -> Listed | None:
         """Return the processes that have the card open to compute, and the bytes each holds."""
-        return self._read(compute_processes)
+        return self._ask(self._handle, compute_processes)
 
     def computing(self) -> set[int] | None:
         """Return the processes that kept the card's cores busy since the last call.
@@ -96,39 +98,41 @@ class GpuReader:
             self._whole, lambda h: pynvml.nvmlDeviceGetProcessUtilization(h, self._utilised_us)
         )
         # Drivers are known to list rubbish for processes that have just ended.
-        told = [s for s in samples or () if s.pid and 0 <= s.smUtil <= 100]
-        self._utilised_us = max((s.timeStamp for s in told), default=self._utilised_us)
-        return {s.pid for s in told if s.smUtil} or None
+        valid = [s for s in samples or () if s.pid and 0 <= s.smUtil <= 100]
+        self._utilised_us = max((s.timeStamp for s in valid), default=self._utilised_us)
+        return {s.pid for s in valid if s.smUtil} or None
 
     def power_watts(self) -> float | None:
         """Return the power draw; recent cards average it over a second, in their driver."""
-        return _thousandth(self._ask(self._whole, pynvml.nvmlDeviceGetPowerUsage))
+        return self._ask(self._whole, lambda h: _thousandth(pynvml.nvmlDeviceGetPowerUsage(h)))
 
     def energy_joules(self) -> float | None:
         """Return the card's energy counter, which starts when the driver is loaded."""
-        return _thousandth(self._ask(self._whole, pynvml.nvmlDeviceGetTotalEnergyConsumption))
+        return self._ask(
+            self._whole, lambda h: _thousandth(pynvml.nvmlDeviceGetTotalEnergyConsumption(h))
+        )
 
     def gpu_percent(self) -> int | None:
         """Return the share of time with a kernel running, over the driver's last period."""
-        return self._ask(self._whole, _busy_percent)
+        return self._ask(self._whole, lambda h: int(pynvml.nvmlDeviceGetUtilizationRates(h).gpu))
 
     def sm_mhz(self) -> float | None:
         """Return the clock of the card's cores; a card that runs has one, so 0 is not told."""
-        return self._ask(self._board, _sm_mhz) or None
+        return self._ask(
+            self._board,
+            lambda h: float(pynvml.nvmlDeviceGetClockInfo(h, pynvml.NVML_CLOCK_SM)) or None,
+        )
 
     def celsius(self) -> float | None:
         """Return the card's temperature."""
-        return self._ask(self._board, _celsius)
+        return self._ask(
+            self._board,
+            lambda h: float(pynvml.nvmlDeviceGetTemperature(h, pynvml.NVML_TEMPERATURE_GPU)),
+        )
 
     def throttle_bits(self) -> int | None:
         """Return the bits of the reasons for which its clocks are lowered; see `throttle_words`."""
         return self._ask(self._board, _event_reasons)
-
-    def _parent(self) -> object:
-        return self._read(pynvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle)
-
-    def _read(self, call: Callable[[object], T]) -> T | None:
-        return self._ask(self._handle, call)
 
     def _ask(self, handle: object, call: Callable[[object], T]) -> T | None:
         if handle is None:
@@ -171,10 +175,6 @@ def used_v2(handle: object) -> int | None:
     return _used(memory)
 
 
-def _used_v1(handle: object) -> int | None:
-    return _used(pynvml.nvmlDeviceGetMemoryInfo(handle))
-
-
 def _used(memory: Any) -> int | None:  # noqa: ANN401 - either version of the struct
     # Of a total of 0 nothing is used either: that is how some say that they have none of their own.
     return _bytes(memory.used) if _bytes(memory.total) else None
@@ -184,18 +184,6 @@ def _bytes(told: int) -> int | None:
     return int(told) if told < _UNKNOWN_BYTES else None
 
 
-def _busy_percent(handle: object) -> int:
-    return int(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu)
-
-
-def _sm_mhz(handle: object) -> float:
-    return float(pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM))
-
-
-def _celsius(handle: object) -> float:
-    return float(pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU))
-
-
 def _event_reasons(handle: object) -> int:
     try:
         return int(pynvml.nvmlDeviceGetCurrentClocksEventReasons(handle))
@@ -203,6 +191,6 @@ def _event_reasons(handle: object) -> int:
         return int(pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle))
 
 
-def _thousandth(value: int | None) -> float | None:
+def _thousandth(value: int) -> float | None:
     # A card that answers draws power: 0 is how virtual cards say that they do not know.
     return value / 1000 if value else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -77,12 +78,10 @@ class Neighbours:
     def _describe(self, pid: int, computing: Collection[int] | None) -> Neighbour:
         name = None
         if self._same_numbers:
-            try:
+            with suppress(OSError):  # it has ended, or is hidden
                 comm = self._proc / str(pid) / "comm"
-                told = comm.read_text(encoding="utf-8", errors="backslashreplace")
-                name = printable(told.strip()) or None
-            except OSError:  # it has ended, or is hidden
-                name = None
+                read = comm.read_text(encoding="utf-8", errors="backslashreplace")
+                name = printable(read.strip()) or None
         return Neighbour(pid, name, None if computing is None else pid in computing)
 
 

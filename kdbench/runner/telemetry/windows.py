@@ -1,9 +1,9 @@
-"""From the sampler's samples to figures of the measured windows; pure functions."""
+"""The windows of time in which the timed steps ran, and figures of the samples in them."""
 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
@@ -12,6 +12,9 @@ from typing import Any
 Sample = dict[str, Any]
 #: start and end on CLOCK_MONOTONIC, in nanoseconds
 Window = tuple[int, int]
+# The distance from a suspension at which samples are trusted: the slowest samples are a second
+# apart, and those next to a suspension include it. Some counters restart after it.
+MARGIN_NS = 1_000_000_000
 
 
 def highest(samples: Iterable[Sample], column: str, windows: Sequence[Window]) -> int | None:
@@ -136,6 +139,50 @@ def energy_joules(
     return (None, None) if counter is None else (counter.gained(windows), counter.source)
 
 
+@dataclass(frozen=True)
+class Span:
+    """Consecutive timed steps of one epoch, or of a profile."""
+
+    window: Window  #: from the first step's start to the last one's end, on CLOCK_MONOTONIC
+    epoch: int | None  #: None in a profile
+    steps: int  #: how many there are
+
+
+def suspensions(steps: Sequence[Mapping[str, Any]]) -> list[Window]:
+    """Return when the machine was suspended, with a margin.
+
+    `steps` are all of one attempt, in order; a suspended step was suspended after the step before.
+    """
+    holes, before = [], None
+    for step in steps:
+        start, end = _step_window(step)
+        if step["suspended"]:
+            holes.append((start if before is None else before, end))
+        before = end
+    return padded(holes, MARGIN_NS)
+
+
+def timed_spans(
+    steps: Sequence[Mapping[str, Any]], phases: Sequence[int], holes: Sequence[Window]
+) -> list[Span]:
+    """Group consecutive timed steps of one attempt, without the gaps between phases.
+
+    Test images are classified between two epochs, and checkpoints are written within one. Steps
+    that overlap one of `holes` are left out.
+    """
+    begun, opened = sorted(phases), sorted(first for first, _ in holes)
+    spans: dict[tuple[str, int | None, int, int], Span] = {}
+    for step in steps:
+        start, end = _step_window(step)
+        if any(start <= last and first <= end for first, last in holes):
+            continue
+        places = (bisect_right(begun, start), bisect_right(opened, start))
+        part = (step["phase"], step.get("epoch"), *places)
+        before = spans.get(part, Span((start, start), step.get("epoch"), 0))
+        spans[part] = Span((before.window[0], end), before.epoch, before.steps + 1)
+    return list(spans.values())
+
+
 def _merged(windows: Iterable[Window]) -> list[Window]:
     """Windows in order, those that overlap made one."""
     merged: list[Window] = []
@@ -175,3 +222,9 @@ def _at(series: Sequence[tuple[int, float]], time: int) -> float:
 
 def _when(point: tuple[int, float]) -> int:
     return point[0]
+
+
+def _step_window(step: Mapping[str, Any]) -> Window:
+    """From a step's start to its end; an accounting step has no duration."""
+    start = int(step["started_ns"])
+    return start, start + int((step["seconds"] or 0.0) * 1e9)

@@ -9,8 +9,9 @@ from pathlib import Path
 import pynvml
 import pytest
 
+from kdbench.runner.telemetry import gpu as gpu_module
 from kdbench.runner.telemetry import nvml_binding
-from kdbench.runner.telemetry.gpu import throttle_words
+from kdbench.runner.telemetry.gpu import GpuReader, throttle_words
 from kdbench.runner.telemetry.neighbours import Neighbours
 from kdbench.runner.telemetry.nvml import (
     AVAILABLE,
@@ -188,6 +189,16 @@ def test_functions_that_are_missing_read_none(reader):
     ):
         assert told() is None, told
     assert read.device_bytes() == 3 * GIB
+
+
+def test_all_is_none_where_pynvml_cannot_be_imported(monkeypatch):
+    monkeypatch.setattr(gpu_module, "pynvml", None)
+    read = GpuReader(UUID, "NVML cannot be asked")
+    for figure in (
+        *(read.power_watts, read.energy_joules, read.gpu_percent, read.sm_mhz, read.celsius),
+        *(read.throttle_bits, read.processes, read.computing, read.device_bytes),
+    ):
+        assert figure() is None, figure
 
 
 def test_no_energy_and_no_power_is_none_also_where_the_driver_says_0(reader):
