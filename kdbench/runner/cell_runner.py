@@ -70,13 +70,9 @@ class CellRunner:
             except WorkerError as error:
                 problem = Outcome("failed", str(error))
         if problem is not None:
-            stopped = self.stop.now
-            return failed_rows(
-                run,
-                Outcome("interrupted", stopped) if stopped else problem,
-                environment=self.environment,
-                started_at=started_at,
-            )
+            if self.stop.now:
+                problem = Outcome("interrupted", self.stop.now)
+            return failed_rows(run, problem, environment=self.environment, started_at=started_at)
         return summarise(
             run,
             result,
@@ -138,10 +134,8 @@ class CellRunner:
     ) -> tuple[ProcessResult, list[dict[str, Any]]]:
         spool, log = self.store.spool(key), self.store.log(key)
         checkpoints = self.store.checkpoints(key) if keeps_checkpoints(run) else None
-        with (
-            self.store.reporting_errors(f"what was measured is kept in {spool}"),
-            _process_started(),
-        ):
+        kept = f"what was measured is kept in {spool}"
+        with self.store.reporting_errors(kept), _process_started():
             Record(key, run, started_at, dict(self.environment)).write(spool)
             if checkpoints is None or not checkpoints.exists():
                 log.unlink(missing_ok=True)  # a log belongs to one run, with all its attempts

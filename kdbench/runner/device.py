@@ -46,26 +46,15 @@ def probe_torch(timeout: float = 60) -> Probe:
     """Ask torch in a child process what it sees; raises WorkerError after `timeout` seconds."""
     command = [sys.executable, "-P", "-m", _CHILD]
     try:
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            timeout=timeout,
-            check=False,
-        )
+        done = subprocess.run(command, capture_output=True, timeout=timeout, check=False)
     except subprocess.TimeoutExpired as error:
-        told = error.stderr.decode(errors="replace") if isinstance(error.stderr, bytes) else ""
-        raise WorkerError(
-            f"torch did not answer within {timeout:g} s: {_last_lines(told)}"
-        ) from None
+        end = _last_lines(error.stderr or b"")
+        raise WorkerError(f"torch did not answer within {timeout:g} s: {end}") from None
     if done.returncode != 0:
-        raise WorkerError(
-            f"torch does not work here: {_CHILD} ended with {done.returncode}: "
-            f"{_last_lines(done.stderr)}"
-        )
+        ended = f"{_CHILD} ended with {done.returncode}: {_last_lines(done.stderr)}"
+        raise WorkerError(f"torch does not work here: {ended}")
     try:
-        answer = json.loads(done.stdout.strip().rpartition("\n")[2])
+        answer = json.loads(done.stdout.decode(errors="replace").strip().rpartition("\n")[2])
     except ValueError:
         answer = None
     if not isinstance(answer, dict) or not answer.keys() >= _KEYS:
@@ -87,9 +76,7 @@ def resolve_device(
     if index is None:
         return _choose_automatically(gpus, nvml, probe)
     if torch_cuda_build() is None:
-        raise _no_such_device(
-            request, f"torch is a build for {torch_build()}{_other_cards_note()}", _INSTALL_CUDA
-        )
+        raise _no_such_device(request, _torch_build(), _INSTALL_CUDA)
     seen = probe()
     if index >= len(seen["devices"]):
         raise _no_such_device(request, *_describe_devices(seen, nvml))
@@ -128,12 +115,8 @@ def _choose_automatically(
 
 def _unused(gpus: list[Gpu], nvml: Nvml) -> str:
     if gpus:
-        return (
-            f"{gpus[0].name} is not used: torch is a build for {torch_build()}{_other_cards_note()}"
-        )
-    if built_for_other_cards():
-        return f"torch is a build for {torch_build()}{_other_cards_note()}"
-    return _no_card(nvml)
+        return f"{gpus[0].name} is not used: {_torch_build()}"
+    return _torch_build() if built_for_other_cards() else _no_card(nvml)
 
 
 def _no_card(nvml: Nvml) -> str:
@@ -142,19 +125,20 @@ def _no_card(nvml: Nvml) -> str:
     return told if nvml.no_driver or not nvml.remedy else f"{told}; {nvml.remedy}"
 
 
-def _other_cards_note() -> str:
+def _torch_build() -> str:
+    build = f"torch is a build for {torch_build()}"
     if not built_for_other_cards():
-        return ""
-    return ", and kdbench measures NVIDIA's cards and the CPU alone: it was never tried on others"
+        return build
+    untried = "and kdbench measures NVIDIA's cards and the CPU alone: it was never tried on others"
+    return f"{build}, {untried}"
 
 
 def on_tegra(root: Path = Path("/")) -> bool:
     """Whether this is a Jetson or similar, whose card works without NVML."""
     try:
-        told = (root / "proc/device-tree/compatible").read_bytes()
+        return b"nvidia,tegra" in (root / "proc/device-tree/compatible").read_bytes()
     except OSError:
         return False
-    return b"nvidia,tegra" in told
 
 
 def _chosen(index: int, seen: Probe, gpus: list[Gpu]) -> ResolvedDevice:
@@ -202,15 +186,13 @@ def _describe_devices(seen: Probe, nvml: Nvml) -> tuple[str, str]:
     if listed:
         return f"torch sees {listed}", "name one of these, or use --device cpu"
     if why_none := nvml.why_none():
-        remedy = nvml.remedy or "install or repair the driver"
-        return why_none, f"{remedy}; or use --device cpu"
+        return why_none, f"{nvml.remedy or 'install or repair the driver'}; or use --device cpu"
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
     if hidden is not None:
-        return f"torch sees no card under CUDA_VISIBLE_DEVICES={hidden!r}", (
-            "unset it, or use --device cpu"
-        )
-    told = seen["cuda_problem"]
-    why = "torch sees no card" + (f" ({told})" if told else "")
+        why = f"torch sees no card under CUDA_VISIBLE_DEVICES={hidden!r}"
+        return why, "unset it, or use --device cpu"
+    problem = seen["cuda_problem"]
+    why = "torch sees no card" + (f" ({problem})" if problem else "")
     return why, "run kdbench doctor, or use --device cpu"
 
 
@@ -219,5 +201,6 @@ def _no_such_device(request: str, why: str, what_to_do: str) -> InputError:
     return InputError(problem, where="--device", hint=what_to_do)
 
 
-def _last_lines(text: str, lines: int = 5) -> str:
-    return "\n".join(text.strip().splitlines()[-lines:]) or "it printed nothing"
+def _last_lines(output: bytes) -> str:
+    lines = output.decode(errors="replace").strip().splitlines()
+    return "\n".join(lines[-5:]) or "it printed nothing"

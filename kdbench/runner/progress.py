@@ -76,11 +76,8 @@ class ConsoleProgress(Progress):
         from rich.live import Live  # noqa: PLC0415
 
         self._total = total
-        where = environment["gpu_name"] if device != "cpu" else environment["cpu_model"]
-        self.note(
-            f"{device} ({where or 'name unknown'}), torch {environment['torch_version']}; "
-            f"results in {folder}"
-        )
+        where = environment["gpu_name" if device != "cpu" else "cpu_model"] or "name unknown"
+        self.note(f"{device} ({where}), torch {environment['torch_version']}; results in {folder}")
         if self._console.is_terminal:
             self._live = Live(
                 get_renderable=self._state,
@@ -101,10 +98,8 @@ class ConsoleProgress(Progress):
         elif result is None or result.get("cached"):
             self.note(f"teacher {teacher}: from the cache")
         else:
-            self.note(
-                f"teacher {teacher}: fitted in {result['seconds']:.0f} s, test accuracy "
-                f"{result['accuracy']:.3f}"
-            )
+            fitted = f"fitted in {result['seconds']:.0f} s"
+            self.note(f"teacher {teacher}: {fitted}, test accuracy {result['accuracy']:.3f}")
 
     def cell_started(self, run: CellRun) -> None:
         """Show the cell as the running job."""
@@ -120,13 +115,14 @@ class ConsoleProgress(Progress):
             state.follow(event)
             if state.is_replayed(event):
                 continue
-            if event.get("event") == "note":
+            kind = event.get("event")
+            if kind == "note":
                 if event["text"] not in self._noted:  # every cell repeats the notes on its data
                     self.note(f"  {event['text']}")
                 self._noted.add(event["text"])
-            elif event.get("event") == "resumed":
+            elif kind == "resumed":
                 self.note(f"  goes on after {event['steps']} steps, in epoch {state.epoch_of}")
-            elif self._live is None and event.get("event") == "phase_start":
+            elif self._live is None and kind == "phase_start":
                 self._phase_started(event["phase"])
         if self._live is None:
             self._note_epoch()
@@ -137,10 +133,8 @@ class ConsoleProgress(Progress):
         self._walls.append(float(cell["wall_seconds"]))
         parts = [cell["status"]]
         if cell.get("step_seconds_median") is not None:
-            parts.append(
-                f"{format_value(cell['step_seconds_median'], 'seconds')} per step "
-                f"({cell['steps_measured']} timed)"
-            )
+            step = format_value(cell["step_seconds_median"], "seconds")
+            parts.append(f"{step} per step ({cell['steps_measured']} timed)")
         if cell.get("allocated_peak_bytes") is not None:
             parts.append(f"peak allocated {format_value(cell['allocated_peak_bytes'], 'bytes')}")
         if cell.get("accuracy") is not None:
@@ -203,16 +197,13 @@ class ConsoleProgress(Progress):
         if state.step is not None:
             parts.append(f"step {state.step}" + (f"/{state.steps}" if state.steps else ""))
         sample = self._sample or {}
-        for column, name in (
-            ("host_bytes", "host"),
-            ("process_bytes", "process"),
-            ("device_bytes", "device"),
-        ):
-            if sample.get(column) is not None:
-                parts.append(f"{name} {format_value(sample[column], 'bytes')}")
-        line = (
-            f"{self._title}: {', '.join(parts)}{self._left()} [{monotonic() - self._since:.0f} s]"
-        )
+        parts += [
+            f"{name} {format_value(sample[f'{name}_bytes'], 'bytes')}"
+            for name in ("host", "process", "device")
+            if sample.get(f"{name}_bytes") is not None
+        ]
+        spent = monotonic() - self._since
+        line = f"{self._title}: {', '.join(parts)}{self._left()} [{spent:.0f} s]"
         frames = "line" if self._console.options.ascii_only else "dots"
         return Spinner(frames, text=Text(fit_encoding(printable(line), self._console.encoding)))
 
@@ -220,11 +211,11 @@ class ConsoleProgress(Progress):
         """Return how long the cell and the whole run still take, as text."""
         cell = self._estimate.seconds_left()
         waiting = self._total - self._started
-        told = []
+        left = []
         if cell is not None and cell >= 1:
-            told.append(f"cell {format_value(cell, 'seconds')} left")
+            left.append(f"cell {format_value(cell, 'seconds')} left")
         if self._walls and waiting:
             mean = sum(self._walls) / len(self._walls)
             own = cell if cell is not None else max(0.0, mean - (monotonic() - self._since))
-            told.append(f"run about {format_value(own + waiting * mean, 'seconds')} left")
-        return f"; {', '.join(told)}" if told else ""
+            left.append(f"run about {format_value(own + waiting * mean, 'seconds')} left")
+        return f"; {', '.join(left)}" if left else ""

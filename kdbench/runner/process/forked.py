@@ -59,9 +59,10 @@ class WarmProcesses:
 class _Warm:
     def __init__(self, environment: Mapping[str, str], log: Path, *, teacher: bool) -> None:
         command = [sys.executable, "-P", "-m", "kdbench.worker.forker", str(os.getpid())]
+        command += ["--teacher"] if teacher else []
         with open_log(log) as output:
             self._process = subprocess.Popen(
-                [*command, *(["--teacher"] if teacher else [])],
+                command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=output,
@@ -152,13 +153,9 @@ class _Forked:
             answer = self._warm.answer(seconds)
             if answer:
                 self._code = int(answer["returncode"])
-            elif answer is not None:
-                self._orphaned()
+            elif answer is not None:  # the warm process is gone: the exit status stays unknown
+                with suppress(ProcessLookupError, PermissionError):
+                    os.killpg(self.pid, signal.SIGKILL)
+                self._code, why = -signal.SIGKILL, self._warm.exit_description()
+                self.problem = f"the warm process that it was forked from {why}"
         return self._code is not None
-
-    def _orphaned(self) -> None:
-        """Kill the child of a warm process that is gone; its exit status stays unknown."""
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, signal.SIGKILL)
-        self._code = -signal.SIGKILL
-        self.problem = f"the warm process that it was forked from {self._warm.exit_description()}"

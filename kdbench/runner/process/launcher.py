@@ -23,14 +23,12 @@ from kdbench.spec.cell import CellRun
 
 # What a worker sees of the runner's environment: enough to find its libraries, devices and caches.
 # Anything else could change what is measured, or is a secret (such as NVIDIA_API_KEY).
-_ALLOWED = frozenset(
-    (
-        # compilers for torch.compile, and where it keeps what it compiled
-        *("CC", "CXX", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"),
-        *("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "VIRTUAL_ENV"),
-        *("NVIDIA_DRIVER_CAPABILITIES", "NVIDIA_VISIBLE_DEVICES"),
-        *("HOME", "LANG", "SSL_CERT_FILE", "TMPDIR", "TZ", "USER"),
-    )
+_ALLOWED = (
+    # compilers for torch.compile, and where it keeps what it compiled
+    *("CC", "CXX", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"),
+    *("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "VIRTUAL_ENV"),
+    *("NVIDIA_DRIVER_CAPABILITIES", "NVIDIA_VISIBLE_DEVICES"),
+    *("HOME", "LANG", "SSL_CERT_FILE", "TMPDIR", "TZ", "USER"),
 )
 # Settings that can change results pass by family, and are recorded: see `runtime_settings`.
 _ALLOWED_PREFIXES = ("LC_", "XDG_", *(p for family in VARIABLE_FAMILIES for p in family.prefixes))
@@ -50,6 +48,8 @@ _KILLED_SECONDS = 10.0
 # A scheduler signals all processes of a job at once, and the worker may be the first to end.
 _SIGNAL_DELAY_SECONDS = 0.2
 _END_CODES = tuple(-signal.Signals[name] for name in STOP_SIGNALS)
+
+_UNKILLABLE = "its process does not end although it was killed: something in the kernel keeps it"
 
 Task = Literal["cell", "fit"]
 
@@ -124,25 +124,17 @@ def launch(
     new = tail.read()
     on_tick(new)
     returncode = child.poll()
+    if returncode in _END_CODES and stop.now is None:  # the runner may hear the signal later
+        time.sleep(_SIGNAL_DELAY_SECONDS)
     return ProcessResult(
         returncode=returncode,
         timed_out=timed_out,
-        stopped=_stopped(stop, returncode),
+        stopped=stop.now,
         wall_seconds=time.monotonic() - started,
         events=(*events, *new),
         problem=child.problem if ended else _UNKILLABLE,
         kills=killer.kills(),
     )
-
-
-_UNKILLABLE = "its process does not end although it was killed: something in the kernel keeps it"
-
-
-def _stopped(stop: StopRequest, returncode: int | None) -> str | None:
-    """Return who stopped the job; if a signal ended it, wait until the runner has heard it too."""
-    if returncode in _END_CODES and stop.now is None:
-        time.sleep(_SIGNAL_DELAY_SECONDS)
-    return stop.now
 
 
 def spawn(run: CellRun) -> Start:
@@ -157,20 +149,19 @@ def environment_of(run: CellRun) -> dict[str, str]:
 
 def worker_environment(environment: Mapping[str, str], *, network: bool) -> dict[str, str]:
     """Filter an environment for a worker; without `network`, the hub's libraries stay offline."""
-    prefixes = _ALLOWED_PREFIXES + (_NETWORK if network else ())
+    hub = _NETWORK if network else ()
     allowed = {
         name: value
         for name, value in environment.items()
-        if name in _ALLOWED or (name.startswith(prefixes) and not _is_hidden(name, network=network))
+        if name in _ALLOWED
+        or name.startswith(hub)
+        or (name.startswith(_ALLOWED_PREFIXES) and not is_withheld(name))
     }
     if not network:
         allowed |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
         # local data sets are cached in the hub's folders too
-        allowed |= {
-            name: environment[name]
-            for name in ("HF_HOME", "HF_DATASETS_CACHE")
-            if name in environment
-        }
+        folders = ("HF_HOME", "HF_DATASETS_CACHE")
+        allowed |= {name: environment[name] for name in folders if name in environment}
     if not has_home():  # or libraries create a folder called ~
         allowed.setdefault("XDG_CACHE_HOME", str(user_cache()))
     # The child must find the same kdbench. An empty item would be the current folder, where
@@ -183,18 +174,12 @@ def worker_environment(environment: Mapping[str, str], *, network: bool) -> dict
     return allowed
 
 
-def _is_hidden(name: str, *, network: bool) -> bool:
-    return is_withheld(name) and not (network and name.startswith(_NETWORK))
-
-
 def uses_hub(run: CellRun) -> bool:
     """Whether a run reads a checkpoint or data set that is not a local file or folder."""
     cell = run.cell
-    teacher = cell.teacher is not None and cell.teacher.weights == "pretrained"
-    names = [
-        cell.teacher.checkpoint if teacher and cell.teacher else None,
-        cell.data.path if cell.data.source == "datasets" else None,
-    ]
+    names = [cell.data.path if cell.data.source == "datasets" else None]
+    if cell.teacher is not None and cell.teacher.weights == "pretrained":
+        names.append(cell.teacher.checkpoint)
     return any(name is not None and not Path(name).exists() for name in names)
 
 

@@ -41,15 +41,12 @@ class TimeLimits:
         spent, whole = now - self._since, self._budget.timeout_seconds
         own = phases.model_dump().get(self._phase)
         if own is not None and spent >= own:
-            return (
-                f"{self._phase} not done after {spent:.0f} s (budget.phase_timeouts.{self._phase})"
-            )
+            limit = f"budget.phase_timeouts.{self._phase}"
+            return f"{self._phase} not done after {spent:.0f} s ({limit})"
         waited = now - self._stepped
         if self._phase in _STEPPED and phases.step is not None and waited >= phases.step:
-            return (
-                f"no step done for {waited:.0f} s in the phase {self._phase} "
-                "(budget.phase_timeouts.step)"
-            )
+            where = f"in the phase {self._phase} (budget.phase_timeouts.step)"
+            return f"no step done for {waited:.0f} s {where}"
         total = now - self._started
         if total >= whole:
             return f"not done after {total:.0f} s, {self._where} (budget.timeout_seconds)"
