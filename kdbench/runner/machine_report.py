@@ -23,6 +23,11 @@ _HEAT = ("gpu_celsius_max", "gpu_celsius")
 _THROTTLE = ("gpu_throttled", "gpu_throttle")
 _STATE = (*_CLOCK, *_HEAT, *_THROTTLE)
 _NEIGHBOURS = ("gpu_neighbours",)
+_OF_THE_CARD = "; power, energy and utilisation are told of the whole card alone"
+_READ_OTHERS = (
+    "read allocated, reserved, process and host memory: each is what it says, and host and card "
+    "take from the same"
+)
 NVML_COLUMNS = (
     *(*_PROCESS, *_DEVICE, *_IDLE, *_ENERGY, "gpu_name", "driver_version", *_SAMPLED),
     *(*_STATE, *_NEIGHBOURS),
@@ -50,9 +55,9 @@ def card_findings(nvml: Nvml) -> list[Finding]:
     findings = [finding for gpu in gpus for finding in _card(gpu)]
     findings += _silent(nvml, has_own=bool(gpus))
     if gpus:
-        driver = f"{gpus[0].driver_version or 'unknown'}, for CUDA up to "
-        driver += gpus[0].cuda_driver_version or "unknown"
-        return [Finding("driver", driver), *findings]
+        driver, cuda = gpus[0].driver_version, gpus[0].cuda_driver_version
+        found = f"{driver or 'unknown'}, for CUDA up to {cuda or 'unknown'}"
+        return [Finding("driver", found), *findings]
     why = nvml.problem or "the NVIDIA driver lists no card that answers"
     none = Finding("card", f"none: {why}", good=False, null=NVML_COLUMNS, remedy=nvml.remedy)
     return [*findings, none]
@@ -91,21 +96,17 @@ def _card(gpu: Gpu) -> list[Finding]:
         found = _device_memory(name, _about(gpu), gpu)
         return [found, _process_memory(name, gpu.process_memory), _energy(name, gpu), _state(gpu)]
     count = len(gpu.instances)
-    told = _about(gpu) + f"; partitioned (MIG) into {count} instance{'' if count == 1 else 's'}"
+    about = _about(gpu) + f"; partitioned (MIG) into {count} instance{'' if count == 1 else 's'}"
     remedy = "choose an instance: CUDA_VISIBLE_DEVICES=<its UUID>"
-    instances = [
-        part for number, i in enumerate(gpu.instances) for part in _instance(name, number, i)
-    ]
     if not gpu.instances:
         remedy = "create instances, or switch MIG off: CUDA sees no device here"
-    return [Finding(name, told, good=False, remedy=remedy), *instances, _state(gpu)]
-
-
-def _instance(card: str, number: int, gpu: Gpu) -> list[Finding]:
-    name = f"{card}, instance {number}"
-    told = _about(gpu) + "; power, energy and utilisation are told of the whole card alone"
-    found = _device_memory(name, told, gpu, null=(*_ENERGY, *_SAMPLED))
-    return [found, _process_memory(name, gpu.process_memory)]
+    findings = [Finding(name, about, good=False, remedy=remedy)]
+    for number, instance in enumerate(gpu.instances):
+        part = f"{name}, instance {number}"
+        about = _about(instance) + _OF_THE_CARD
+        findings.append(_device_memory(part, about, instance, null=(*_ENERGY, *_SAMPLED)))
+        findings.append(_process_memory(part, instance.process_memory))
+    return [*findings, _state(gpu)]
 
 
 def _device_memory(name: str, told: str, gpu: Gpu, null: tuple[str, ...] = ()) -> Finding:
@@ -113,23 +114,16 @@ def _device_memory(name: str, told: str, gpu: Gpu, null: tuple[str, ...] = ()) -
     if gpu.device_memory == AVAILABLE:
         # NVML is polled: the peak between two samples may be higher.
         return Finding(name, told, null=null, lower_bound=_DEVICE[:1])
-    remedy = (
-        "read allocated, reserved, process and host memory: each is what it says, and host and "
-        "card take from the same"
-        if gpu.device_memory == NO_OWN_MEMORY
-        else None
-    )
+    remedy = _READ_OTHERS if gpu.device_memory == NO_OWN_MEMORY else None
     return Finding(name, told, good=False, null=(*null, *_DEVICE, *_IDLE), remedy=remedy)
 
 
 def _about(gpu: Gpu) -> str:
-    size = "memory " + gpu.device_memory
-    if gpu.memory_total_bytes is not None:
-        size = gib(gpu.memory_total_bytes)
-        if gpu.device_memory != AVAILABLE:
-            size += f" (in use: {gpu.device_memory})"
-    elif gpu.device_memory == AVAILABLE:
-        size = "memory not told"
+    total, used = gpu.memory_total_bytes, gpu.device_memory
+    if total is None:
+        size = "memory not told" if used == AVAILABLE else f"memory {used}"
+    else:
+        size = gib(total) + ("" if used == AVAILABLE else f" (in use: {used})")
     return f"{gpu.name or 'unnamed'}, {size}, {gpu.uuid}"
 
 

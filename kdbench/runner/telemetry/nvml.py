@@ -85,8 +85,7 @@ class Nvml:
 
     def silent(self) -> list[tuple[int, Fault]]:
         """Return the index of each card that cannot be asked, and why."""
-        told = enumerate(self._cards())
-        return [(index, why) for index, why in told if not isinstance(why, Gpu)]
+        return [(i, why) for i, why in enumerate(self._cards()) if not isinstance(why, Gpu)]
 
     def why_none(self) -> str | None:
         """Say why no card answers, in words; None: there is none, or one does."""
@@ -125,9 +124,7 @@ def why_lost(uuid: str) -> str | None:
             return f"the driver is gone: {nvml.problem}"
         reader = nvml.reader(uuid)
         reader.device_bytes()
-        if reader.problem is not None:
-            return f"the card is gone: {reader.problem}"
-    return None
+        return reader.problem and f"the card is gone: {reader.problem}"
 
 
 def _start() -> Nvml:
@@ -139,8 +136,8 @@ def _start() -> Nvml:
     except pynvml.NVMLError as error:
         why, known = fault(error.value), error.value in _NO_DRIVER
         # these two say all: that NVML does not start goes without saying
-        told = why.meaning if known else f"NVML does not start: {why}"
-        return Nvml(told, why.remedy, no_driver=known)
+        problem = why.meaning if known else f"NVML does not start: {why}"
+        return Nvml(problem, why.remedy, no_driver=known)
     return Nvml()
 
 

@@ -42,20 +42,20 @@ NEEDED = (
 @lru_cache(maxsize=1)
 def binding_problem() -> tuple[str, str] | None:
     """Say why NVML cannot be asked through the module that is there, and what to do; or None."""
-    lacking = [] if _FAILED else [name for name in NEEDED if not hasattr(pynvml, name)]
-    if not _FAILED and not lacking:
+    missing = [] if _FAILED else [name for name in NEEDED if not hasattr(pynvml, name)]
+    if not _FAILED and not missing:
         return None
     file = _file()
     if file is None:
         what = printable(_FAILED or "it has no file")
         return f"the module pynvml cannot be used ({what})", f"pip install {_OURS}"
-    why = printable(_FAILED) if _FAILED else f"it lacks {lacking[0]}"
+    why = printable(_FAILED) if _FAILED else f"it lacks {missing[0]}"
     owners = list(_owners(file))
     names = sorted({name for name, _ in owners} - {_OURS})
-    told = ", ".join(f"{name} {version}" for name, version in owners if name in names)
     if names:
+        others = ", ".join(f"{name} {version}" for name, version in owners if name in names)
         remedy = f"pip uninstall {' '.join(names)}, then pip install --force-reinstall {_OURS}"
-        return f"the module pynvml is of {told}, not of {_OURS}: {why}", remedy + _path(file)
+        return f"the module pynvml is of {others}, not of {_OURS}: {why}", remedy + _path(file)
     if owners:
         version = owners[0][1]
         return f"{_OURS} {version} is too old: {why}", f"pip install --upgrade {_OURS}"
@@ -69,10 +69,10 @@ def text_of(call: Callable[..., Any], *arguments: object) -> str | None:
     pynvml itself decodes strictly, and some drivers' texts (555 under WSL2) are no UTF-8. None:
     empty.
     """
-    told = getattr(call, "__wrapped__", call)(*arguments)
-    if isinstance(told, bytes):
-        told = told.decode(errors="backslashreplace")
-    return printable(told) or None
+    text = getattr(call, "__wrapped__", call)(*arguments)
+    if isinstance(text, bytes):
+        text = text.decode(errors="backslashreplace")
+    return printable(text) or None
 
 
 def _file() -> Path | None:

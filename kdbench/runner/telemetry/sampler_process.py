@@ -58,10 +58,9 @@ class SamplerProcess:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        if self.problem is None and self._process.returncode:
-            self.problem = f"the sampler died: {self._last_words()}"
-        elif self.problem is None and self._errors.stat().st_size:
-            self.problem = f"sampler: {self._last_words()}"
+        died = self._process.returncode
+        if self.problem is None and (died or self._errors.stat().st_size):
+            self.problem = f"{'the sampler died' if died else 'sampler'}: {self._last_words()}"
         if self._process.stdout is not None:
             self._process.stdout.close()
 

@@ -99,13 +99,11 @@ class Sensors:
         counts it: over all its processors, so it may run faster than the clock. Of heat the
         longest of the processors' (a package tells the same time for each of its own).
         """
-        told = [
-            seconds for file, unit in self._quota if (seconds := _quota(file, unit)) is not None
-        ]
-        slowed = _numbers(self._slowed)
-        if slowed:
-            told.append(max(slowed) / 1000)
-        return sum(told) if told else None
+        read = [_quota(file, unit) for file, unit in self._quota]
+        known = [seconds for seconds in read if seconds is not None]
+        if slowed := _numbers(self._slowed):
+            known.append(max(slowed) / 1000)
+        return sum(known) if known else None
 
 
 class PackageEnergy:
@@ -149,24 +147,15 @@ class _Zone:
 
 def governor(usable: Collection[int], root: Path = _ROOT) -> str | None:
     """Return the kernel's policy for the processors' clocks; several where they differ."""
-    found = set()
-    for number in usable:
-        file = root / f"sys/devices/system/cpu/cpu{number}/cpufreq/scaling_governor"
-        try:
-            found.add(file.read_text(encoding="utf-8").strip())
-        except OSError:
-            continue
+    cpus = root / "sys/devices/system/cpu"
+    found = {_text(cpus / f"cpu{number}/cpufreq/scaling_governor") for number in usable}
     return ", ".join(sorted(found - {""})) or None
 
 
 def _packages(root: Path) -> Iterator[Path]:
     """Find the packages' zones: their parts (core, dram) are in them, and psys is all of it."""
     for folder in sorted((root / "sys/class/powercap").glob("intel-rapl:*")):
-        try:
-            name = (folder / "name").read_text(encoding="utf-8").strip()
-        except OSError:
-            continue
-        if re.fullmatch(r"package-\d+(-die-\d+)?", name):
+        if re.fullmatch(r"package-\d+(-die-\d+)?", _text(folder / "name")):
             yield folder
 
 
@@ -188,16 +177,15 @@ def _thermometers(root: Path) -> list[Path]:
 
 def _quota_files(root: Path) -> Iterator[tuple[Path, str]]:
     """Find the control groups' counters of throttling: version 2's, else version 1's, by path."""
-    text = _text(root / "proc/self/cgroup")
     mount = root / "sys/fs/cgroup"
-    for line in text.splitlines():
+    for line in _text(root / "proc/self/cgroup").splitlines():
         number, controllers, path = [*line.split(":", 2), "", ""][:3]
         if number == "0" and not controllers:
-            yield from ((f, "throttled_usec") for f in _levels(mount, path))
+            yield from ((file, "throttled_usec") for file in _levels(mount, path))
         elif "cpu" in controllers.split(","):
             folder = next((f for f in (mount / controllers, mount / "cpu") if f.is_dir()), None)
             if folder:
-                yield from ((f, "throttled_time") for f in _levels(folder, path))
+                yield from ((file, "throttled_time") for file in _levels(folder, path))
 
 
 def _levels(mount: Path, path: str) -> Iterator[Path]:
