@@ -78,8 +78,9 @@ class Estimate:
         return self._measure_left(step) + step
 
     def _measure_left(self, step: float) -> float:
-        done = self.step or 0
-        fewest = max(0, int(self._plan["min_steps"]) - done) * step
-        most = max(0, int(self._plan["steps"]) - done) * step
+        fewest, most = (
+            max(0, int(self._plan[name]) - (self.step or 0)) * step
+            for name in ("min_steps", "steps")
+        )
         spent = monotonic() - (self._measuring_since or monotonic())
         return max(fewest, min(most, float(self._plan["seconds"]) - spent))

@@ -18,12 +18,7 @@ from kdbench.runner.process.launcher import worker_environment
 from kdbench.runner.process.stop_request import StopRequest
 from kdbench.runner.progress import Progress
 from kdbench.runner.recovery import recover
-from kdbench.runner.resume_plan import (
-    ResumePlan,
-    can_drop_checkpoints,
-    plan_resume,
-    starts_anew,
-)
+from kdbench.runner.resume_plan import ResumePlan, can_drop_checkpoints, plan_resume, starts_anew
 from kdbench.runner.telemetry.host import busy_note
 from kdbench.spec.cell import CellRun, describe_dropped_images
 from kdbench.store import Store
@@ -103,15 +98,14 @@ class _Runner:
         self._device = device
         self._progress = progress
         self._stop = StopRequest()
-        self._environment = collect_environment(
-            _card(device), worker_environment(os.environ, network=False)
-        )
-        digest = worker_digest()
+        worker = worker_environment(os.environ, network=False)
+        self._environment = collect_environment(_card(device), worker)
         self._machine = environment_identity(self._environment)
         if matrix.threads is None:  # else each run's own settings have it
             self._machine["threads"] = self._environment["threads"]
+        digest, machine = worker_digest(), self._machine
         self._runs = [
-            (run.run_key(worker_digest=digest, environment=self._machine), run)
+            (run.run_key(worker_digest=digest, environment=machine), run)
             for run in matrix.runs(device.device)
         ]
         self._cell_runner = CellRunner(
@@ -131,11 +125,8 @@ class _Runner:
             plan = plan_resume(
                 self._store, self._runs, machine=self._machine, retry=retry, fresh=fresh
             )
-            summary = RunSummary(
-                folder=self._store.root,
-                skipped=len(plan.skipped),
-                failed=[found for found in plan.skipped if found[1] != "ok"],
-            )
+            failed = [found for found in plan.skipped if found[1] != "ok"]
+            summary = RunSummary(self._store.root, skipped=len(plan.skipped), failed=failed)
             self._announce(plan)
             self._cell_runner.latest = plan.latest
             try:
@@ -189,10 +180,9 @@ class _Runner:
         self._progress.cell_started(run)
         rows = self._cell_runner.rows(key, run, problem)
         self._store.commit(key, rows, again=again)
-        cell = rows["cells"][0]
+        cell, log = rows["cells"][0], self._store.log(key)
         if can_drop_checkpoints(run, cell["status"]):
             self._store.drop_checkpoints(key)
-        log = self._store.log(key)
         own_log = problem is None and log.exists()  # else it is an earlier run's, or none
         self._progress.cell_finished(cell, log if own_log else None)
         return str(cell["status"])

@@ -66,10 +66,9 @@ def judge_outcome(
 def _reported(end: Mapping[str, Any], kills: OomKills | None) -> Outcome:
     """Take the worker's own report, except where only the kernel knows better."""
     if end["status"] == "oom":
-        source, *sizes = (
-            end.get(f"oom_{name}") for name in ("source", "asked_bytes", "free_bytes")
-        )
-        return Outcome("oom", end.get("error"), OutOfMemory(source or "host", *sizes))
+        sizes = end.get("oom_asked_bytes"), end.get("oom_free_bytes")
+        shortage = OutOfMemory(end.get("oom_source") or "host", *sizes)
+        return Outcome("oom", end.get("error"), shortage)
     if end.get("child_died") and kills:
         remedy = f"fewer data.workers need less; {REMEDY}"
         return _killed_by_kernel("a process that prepares images", kills, remedy)
@@ -115,13 +114,11 @@ def _shortage_in(output: str) -> OutOfMemory | None:
 def _killed(number: int, kills: OomKills | None) -> str:
     """Name the signal, and who may have sent it."""
     hint = ""
-    if number == signal.SIGKILL:
+    if number == signal.SIGKILL and kills is not None:
+        hint = f", not by the kernel's killer (oom_kill of {kills.where} did not rise): by a "
+        hint += "user, a job's manager, or a program that watches memory"
+    elif number == signal.SIGKILL:
         hint = ": often the system's answer to memory running out, see its log"
-        if kills is not None:
-            hint = (
-                f", not by the kernel's killer (oom_kill of {kills.where} did not rise): by a "
-                "user, a job's manager, or a program that watches memory"
-            )
     try:
         name = signal.Signals(number).name
     except ValueError:  # most real-time signals have no name

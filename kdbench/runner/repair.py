@@ -56,12 +56,12 @@ def describe(health: Health) -> Iterator[str]:
     writing = "; a run is going on" if health.writing else ""
     yield f"{health.root}: {_count(health.runs, 'whole run')}{migrated}{writing}"
     yield from _first([f"  {damage}" for damage in health.damage], "damaged or foreign file")
-    lacking = [
+    incomplete = [
         f"  {printable(health.labels[key])} ({key}) has no part in {', '.join(tables)}: the "
         "command that it came from measures it again"
         for key, tables in health.missing_tables.items()
     ]
-    yield from _first(lacking, "run with a table's part gone")
+    yield from _first(incomplete, "run with a table's part gone")
     yield from _first([f"  {path}: {_LEFTOVER}" for path in health.leftovers], "left-over file")
 
 

@@ -90,11 +90,9 @@ def plan_resume(
     todo = [(key, run) for key, run in runs if fresh or known.get(key, "interrupted") in again]
     todo_keys = {key for key, _ in todo}
     skipped = [(run.cell.label, known[key]) for key, run in runs if key not in todo_keys]
-    if incomplete:
-        lacks = "lacks" if len(incomplete) == 1 else "lack"
-        notes.append(
-            f"{_cells(len(incomplete))} {lacks} a table's part, and will be measured again"
-        )
+    if count := len(incomplete):
+        lack = "lacks" if count == 1 else "lack"
+        notes.append(f"{_cells(count)} {lack} a table's part, and will be measured again")
     if fresh and (count := len(known.keys() & own)):
         are = "is there and is" if count == 1 else "are there and are"
         notes.append(f"{_cells(count)} {are} set aside, in {store.root / SUPERSEDED}")
@@ -107,12 +105,12 @@ def plan_resume(
 def _note_skipped(statuses: Counter[str]) -> list[str]:
     if not statuses:
         return []
-    told = ", ".join(f"{count} {status}" for status, count in statuses.most_common())
+    counts = ", ".join(f"{count} {status}" for status, count in statuses.most_common())
     bad = ",".join(status for status in statuses if status != "ok")
     again = f"--retry {bad} runs those again, --fresh all" if bad else "--fresh runs all again"
     count = statuses.total()
     are = "is there already and is" if count == 1 else "are there already and are"
-    return [f"{_cells(count)} {are} not run again ({told}); {again}"]
+    return [f"{_cells(count)} {are} not run again ({counts}); {again}"]
 
 
 def _note_changes(
@@ -132,10 +130,9 @@ def _note_changes(
             reasons[_change(run, machine, before)] += 1
     if not reasons:
         return []
-    told = ", ".join(f"{reason}: {count}" for reason, count in reasons.most_common())
-    count = reasons.total()
-    were = "was measured before, otherwise" if count == 1 else "were measured before, otherwise"
-    return [f"{_cells(count)} {were} ({told}); those rows stay"]
+    counts, count = ", ".join(f"{why}: {n}" for why, n in reasons.most_common()), reasons.total()
+    were = "was" if count == 1 else "were"
+    return [f"{_cells(count)} {were} measured before, otherwise ({counts}); those rows stay"]
 
 
 def _change(
@@ -151,8 +148,7 @@ def _change(
         return threads
     name = "runtime_settings"
     if name in machine and all(row[name] != machine[name] for row in same):
-        told = changed_settings(same[-1][name], machine[name])
-        return f"other runtime settings: {told}"
+        return f"other runtime settings: {changed_settings(same[-1][name], machine[name])}"
     return "other code or budget"
 
 

@@ -57,8 +57,7 @@ class Timer:
 
     def __init__(self, period_ns: int, start: int) -> None:
         self._period = period_ns
-        self._start = start
-        self._deadline = start
+        self._start = self._deadline = start
 
     def due(self, now: int) -> bool:
         """Whether a period has begun since this was last true."""
@@ -107,8 +106,7 @@ class Sampler:
     def sample(self, *, whole: bool = False) -> Sample:
         """Take one sample; a `whole` one reads also what is not due, such as the last energy."""
         now = self._clock()
-        power = self._power.due(now) or whole
-        slow = self._slow.due(now) or whole
+        power, slow = self._power.due(now) or whole, self._slow.due(now) or whole
         # Memory first: the process list is slow, and the sample's time is that of its memory.
         values: Sample = {
             "monotonic_ns": now,
@@ -132,9 +130,7 @@ class Sampler:
 
     def _surroundings(self) -> Sample:
         own = () if self._host is None or self._pid is None else (self._pid, *self._host.children)
-        values: Sample = {}
-        if self._conditions is not None:
-            values |= self._conditions.read(own)
+        values: Sample = dict(self._conditions.read(own)) if self._conditions else {}
         gpu = self._gpu
         if gpu is None:
             return values
@@ -145,9 +141,8 @@ class Sampler:
         }
         company = self._neighbours.read(gpu.processes(), own, gpu.computing())
         if company is not None:
-            values["process_bytes"] = company.worker_bytes
-            values["gpu_neighbours"] = company.count
             others = [[other.pid, other.name, other.computing] for other in company.others]
+            values |= {"process_bytes": company.worker_bytes, "gpu_neighbours": company.count}
             values["neighbours"] = others or None
         return values
 
