@@ -59,7 +59,12 @@ class CellRunner:
     def rows(self, key: str, run: CellRun, problem: Outcome | None) -> Rows:
         """Measure a cell, unless it has a problem already, and return its rows."""
         rows = self._rows(key, run, problem)
-        self._check_card(rows["cells"][0])
+        cell = rows["cells"][0]
+        if self.device.gpu is not None and cell["status"] in _LOST_CARD_STATUSES:
+            self.lost_card = why_lost(self.device.gpu.uuid)
+            if self.lost_card is not None:  # then the cell is run again
+                cell["error"] = f"{self.lost_card}; it ended as {cell['status']}: {cell['error']}"
+                cell["status"] = "interrupted"
         return rows
 
     def _rows(self, key: str, run: CellRun, problem: Outcome | None) -> Rows:
@@ -208,15 +213,6 @@ class CellRunner:
         if self.stop.after_cell() and not self.stop.now and not self._announced_stop:
             self._announced_stop = True
             self.progress.note("this cell is finished first; Ctrl-C again stops it now")
-
-    def _check_card(self, cell: dict[str, Any]) -> None:
-        """Mark a run as interrupted if its card was lost: it is then run again."""
-        if self.device.gpu is None or cell["status"] not in _LOST_CARD_STATUSES:
-            return
-        self.lost_card = why_lost(self.device.gpu.uuid)
-        if self.lost_card is not None:
-            cell["error"] = f"{self.lost_card}; it ended as {cell['status']}: {cell['error']}"
-            cell["status"] = "interrupted"
 
 
 @contextmanager

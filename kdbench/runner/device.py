@@ -76,14 +76,12 @@ def resolve_device(
     if index is None:
         return _choose_automatically(gpus, nvml, probe)
     if torch_cuda_build() is None:
-        raise _no_such_device(request, _torch_build(), _INSTALL_CUDA)
+        remedy = "install a CUDA build of torch, or use --device cpu"
+        raise _no_such_device(request, _torch_build(), remedy)
     seen = probe()
     if index >= len(seen["devices"]):
         raise _no_such_device(request, *_describe_devices(seen, nvml))
     return _chosen(index, seen, gpus)
-
-
-_INSTALL_CUDA = "install a CUDA build of torch, or use --device cpu"
 
 
 def _requested_index(request: str) -> int | None:
@@ -101,7 +99,9 @@ def _choose_automatically(
     gpus: list[Gpu], nvml: Nvml, probe: Callable[[], Probe]
 ) -> ResolvedDevice:
     if torch_cuda_build() is None:
-        return ResolvedDevice("cpu", note=f"on the CPU: {_unused(gpus, nvml)}")
+        why = _torch_build() if gpus or built_for_other_cards() else _no_card(nvml)
+        unused = f"{gpus[0].name} is not used: {why}" if gpus else why
+        return ResolvedDevice("cpu", note=f"on the CPU: {unused}")
     # Where only NVML is missing or fails, torch may still see a card.
     if not gpus and (nvml.no_driver or nvml.problem is None) and not on_tegra():
         return ResolvedDevice("cpu", note=f"on the CPU: {_no_card(nvml)}")
@@ -113,16 +113,10 @@ def _choose_automatically(
     return ResolvedDevice("cpu", note=f"on the CPU: {unused}")
 
 
-def _unused(gpus: list[Gpu], nvml: Nvml) -> str:
-    if gpus:
-        return f"{gpus[0].name} is not used: {_torch_build()}"
-    return _torch_build() if built_for_other_cards() else _no_card(nvml)
-
-
 def _no_card(nvml: Nvml) -> str:
     """Say why there is no card; a machine without a driver may need none, and gets no remedy."""
-    told = nvml.why_none() or "no NVIDIA card found"
-    return told if nvml.no_driver or not nvml.remedy else f"{told}; {nvml.remedy}"
+    why = nvml.why_none() or "no NVIDIA card found"
+    return why if nvml.no_driver or not nvml.remedy else f"{why}; {nvml.remedy}"
 
 
 def _torch_build() -> str:

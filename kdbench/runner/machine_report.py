@@ -21,7 +21,6 @@ _SAMPLED = ("power_watts", "energy_joules", "gpu_percent")
 _CLOCK = ("gpu_sm_mhz_median", "gpu_sm_mhz")
 _HEAT = ("gpu_celsius_max", "gpu_celsius")
 _THROTTLE = ("gpu_throttled", "gpu_throttle")
-_STATE = (*_CLOCK, *_HEAT, *_THROTTLE)
 _NEIGHBOURS = ("gpu_neighbours",)
 _OF_THE_CARD = "; power, energy and utilisation are told of the whole card alone"
 _READ_OTHERS = (
@@ -30,7 +29,7 @@ _READ_OTHERS = (
 )
 NVML_COLUMNS = (
     *(*_PROCESS, *_DEVICE, *_IDLE, *_ENERGY, "gpu_name", "driver_version", *_SAMPLED),
-    *(*_STATE, *_NEIGHBOURS),
+    *(*_CLOCK, *_HEAT, *_THROTTLE, *_NEIGHBOURS),
 )
 
 

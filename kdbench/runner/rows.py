@@ -222,16 +222,13 @@ def _memory_columns(
         [step[name] for step in timed if step.get(name) is not None]
         for name in ("allocated_peak_bytes", "reserved_peak_bytes")
     )
+    counted = (s for s in ("ledger", "profiler") if result.get(f"{s}_peak_bytes") is not None)
     if exact:
-        columns["allocated_peak_bytes"] = max(exact)
-        columns["allocated_source"] = "cuda-allocator"
+        columns |= {"allocated_peak_bytes": max(exact), "allocated_source": "cuda-allocator"}
         columns["reserved_peak_bytes"] = max(reserved, default=None)
-    else:
-        for source in ("ledger", "profiler"):
-            if result.get(f"{source}_peak_bytes") is not None:
-                columns["allocated_peak_bytes"] = result[f"{source}_peak_bytes"]
-                columns["allocated_source"] = source
-                break
+    elif source := next(counted, None):
+        peak = result[f"{source}_peak_bytes"]
+        columns |= {"allocated_peak_bytes": peak, "allocated_source": source}
     if result.get("second_peak_bytes") is not None:
         columns["unattributed_bytes"] = result["second_peak_bytes"] - result["ledger_peak_bytes"]
         columns["unattributed_scratch_bytes"] = result.get("scratch_bytes")

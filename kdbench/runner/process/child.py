@@ -60,11 +60,7 @@ class Spawned:
                 # in its own group, Ctrl-C reaches only the runner, and one kill ends all of it
                 start_new_session=True,
             )
-
-    @property
-    def pid(self) -> int:
-        """The id of the process and of its group."""
-        return self._process.pid
+        self.pid = self._process.pid
 
     def poll(self) -> int | None:
         """Return the exit status; None while it runs."""
