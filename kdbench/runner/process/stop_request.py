@@ -7,9 +7,6 @@ from typing import Any, Self
 
 from kdbench.common.lifetime import STOP_SIGNALS
 
-# A person presses Ctrl-C once to ask and twice to insist. Other signals come from a scheduler, a
-# service manager or a terminal that closes, before a kill that follows soon.
-_ASKS = (signal.SIGINT,)
 # Other signals keep a handler that the calling program has set.
 _ALWAYS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -63,7 +60,9 @@ class StopRequest:
         self._before.clear()
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
-        if number in _ASKS:
+        # A person presses Ctrl-C once to ask and twice to insist. Other signals come from a
+        # scheduler, a service manager or a terminal that closes, before a kill that follows soon.
+        if number == signal.SIGINT:
             self.ask()
         else:
             self.order(f"stopped by {signal.Signals(number).name}")

@@ -8,15 +8,13 @@ from pathlib import Path
 _PROC = Path("/proc")
 # proc(5): user nice system idle iowait irq softirq steal; what follows is contained in user
 _FIELDS, _IDLE = 8, (3, 4)
-# A tick is a hundredth of a second wherever Linux tells of it.
+# A tick is a hundredth of a second wherever Linux reports it.
 _FEWEST_TICKS = 50
 
 
 def usable_processors() -> frozenset[int] | None:
     """Return the processors that this process, and what it starts, may run on."""
-    if not hasattr(os, "sched_getaffinity"):
-        return None
-    return frozenset(os.sched_getaffinity(0))
+    return frozenset(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
 
 
 def usable_cores(usable: Collection[int], root: Path = Path("/")) -> int | None:

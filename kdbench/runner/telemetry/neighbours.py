@@ -27,10 +27,9 @@ class Neighbour:
 class NeighbourReading:
     """What one reading of the card's process list says."""
 
-    worker_bytes: int | None  #: held by the worker and its children; None where that is not told
+    worker_bytes: int | None  #: held by the worker and its children; None if not reported
     others: tuple[Neighbour, ...]  #: those known to be others'
-    #: how many others there are besides, of which it is not known which ones they are
-    more: int = 0
+    more: int = 0  #: how many others there are besides, of which it is not known who they are
 
     @property
     def count(self) -> int:

@@ -193,7 +193,10 @@ def run(sampler: Sampler, lines: Lines, commands: Commands, *, start: int, inter
         if said is None:
             return
         for line in said:
-            _obey(sampler, line)
+            verb, _, value = line.partition(" ")
+            if verb != "watch" or not value.isdecimal():
+                raise SystemExit(f"expected 'watch PID', found {line!r}")
+            sampler.watch(int(value))
         if time.monotonic_ns() < deadline:
             continue
         lines.add(sampler.sample())
@@ -239,13 +242,6 @@ def _open_gpu(stack: ExitStack, uuid: str) -> GpuReader:
     if nvml.problem or reader.problem:
         sys.stderr.write(f"nothing is sampled of the card: {nvml.problem or reader.problem}\n")
     return reader
-
-
-def _obey(sampler: Sampler, line: str) -> None:
-    verb, _, value = line.partition(" ")
-    if verb != "watch" or not value.isdecimal():
-        raise SystemExit(f"expected 'watch PID', found {line!r}")
-    sampler.watch(int(value))
 
 
 def _parser() -> argparse.ArgumentParser:
