@@ -1,7 +1,7 @@
 """Device profiles: what a prediction takes for granted of the device it is for.
 
-They are data, in `kdbench/spec/profiles/*.toml` or in a file of the user's own. Each entry says what it
-rests on, since a prediction is no better than these.
+They are data, in `kdbench/spec/profiles/*.toml` or in a file of the user's own. Each entry says
+what it rests on, since a prediction is no better than these.
 """
 
 import tomllib
