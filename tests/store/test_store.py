@@ -570,6 +570,17 @@ def test_a_bomb_in_a_table_of_many_rows_is_not_unpacked(bomb, told, store):
     assert pa.default_memory_pool().max_memory() < max(before, 100 * 2**20)
 
 
+def test_a_bit_of_the_seals_own_mark_is_found(store):
+    store.commit(KEY, rows())
+    part = store.root / "cells" / f"{KEY}.parquet"
+    whole = part.read_bytes()
+    start = whole.index(b"kdbench blake2b:")
+    for place in range(start, start + 16):
+        part.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(DamagedPartError, match="damaged: its bytes"):
+            read_part(part, "cells")
+
+
 @given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 @settings(
     max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
