@@ -43,7 +43,7 @@ def ignore_signals(names: Iterable[str]) -> None:
 
 @contextmanager
 def signals_blocked(names: Iterable[str]) -> Iterator[None]:
-    """Start children that a signal cannot end before they have called `ignore`.
+    """Start children that a signal cannot end before they have called `ignore_signals`.
 
     They inherit that the signals wait; those that waited here are delivered afterwards.
     """
