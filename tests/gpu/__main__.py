@@ -1,8 +1,9 @@
 """Gather the evidence that needs a GPU, and pack it: `python -m tests.gpu [--archive FILE]`.
 
-It runs the checks of this folder, holds the ledger and the model of the allocator against the
-allocator's own history of each cell, then runs Figure 4 in full and predicts it, and writes
-results, figures, the doctor's report and the output of all of it to results/reference/<card>/.
+It writes down what the card says of itself, runs the checks of this folder, holds the ledger and
+the model of the allocator against the allocator's own history of each cell, runs Figure 4 in full
+and predicts it, and at last asks for the peaks of a sweep of settings and of public models.
+Results, figures, the doctor's report and the output of all of it go to results/reference/<card>/.
 What fails is in the archive too, and in the exit code: nothing is left out silently.
 """
 
@@ -24,7 +25,7 @@ PROFILES = {
     "4090": "rtx4090",
     "t4": "t4",
 }
-CHECKS = Path(__file__).with_name("gpu_checks.py")
+FOLDER = Path(__file__).parent
 
 
 def main():
@@ -32,46 +33,75 @@ def main():
     name = re.sub(r"[^A-Za-z0-9]+", "-", card_name(options.device)).strip("-").lower()
     folder = options.out / name
     folder.mkdir(parents=True, exist_ok=True)
-    kdbench = [sys.executable, "-m", "kdbench"]
-    run = [
-        *kdbench,
-        "run",
-        "--matrix",
-        str(options.matrix),
-        "--device",
-        options.device,
-        "--out",
-        str(folder),
-    ]
-    histories = [sys.executable, "-m", "tests.gpu.histories", "--matrix", str(options.matrix)]
-    histories += ["--device", options.device, "--out", str(folder / "histories")]
-    profile = profile_of(name)
-    predict = [*kdbench, "predict", "--matrix", str(options.matrix), "--profile", profile]
-    predict += ["--out", str(folder / "predicted")]
-    sides = ["--measured", str(folder), "--predicted", str(folder / "predicted")]
-    sides += ["--out", str(folder / "predicted.json")]
-    if options.preset:
-        predict += ["--preset", options.preset]
-        run += ["--preset", options.preset]
-        histories += ["--preset", options.preset]
-    steps = {
-        "doctor": [*kdbench, "doctor"],
-        "checks": [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(CHECKS)],
-        "allocations": histories,
-        "replays": [sys.executable, "-m", "tests.gpu.replays", str(folder / "histories")],
-        "run": run,
-        "show": [*kdbench, "show", str(folder)],
-        "plot": [*kdbench, "plot", str(folder), "--format", "png,svg"],
-        "predict": predict,
-        "predicted": [sys.executable, "-m", "tests.gpu.predictions", *sides],
-    }
-    if options.device == "cpu":  # a rehearsal of this script, without what needs a card
-        del steps["checks"]
-    failed = [step for step, command in steps.items() if not logged(command, folder / step)]
+    commands = steps(options, folder, profile_of(name))
+    chosen = options.steps.split(",") if options.steps else list(commands)
+    if unknown := set(chosen) - set(commands):
+        print(f"no step {', '.join(sorted(unknown))}; there are {', '.join(commands)}")
+        return 2
+    failed = [step for step in chosen if not logged(commands[step], folder / step)]
     with tarfile.open(options.archive or folder.with_suffix(".tar.gz"), "w:gz") as archive:
         archive.add(folder, arcname=name)
     print(f"{folder}: {'failed: ' + ', '.join(failed) if failed else 'all well'}")
     return 1 if failed else 0
+
+
+def steps(options, folder, profile):
+    """Every step's command, in the order in which they run."""
+    kdbench, name = [sys.executable, "-m", "kdbench"], options.matrix.stem
+    matrix = ["--matrix", str(options.matrix)]
+    if options.preset:
+        matrix += ["--preset", options.preset]
+    device = ["--device", options.device]
+    sweep = ["--matrix", str(FOLDER / "sweep.toml")]
+    found = {
+        "doctor": [*kdbench, "doctor"],
+        "properties": module("properties", "--out", folder / "properties.json"),
+        "checks": [
+            *[sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"],
+            str(FOLDER / "gpu_checks.py"),
+        ],
+        "allocations": module("histories", *matrix, *device, "--out", folder / "histories"),
+        "replays": module("replays", folder / "histories"),
+        "run": [*kdbench, "run", *matrix, *device, "--out", str(folder)],
+        "show": [*kdbench, "show", str(folder / name)],
+        "plot": [*kdbench, "plot", str(folder / "fig4"), "--format", "png,svg"],
+        "predict": [
+            *[*kdbench, "predict", *matrix, "--profile", profile],
+            *["--out", str(folder / "predicted")],
+        ],
+        "predicted": compared(folder, name),
+        "sweep": [*kdbench, "run", *sweep, *device, "--out", str(folder)],
+        "predict-sweep": [
+            *[*kdbench, "predict", *sweep, "--profile", profile],
+            *["--out", str(folder / "predicted")],
+        ],
+        "predicted-sweep": compared(folder, "sweep"),
+        "trainings": module("trainings", "--out", folder / "trainings"),
+    }
+    if options.device == "cpu":  # a rehearsal of this script, without what needs a card
+        for step in (
+            "properties",
+            "checks",
+            "sweep",
+            "predict-sweep",
+            "predicted-sweep",
+            "trainings",
+        ):
+            del found[step]
+    return found
+
+
+def module(name, *arguments):
+    return [sys.executable, "-m", f"tests.gpu.{name}", *map(str, arguments)]
+
+
+def compared(folder, matrix):
+    return module(
+        "predictions",
+        *["--measured", folder / matrix / "cells"],
+        *["--predicted", folder / "predicted" / matrix / "cells"],
+        *["--out", folder / f"predicted-{matrix}.json"],
+    )
 
 
 def parse():
@@ -81,6 +111,7 @@ def parse():
     parser.add_argument("--preset", default=None)
     parser.add_argument("--out", type=Path, default=REPOSITORY / "results" / "reference")
     parser.add_argument("--archive", type=Path)
+    parser.add_argument("--steps", help="some of the steps, with commas between them")
     return parser.parse_args()
 
 

@@ -34,7 +34,7 @@ def test_rehearsal(tiny, tmp_path):
     with tarfile.open(archive) as packed:
         names = packed.getnames()
         files = [name for name in names if name.startswith("cpu/histories/")]
-        predicted = json.loads(packed.extractfile("cpu/predicted.json").read())
+        predicted = json.loads(packed.extractfile("cpu/predicted-tiny.json").read())
         told = [json.loads(gzip.decompress(packed.extractfile(name).read())) for name in files]
     for name in ("doctor.txt", "run.txt", "show.txt", "plot.txt", "tiny/figures/fig4.png"):
         assert f"cpu/{name}" in names
