@@ -14,8 +14,8 @@ from kdbench.analysis.environments import Environment
 from kdbench.analysis.estimates import OFF, Estimate, estimate_of, is_number, seed_means
 from kdbench.analysis.metrics import METRICS
 from kdbench.analysis.results import Results
+from kdbench.common.errors import printable
 from kdbench.common.stats import ratio
-from kdbench.common.text import printable
 from kdbench.store.schema import PLAN_COLUMNS
 
 Row = dict[str, Any]

@@ -16,7 +16,7 @@ from kdbench.analysis.notes import table_notes
 from kdbench.analysis.reference import Payback, check_reference, find_reference, payback
 from kdbench.analysis.results import Results
 from kdbench.analysis.rich_tables import FittedTable, Label, new_table
-from kdbench.common.text import printable
+from kdbench.common.errors import printable
 from kdbench.common.units import MISSING, format_ratio
 
 # Shown always; the others only where some cell has a number.

@@ -7,8 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from kdbench.common.errors import InputError, did_you_mean, truncate
-from kdbench.common.text import printable
+from kdbench.common.errors import InputError, did_you_mean, printable, truncate
 from kdbench.spec.cell import digest
 
 # in a name that is to be read; all of them are in the results

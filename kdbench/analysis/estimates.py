@@ -7,8 +7,8 @@ from statistics import fmean, median
 from typing import Any, TypeGuard
 
 from kdbench.analysis.metrics import Metric
+from kdbench.common.errors import printable
 from kdbench.common.stats import MAX_AGREEING_RATIO, MIN_PROCESSES, mean_interval, median_interval
-from kdbench.common.text import printable
 from kdbench.common.units import format_interval, format_value
 
 # What is wrong with a yardstick: a step beats it; or it was measured with others at work, or its

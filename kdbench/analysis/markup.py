@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from kdbench.common.text import printable
+from kdbench.common.errors import printable
 
 
 @dataclass(frozen=True)

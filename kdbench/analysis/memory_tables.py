@@ -10,8 +10,7 @@ from kdbench.analysis.aggregate import CellGroup, group_cells
 from kdbench.analysis.breakdown import Breakdown, breakdowns, folded, missing_note
 from kdbench.analysis.results import Results
 from kdbench.analysis.rich_tables import new_table
-from kdbench.common.errors import InputError
-from kdbench.common.text import printable
+from kdbench.common.errors import InputError, printable
 from kdbench.common.units import format_value
 
 MOST_MODULES = 10

@@ -6,8 +6,8 @@ from kdbench.analysis.aggregate import CellGroup
 from kdbench.analysis.estimates import UNSURE, Estimate, format_spread
 from kdbench.analysis.metrics import Metric
 from kdbench.analysis.reference import payback, payback_text
+from kdbench.common.errors import printable
 from kdbench.common.stats import MAX_AGREEING_RATIO
-from kdbench.common.text import printable
 from kdbench.common.units import format_rate, format_value
 
 _SOURCES = {

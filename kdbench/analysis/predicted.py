@@ -8,7 +8,8 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from kdbench.analysis.rich_tables import new_table
-from kdbench.common.text import fold_label, printable
+from kdbench.common.errors import printable
+from kdbench.common.text import fold_label
 from kdbench.common.units import MISSING, format_value
 
 Row = Mapping[str, Any]

@@ -14,9 +14,15 @@ from kdbench.cli.examples import epilog
 from kdbench.cli.measure import cells, doctor, predict, run
 from kdbench.cli.output import Output, standard_streams
 from kdbench.cli.results import compare, plot, show, tables
-from kdbench.common.errors import InputError, KdbenchError, OutputError, UnreadableFileWarning
+from kdbench.common.errors import (
+    InputError,
+    KdbenchError,
+    OutputError,
+    UnreadableFileWarning,
+    os_reason,
+    printable,
+)
 from kdbench.common.lifetime import STOP_SIGNALS, ignore_signals
-from kdbench.common.text import printable
 
 #: the exit code of a run that was stopped by the user, or by a scheduler
 STOPPED = 130
@@ -116,7 +122,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     except BrokenPipeError:  # the reader had enough, as in `kdbench show | head`
         return 0
     except OSError as error:  # the system's word on a file that nobody who read it expected
-        problem = InputError((error.strerror or str(error)).lower(), where=error.filename)
+        problem = InputError(os_reason(error), where=error.filename)
         typer.echo(f"kdbench: {printable(problem)}", err=True)
         return problem.exit_code
     return int(code or 0)

@@ -16,8 +16,7 @@ from kdbench.cli.options import (
     is_matrix_path,
     matrix_file,
 )
-from kdbench.common.errors import InputError
-from kdbench.common.text import printable
+from kdbench.common.errors import InputError, printable
 
 
 def check(

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
-from kdbench.common.errors import OutputError
+from kdbench.common.errors import OutputError, os_reason
 from kdbench.common.text import fit_encoding
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Output:
     def _failed(self, error: OSError) -> None:
         gone = isinstance(error, BrokenPipeError)
         if not gone:
-            self.problem = (error.strerror or str(error)).lower()
+            self.problem = os_reason(error)
         # A disk may have room again later, and a run's later lines are tried; no reader comes back.
         if gone or not self.steady:
             self._give_up()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from itertools import islice
@@ -109,13 +109,18 @@ def did_you_mean(found: object, known: Iterable[object]) -> str | None:
     return f"did you mean {quoted(near, ' or ')}?" if near else None
 
 
+def near_or_all(found: object, known: Collection[object], several: str) -> str:
+    """Near matches as `did_you_mean` writes them, or else all that is known, of several such."""
+    return did_you_mean(found, known) or f"the {several} are {quoted(known) or 'none'}"
+
+
 def check_name(
     found: str, known: Iterable[str], what: str, where: str, *, several: str | None = None
 ) -> None:
     """Raise InputError unless `found` is among the known; `several` is the plural of `what`."""
     names = list(known)
     if found not in names:
-        hint = did_you_mean(found, names) or f"the {several or what + 's'} are {quoted(names)}"
+        hint = near_or_all(found, names, several or f"{what}s")
         raise InputError(f"unknown {what} {found!r}", where=where, hint=hint)
 
 

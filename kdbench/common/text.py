@@ -3,17 +3,7 @@
 import re
 import unicodedata
 
-from kdbench.common.errors import printable, short_repr
-
-__all__ = [
-    "decode_text",
-    "fit_encoding",
-    "fold_label",
-    "is_name",
-    "printable",
-    "suggest_name",
-    "validate_name",
-]
+from kdbench.common.errors import short_repr
 
 # What stands in for signs that a stream's encoding lacks. None of it means anything to CSV, JSON,
 # markdown or LaTeX.

@@ -22,7 +22,7 @@ from codecs import BOM_UTF8
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from kdbench.common.errors import InputError
+from kdbench.common.errors import InputError, os_reason
 from kdbench.common.text import decode_text
 from kdbench.gate.baseline_lines import LineReader, is_idle
 from kdbench.gate.snapshot import About, Snapshot
@@ -71,8 +71,7 @@ def _read_text(path: Path) -> str:
         hint = "the same command with --update writes one"
         raise InputError("no baseline there", where=path, hint=hint) from None
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise InputError(f"cannot read the baseline: {reason}", where=path) from None
+        raise InputError(f"cannot read the baseline: {os_reason(error)}", where=path) from None
     if len(raw) > MAX_BYTES:
         raise InputError(
             f"expected a baseline of at most {MAX_BYTES} bytes, found more", where=path
@@ -164,8 +163,7 @@ def write_baseline(path: Path, snapshot: Snapshot, note: str = _NOTE) -> None:
         finally:  # still there only where it could not be finished
             unfinished.unlink(missing_ok=True)
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise InputError(f"cannot write the baseline: {reason}", where=path) from None
+        raise InputError(f"cannot write the baseline: {os_reason(error)}", where=path) from None
 
 
 def _about_lines(about: About) -> Iterator[str]:

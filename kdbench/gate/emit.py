@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from kdbench.common.errors import InputError, KdbenchError
-from kdbench.common.text import printable
+from kdbench.common.errors import InputError, KdbenchError, os_reason, printable
 from kdbench.gate import report_github
 from kdbench.gate.messages import render, total
 from kdbench.gate.report_files import as_json, as_junit
@@ -75,5 +74,4 @@ def _write(path: Path, text: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise InputError(f"cannot write the report: {reason}", where=path) from None
+        raise InputError(f"cannot write the report: {os_reason(error)}", where=path) from None

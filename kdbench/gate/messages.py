@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from rich.text import Text
 
-from kdbench.common.text import printable
+from kdbench.common.errors import printable
 from kdbench.common.units import MISSING, format_value
 from kdbench.gate.findings import OUTCOMES, Finding, Outcome, Report
 from kdbench.gate.memory_growth import describe

@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict
 
-from kdbench.common.text import printable
+from kdbench.common.errors import printable
 from kdbench.gate.findings import OUTCOMES, Finding, Report
 from kdbench.gate.messages import describe_cell, sentence
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from kdbench.analysis.markup import Table, markdown, markdown_text
-from kdbench.common.text import printable
+from kdbench.common.errors import os_reason, printable
 from kdbench.gate.findings import Finding, Report
 from kdbench.gate.messages import (
     NAMES,
@@ -91,7 +91,7 @@ def add_summary(text: str, environment: Mapping[str, str]) -> str | None:
         with Path(path).open("a", encoding="utf-8") as file:
             file.write(text)
     except OSError as error:
-        return f"cannot write the job's summary: {(error.strerror or str(error)).lower()}"
+        return f"cannot write the job's summary: {os_reason(error)}"
     return None
 
 

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from kdbench.common.errors import InputError, did_you_mean, os_reason, quoted, short_repr
+from kdbench.common.errors import InputError, did_you_mean, near_or_all, os_reason, short_repr
 from kdbench.common.fingerprint import is_system_path
 from kdbench.spec.settings import Data
 
@@ -66,7 +66,7 @@ def _check_kind(root: Path, split: str, key: str) -> None:
             raise InputError(
                 f"{short_repr(str(root))} has no folder for the split {split!r}",
                 key="data.train_split",
-                hint=did_you_mean(split, folders) or f"the folders are {quoted(folders)}",
+                hint=near_or_all(split, folders, "folders"),
             )
         found = "a folder without any" if entries else "an empty folder"
     raise InputError(f"expected {_EXPECTED}, found {found}: {short_repr(str(root))}", key=key)

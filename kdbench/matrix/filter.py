@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from kdbench.common.errors import InputError, did_you_mean, quoted, short_repr
+from kdbench.common.errors import InputError, did_you_mean, near_or_all, quoted, short_repr
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class RowFilter:
         if not equals:
             raise InputError(f"expected COLUMN=V1,V2, found {short_repr(condition)}", where=option)
         if column not in known:
-            hint = did_you_mean(column, known) or f"the columns are {quoted(known)}"
+            hint = near_or_all(column, known, "columns")
             raise InputError(f"unknown column {short_repr(column)}", where=option, hint=hint)
         wanted = tuple(value.strip() for value in values.split(","))
         for value in wanted:

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field, PositiveInt
 
-from kdbench.common.errors import InputError, did_you_mean, quoted
+from kdbench.common.errors import InputError, near_or_all
 from kdbench.common.validation import validate
 from kdbench.spec.settings import Attention, Frozen, Loss, Name, OptimizerKernels, Precision, Side
 
@@ -61,7 +61,7 @@ def parse_values(entry: Mapping[str, Any], *, key: str) -> dict[str, Any]:
     lists = {name: value if isinstance(value, list) else [value] for name, value in entry.items()}
     for name in lists:
         if name not in AXES:
-            hint = did_you_mean(name, AXES) or f"the axes are {quoted(AXES)}"
+            hint = near_or_all(name, AXES, "axes")
             raise InputError("unknown axis", key=f"{key}.{name}", hint=hint)
     for name, values in lists.items():
         if not values:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from kdbench.common.text import printable
+from kdbench.common.errors import printable
 from kdbench.common.units import MISSING, format_value
 from kdbench.pytest_plugin.fixture import PROPERTY
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from kdbench.common.text import fit_encoding, printable
+from kdbench.common.errors import printable
+from kdbench.common.text import fit_encoding
 from kdbench.common.units import format_value
 from kdbench.runner.estimate import Estimate
 from kdbench.spec.cell import CellRun

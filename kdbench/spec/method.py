@@ -14,7 +14,7 @@ from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Literal
 
-from kdbench.common.errors import InputError, did_you_mean, first_line, quoted
+from kdbench.common.errors import InputError, first_line, near_or_all, quoted
 from kdbench.common.text import validate_name
 
 GROUP = "kdbench.methods"
@@ -101,8 +101,7 @@ def known_methods() -> tuple[str, ...]:
 
 def suggest_methods(name: str) -> str:
     """Hint at what an unknown name may have meant."""
-    known = known_methods()
-    return did_you_mean(name, known) or f"the methods are {quoted(known)}"
+    return near_or_all(name, known_methods(), "methods")
 
 
 @lru_cache(maxsize=1)

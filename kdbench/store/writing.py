@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from kdbench.common.errors import InputError
+from kdbench.common.errors import InputError, os_reason
 from kdbench.store.layout import (
     CHECKPOINTS,
     EMPTY_PART,
@@ -181,7 +181,7 @@ class Store:
         except BrokenPipeError:  # of the standard output, not of this folder
             raise
         except OSError as error:
-            problem = f"cannot write results here: {(error.strerror or str(error)).lower()}"
+            problem = f"cannot write results here: {os_reason(error)}"
             raise InputError(problem, where=self.root, hint=hint) from None
 
     def _kept(self, run_key: str, again: str) -> str:

@@ -13,8 +13,8 @@ from kdbench.analysis.aggregate import group_cells
 from kdbench.analysis.metrics import METRICS, find_metrics
 from kdbench.analysis.paper_figures import reported_for
 from kdbench.analysis.results import load_results
-from kdbench.common.errors import InputError
-from kdbench.common.text import fold_label, printable
+from kdbench.common.errors import InputError, printable
+from kdbench.common.text import fold_label
 from kdbench.common.units import MISSING, axis_unit, format_ratio, format_value
 from kdbench.store import Store
 from tests.support.analysis_fixtures import (

@@ -18,7 +18,7 @@ from kdbench.analysis.compare.places import (
 from kdbench.analysis.compare.sides import Side, shared_runs
 from kdbench.analysis.estimates import Estimate
 from kdbench.analysis.metrics import METRICS, Metric
-from kdbench.common.text import printable
+from kdbench.common.errors import printable
 from kdbench.matrix.grid import AXES
 from kdbench.spec.gated_metrics import GATED_METRICS
 

@@ -6,9 +6,8 @@ from kdbench.analysis.aggregate import CellGroup
 from kdbench.analysis.compare.comparison import Comparison, Sheet
 from kdbench.analysis.compare.matching import options_for
 from kdbench.analysis.notes import doubt_notes, footnotes, older_note, problem_notes
-from kdbench.common.errors import quoted
+from kdbench.common.errors import printable, quoted
 from kdbench.common.stats import MIN_PROCESSES
-from kdbench.common.text import printable
 
 SIDES = ("before", "after")
 # By order statistics, the median's interval over processes exists from here on.

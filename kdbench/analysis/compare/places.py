@@ -9,8 +9,7 @@ from typing import Any
 
 from kdbench.analysis.aggregate import CellGroup
 from kdbench.analysis.environments import Environment, list_environments
-from kdbench.common.errors import InputError, quoted
-from kdbench.common.text import printable
+from kdbench.common.errors import InputError, printable, quoted
 
 _WORDS = {
     "device": "device",

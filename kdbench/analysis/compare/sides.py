@@ -9,8 +9,7 @@ import pandas as pd
 from kdbench.analysis.environments import pick_environment
 from kdbench.analysis.results import Results, load_results
 from kdbench.analysis.utilisation import share_yardsticks
-from kdbench.common.errors import IncomparableError, InputError
-from kdbench.common.text import printable
+from kdbench.common.errors import IncomparableError, InputError, printable
 
 # A store may be copied and gone on with. A run_key alone is no proof: the same run, made again
 # elsewhere, has it too.

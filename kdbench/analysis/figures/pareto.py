@@ -21,8 +21,8 @@ from kdbench.analysis.figures.sheet import (
 )
 from kdbench.analysis.metrics import METRICS
 from kdbench.analysis.notes import doubt_notes, footnotes, sentences, source_note
+from kdbench.common.errors import printable
 from kdbench.common.stats import MIN_PROCESSES
-from kdbench.common.text import printable
 from kdbench.common.units import Unit, axis_unit
 
 _MOST_POINTS = 60

@@ -8,7 +8,7 @@ from typing import Any
 from kdbench.analysis.aggregate import SETTINGS, CellGroup
 from kdbench.analysis.figures import style
 from kdbench.analysis.figures.sheet import TIE, Sheet, block_title
-from kdbench.common.text import printable
+from kdbench.common.errors import printable
 
 # What a block of panels has in common.
 _BLOCK = ("dataset", "student", "image_size")

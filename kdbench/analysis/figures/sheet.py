@@ -11,8 +11,9 @@ from kdbench.analysis.environments import Environment
 from kdbench.analysis.figures import style
 from kdbench.analysis.metrics import Metric
 from kdbench.analysis.results import Results
+from kdbench.common.errors import printable
 from kdbench.common.stats import MIN_PROCESSES
-from kdbench.common.text import fold_label, printable
+from kdbench.common.text import fold_label
 
 _LABEL_LETTERS = 26
 TIE = "\N{NO-BREAK SPACE}"  # no line is broken there: "32 px" stays together

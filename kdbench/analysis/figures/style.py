@@ -20,7 +20,7 @@ from matplotlib.font_manager import FontProperties, get_font_names
 from matplotlib.textpath import text_to_path
 from matplotlib.ticker import MaxNLocator
 
-from kdbench.common.text import printable
+from kdbench.common.errors import printable
 
 # Okabe and Ito's palette: told apart with any colour vision, and in grey by its lightness.
 COLOURS = {

@@ -18,7 +18,7 @@ from kdbench.analysis.figures.memory import category_look
 from kdbench.analysis.figures.page import Graph, Page, draw_page
 from kdbench.analysis.figures.sheet import Sheet, excess, headline, provenance
 from kdbench.analysis.notes import footnotes, sentences
-from kdbench.common.text import printable
+from kdbench.common.errors import printable
 from kdbench.common.units import axis_unit, format_value
 
 _MOST_CELLS = 60

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from statistics import fmean
 
+from kdbench.common.system_files import read_text
 from kdbench.runner.telemetry.cpu_load import Processors, usable_cores, usable_processors
 from kdbench.runner.telemetry.host import load_average
 
@@ -148,37 +149,37 @@ class _Zone:
 def governor(usable: Collection[int], root: Path = _ROOT) -> str | None:
     """Return the kernel's policy for the processors' clocks; several where they differ."""
     cpus = root / "sys/devices/system/cpu"
-    found = {_text(cpus / f"cpu{number}/cpufreq/scaling_governor") for number in usable}
+    found = {read_text(cpus / f"cpu{number}/cpufreq/scaling_governor") for number in usable}
     return ", ".join(sorted(found - {""})) or None
 
 
 def _packages(root: Path) -> Iterator[Path]:
     """Find the packages' zones: their parts (core, dram) are in them, and psys is all of it."""
     for folder in sorted((root / "sys/class/powercap").glob("intel-rapl:*")):
-        if re.fullmatch(r"package-\d+(-die-\d+)?", _text(folder / "name")):
+        if re.fullmatch(r"package-\d+(-die-\d+)?", read_text(folder / "name")):
             yield folder
 
 
 def _thermometers(root: Path) -> list[Path]:
     """Find the files with a package's temperature, in thousandths of a degree."""
     zones = sorted((root / "sys/class/thermal").glob("thermal_zone*"))
-    found = [zone / "temp" for zone in zones if _text(zone / "type") in _ZONES]
+    found = [zone / "temp" for zone in zones if read_text(zone / "type") in _ZONES]
     if _numbers(found):
         return found
     chips = sorted((root / "sys/class/hwmon").glob("hwmon*"))
     return [
         file
         for chip in chips
-        if _text(chip / "name") in _CHIPS
+        if read_text(chip / "name") in _CHIPS
         for file in sorted(chip.glob("temp*_input"))
-        if _WHOLE.match(_text(file.with_name(file.name.replace("_input", "_label"))))
+        if _WHOLE.match(read_text(file.with_name(file.name.replace("_input", "_label"))))
     ]
 
 
 def _quota_files(root: Path) -> Iterator[tuple[Path, str]]:
     """Find the control groups' counters of throttling: version 2's, else version 1's, by path."""
     mount = root / "sys/fs/cgroup"
-    for line in _text(root / "proc/self/cgroup").splitlines():
+    for line in read_text(root / "proc/self/cgroup").splitlines():
         number, controllers, path = [*line.split(":", 2), "", ""][:3]
         if number == "0" and not controllers:
             yield from ((file, "throttled_usec") for file in _levels(mount, path))
@@ -199,7 +200,7 @@ def _levels(mount: Path, path: str) -> Iterator[Path]:
 
 
 def _quota(file: Path, name: str) -> float | None:
-    found = re.search(rf"^{name} (\d+)$", _text(file), re.MULTILINE)
+    found = re.search(rf"^{name} (\d+)$", read_text(file), re.MULTILINE)
     if not found:
         return None
     return int(found[1]) / (1e6 if name == "throttled_usec" else 1e9)
@@ -214,10 +215,3 @@ def _numbers(files: Iterable[Path]) -> list[float]:
         except (OSError, ValueError):
             continue
     return found
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return ""

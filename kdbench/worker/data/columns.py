@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdbench.common.errors import InputError, did_you_mean, first_line, quoted, short_repr
+from kdbench.common.errors import InputError, first_line, near_or_all, short_repr
 from kdbench.spec.settings import Data
 from kdbench.worker.data.tables import open_tables
 
@@ -91,13 +91,8 @@ def _check_columns(table: Any, data: Data, where: str) -> None:
     for key in ("image_column", "label_column"):
         column = getattr(data, key)
         if column not in table.column_names:
-            raise InputError(
-                f"no column {column!r}",
-                where=where,
-                key=f"data.{key}",
-                hint=did_you_mean(column, table.column_names)
-                or f"the columns are {quoted(table.column_names)}",
-            )
+            hint = near_or_all(column, table.column_names, "columns")
+            raise InputError(f"no column {column!r}", where=where, key=f"data.{key}", hint=hint)
     try:  # what offsets point to must be the columns': Arrow files are read as they are
         table.select_columns([data.image_column, data.label_column]).data.validate(full=True)
     except Exception as error:  # whatever Arrow calls it

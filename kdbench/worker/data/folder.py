@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from kdbench.common.errors import InputError, did_you_mean, printable, quoted, truncate
+from kdbench.common.errors import InputError, did_you_mean, near_or_all, printable, quoted, truncate
 from kdbench.spec.settings import Data
 from kdbench.worker.data.decode import SUFFIXES, is_picture
 
@@ -80,13 +80,9 @@ def _split_folder(data: Data, root: Path, key: str) -> Path:
     split: str = getattr(data, key)
     folder = root / split
     if not folder.is_dir():
-        known = _folders(root)
-        raise InputError(
-            f"no folder for the split {split!r}",
-            where=root,
-            key=f"data.{key}",
-            hint=did_you_mean(split, known) or f"the folders are {quoted(known) or 'none'}",
-        )
+        problem = f"no folder for the split {split!r}"
+        hint = near_or_all(split, _folders(root), "folders")
+        raise InputError(problem, where=root, key=f"data.{key}", hint=hint)
     return folder
 
 

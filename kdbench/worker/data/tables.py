@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from kdbench.common.errors import InputError, did_you_mean, quoted
+from kdbench.common.errors import InputError, near_or_all
 from kdbench.spec.settings import Data
 from kdbench.worker.data.untrusted import check_local, check_parquet, check_saved
 
@@ -141,12 +141,8 @@ def _hub(data: Data, _root: Path, key: str) -> Any:
 
 
 def _no_split(split: str, known: list[str], where: Path, key: str) -> InputError:
-    return InputError(
-        f"no split {split!r}",
-        where=where,
-        key=f"data.{key}",
-        hint=did_you_mean(split, known) or f"the splits are {quoted(known) or 'none'}",
-    )
+    hint = near_or_all(split, known, "splits")
+    return InputError(f"no split {split!r}", where=where, key=f"data.{key}", hint=hint)
 
 
 def _cannot_load(error: Exception, where: object, key: str, hint: str) -> InputError:
