@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from kdbench.gate.memory_growth import Growth
 from kdbench.spec.gated_metrics import GATED_METRICS
@@ -13,15 +13,7 @@ Outcome = Literal[
     "failed", "regressed", "cannot-tell", "not-comparable", "improved", "advice", "held"
 ]
 #: in the order of reports
-OUTCOMES: tuple[Outcome, ...] = (
-    "failed",
-    "regressed",
-    "cannot-tell",
-    "not-comparable",
-    "improved",
-    "advice",
-    "held",
-)
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 _WRONG: tuple[Outcome, ...] = ("failed", "regressed")
 _OPEN: tuple[Outcome, ...] = ("cannot-tell", "not-comparable")
 

@@ -103,8 +103,8 @@ def _properties(terminalreporter: pytest.TerminalReporter) -> Iterator[tuple[str
 
 def _steps(test: str, figures: Mapping[str, Any]) -> Iterator[Measured]:
     """Part the flat figures of a test, `peak_bytes` and `teacher.peak_bytes`, by step."""
-    names = [key.removesuffix(_PEAK) for key in figures if _is_peak(key)]
-    for prefix in names:
+    peaks = [key for key in figures if key == _PEAK or key.endswith(f".{_PEAK}")]
+    for prefix in (key.removesuffix(_PEAK) for key in peaks):
         own = {key.removeprefix(prefix): v for key, v in figures.items() if key.startswith(prefix)}
         yield Measured(test, prefix.removesuffix("."), own)
 
@@ -122,10 +122,6 @@ def _valid(info: object) -> dict[str, Any]:
 
 def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
-
-
-def _is_peak(key: str) -> bool:
-    return key == _PEAK or key.endswith(f".{_PEAK}")
 
 
 def _named(before: Measured, now: Measured) -> str:
