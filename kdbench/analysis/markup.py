@@ -19,7 +19,7 @@ class Table:
 
 def markdown(table: Table) -> str:
     """Write a table with its title above and its notes below."""
-    rows = [[_escaped(text, _MARKDOWN) for text in row] for row in (table.head, *table.rows)]
+    rows = [[markdown_text(text) for text in row] for row in (table.head, *table.rows)]
     widths = [max(3, *(len(row[i]) for row in rows)) for i in range(len(table.head))]
 
     def line(row: Sequence[str]) -> str:
@@ -51,22 +51,10 @@ def latex(table: Table) -> str:
         for row in (table.head, *table.rows)
     ]
     notes = [rf"\par\smallskip\footnotesize {_escaped(note, _LATEX)}" for note in table.notes]
-    return "\n".join(
-        [
-            r"\begin{table}",
-            r"\centering",
-            rf"\caption{{{_escaped(table.title, _LATEX)}}}",
-            rf"\begin{{tabular}}{{{columns}}}",
-            r"\toprule",
-            rows[0],
-            r"\midrule",
-            *rows[1:],
-            r"\bottomrule",
-            r"\end{tabular}",
-            *notes,
-            r"\end{table}",
-        ]
-    )
+    head = [r"\begin{table}", r"\centering", rf"\caption{{{_escaped(table.title, _LATEX)}}}"]
+    body = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", rows[0], r"\midrule", *rows[1:]]
+    foot = [r"\bottomrule", r"\end{tabular}", *notes, r"\end{table}"]
+    return "\n".join([*head, *body, *foot])
 
 
 def _row_start(row: Sequence[str]) -> str:
