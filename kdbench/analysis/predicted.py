@@ -72,10 +72,7 @@ def _fit(fit: Row | None) -> list[str]:
         return [MISSING, MISSING]
     largest = fit["largest_batch"]
     least = ">= " if fit["whole_data"] else ""
-    return [
-        "fits" if fit["fits"] else "no",
-        "none" if largest is None else f"{least}{largest:,}",
-    ]
+    return ["fits" if fit["fits"] else "no", "none" if largest is None else f"{least}{largest:,}"]
 
 
 def _notes(cells: Sequence[Row]) -> list[str]:

@@ -26,8 +26,7 @@ def check(
     results: Annotated[
         Path | None,
         typer.Argument(
-            metavar="RESULTS|FILE",
-            help="Measured results, or the matrix file that is predicted.",
+            metavar="RESULTS|FILE", help="Measured results, or the matrix file that is predicted."
         ),
     ] = None,
     matrix: Annotated[

@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from kdbench.matrix.file import Matrix
 
 MatrixArgument = Annotated[
-    Path | None,
-    typer.Argument(metavar="FILE", help="The matrix file; - is the standard input."),
+    Path | None, typer.Argument(metavar="FILE", help="The matrix file; - is the standard input.")
 ]
 MatrixOption = Annotated[
     Path | None, typer.Option("--matrix", metavar="FILE", help="The same, as an option.")

@@ -90,12 +90,7 @@ def plot(
     loaded = load_results(results, only=only or (), environment=environment)
     formats = [form.strip() for form in format.split(",")]
     for path in draw(
-        loaded,
-        figure=figure,
-        metrics=metric or None,
-        formats=formats,
-        out=out,
-        reference=reference,
+        loaded, figure=figure, metrics=metric or None, formats=formats, out=out, reference=reference
     ):
         typer.echo(printable(path))
 

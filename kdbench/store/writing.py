@@ -101,11 +101,7 @@ class Store:
         shutil.rmtree(self.checkpoints(run_key), ignore_errors=True)
 
     def commit(
-        self,
-        run_key: str,
-        tables: Mapping[str, Sequence[Row]],
-        *,
-        again: str = "the same command",
+        self, run_key: str, tables: Mapping[str, Sequence[Row]], *, again: str = "the same command"
     ) -> None:
         """Write a run's rows, set earlier ones of the same key aside, and drop its spool.
 

@@ -38,13 +38,7 @@ def memory_rows():
         ("optimizer_state", "optimizer", 4),
     ]
     return [
-        {
-            "stage": "steady",
-            "category": category,
-            "module": module,
-            "bytes": size * MB,
-            "blocks": 2,
-        }
+        {"stage": "steady", "category": category, "module": module, "bytes": size * MB, "blocks": 2}
         for category, module, size in shares
     ]
 
@@ -145,13 +139,7 @@ def test_layers_of_one_kind_are_told_in_one(kdbench, tmp_path):
     modules = [f"student.blocks.{n}.{part}" for n in range(6) for part in ("attention", "mlp")]
     modules += ["student.head", *(f"teacher.layers.{n}" for n in range(12))]
     many = [
-        {
-            "stage": "steady",
-            "category": "activations",
-            "module": name,
-            "bytes": 2 * MB,
-            "blocks": 1,
-        }
+        {"stage": "steady", "category": "activations", "module": name, "bytes": 2 * MB, "blocks": 1}
         for name in modules
     ]
     committed(tmp_path, [cell_row()], memory=many)

@@ -261,9 +261,7 @@ def test_the_widest_table_fits_a_terminal(tmp_path):
 
 
 def test_labels_are_no_markup_and_cannot_control_the_terminal(tmp_path):
-    rows = [
-        cell_row(label="[red]x[/red]", **no_numbers("failed", "bad\x1b[31m [bold]y[/bold]\nz")),
-    ]
+    rows = [cell_row(label="[red]x[/red]", **no_numbers("failed", "bad\x1b[31m [bold]y[/bold]\nz"))]
     results = load_results(commit(tmp_path, rows))
     text = shown(results)
     assert "\x1b" not in text

@@ -15,10 +15,7 @@ SEGMENTS = [
         "total_size": 20 * MIB,
         "segment_type": "large",
         "stream": 0,
-        "blocks": [
-            [0, 6 * MIB, 6 * MIB, "active_allocated"],
-            [6 * MIB, 14 * MIB, 0, "inactive"],
-        ],
+        "blocks": [[0, 6 * MIB, 6 * MIB, "active_allocated"], [6 * MIB, 14 * MIB, 0, "inactive"]],
     },
     {
         "address": 100 * MIB,

@@ -79,10 +79,7 @@ def gpu(used=USED, processes=WORKER, **changes):
 # what the driver is like -> what the cell's row says; "on card": what its words say of the card
 CASES = {
     "an ordinary card": (gpu(), ORDINARY | {"on card": ""}),
-    "a container that reports 0": (
-        gpu(processes={"worker": 0}),
-        ORDINARY | NO_PROCESS,
-    ),
+    "a container that reports 0": (gpu(processes={"worker": 0}), ORDINARY | NO_PROCESS),
     "a driver that tells no process's memory": (
         gpu(processes={"worker": None}),
         ORDINARY | NO_PROCESS,

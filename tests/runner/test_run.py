@@ -282,14 +282,7 @@ def test_running_out_of_memory_is_its_own_status(kdbench, tiny, tmp_path, monkey
 def test_a_cell_that_takes_too_long(kdbench, tiny, tmp_path, monkeypatch):
     fault(tmp_path, monkeypatch, once(tmp_path, "import time; time.sleep(600)"))
     said = kdbench(
-        "run",
-        "--matrix",
-        tiny,
-        "--device",
-        "cpu",
-        *ALONE,
-        "--set",
-        "budget.timeout_seconds=1.5",
+        "run", "--matrix", tiny, "--device", "cpu", *ALONE, "--set", "budget.timeout_seconds=1.5"
     )
     assert said.code == 1
     (cell,) = table(tmp_path / "results/tiny", "cells").to_dict("records")
@@ -466,10 +459,7 @@ def test_a_stop(stop, tiny, tmp_path):
     assert table(tmp_path / "results/tiny", "cells")["status"].tolist() == ["ok", "ok"]
 
 
-STOPPED = {
-    "interrupted": {"interrupted": True},
-    "card gone": {"given_up": "the card is gone"},
-}
+STOPPED = {"interrupted": {"interrupted": True}, "card gone": {"given_up": "the card is gone"}}
 
 
 @pytest.mark.parametrize("how", STOPPED)

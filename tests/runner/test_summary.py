@@ -527,8 +527,7 @@ def test_energy_that_does_not_enclose_the_steps_is_not_claimed(summed):
 def test_the_devices_peak_is_above_its_idle_baseline(idle, seen, expected, summed):
     cell = cell_of(
         summed(
-            step(0, at=1),
-            samples=[sample(0, device_bytes=idle), sample(1.5, device_bytes=seen)],
+            step(0, at=1), samples=[sample(0, device_bytes=idle), sample(1.5, device_bytes=seen)]
         )
     )
     assert cell["device_peak_bytes"] == expected
@@ -560,11 +559,7 @@ def test_a_cell_that_died_in_mid_measure(summed):
     # The phase that it died in is told by a row without figures.
     setup, measure = rows["phases"]
     assert (setup["phase"], setup["seconds"], setup["host_source"]) == ("setup", 1.0, "vmhwm")
-    assert measure == {
-        **dict.fromkeys(measure),
-        "phase": "measure",
-        "started_ns": SECOND,
-    }
+    assert measure == {**dict.fromkeys(measure), "phase": "measure", "started_ns": SECOND}
 
 
 def test_each_phase_has_one_row(summed):

@@ -35,8 +35,7 @@ def test_up_to_the_limit_and_its_tolerance(limit, tolerance):
 
 
 @pytest.mark.parametrize(
-    ("limit", "tolerance"),
-    [(999, 0), ("0.99 kB", 0.01), (900, "99 B"), (1, 1)],
+    ("limit", "tolerance"), [(999, 0), ("0.99 kB", 0.01), (900, "99 B"), (1, 1)]
 )
 def test_beyond_them(limit, tolerance):
     with pytest.raises(AssertionError, match=r"the step's peak is 1,000 B"):

@@ -112,8 +112,7 @@ def test_a_run_of_today_stands_beside_them(old, kdbench, tiny):
 
 
 @pytest.mark.parametrize(
-    ("version", "column"),
-    [(1, "epochs"), (1, "teacher_checkpoint"), (3, "energy_training_kind")],
+    ("version", "column"), [(1, "epochs"), (1, "teacher_checkpoint"), (3, "energy_training_kind")]
 )
 def test_a_column_that_came_late_in_its_version_may_be_missing(version, column, tmp_path):
     root = copied(version, tmp_path)

@@ -7,15 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import kdbench.analysis.figures.backend  # noqa: F401 - before anything else imports matplotlib
-from kdbench.analysis.figures import (
-    breakeven,
-    curves,
-    fig4,
-    fig5,
-    memory,
-    pareto,
-    timeline,
-)
+from kdbench.analysis.figures import breakeven, curves, fig4, fig5, memory, pareto, timeline
 from kdbench.analysis.figures.sheet import Sheet
 
 if TYPE_CHECKING:

@@ -33,10 +33,7 @@ class Conditions:
     """
 
     def __init__(
-        self,
-        kdbench: Collection[int],
-        usable: Collection[int] | None = None,
-        root: Path = _ROOT,
+        self, kdbench: Collection[int], usable: Collection[int] | None = None, root: Path = _ROOT
     ) -> None:
         usable = usable_processors() if usable is None else usable
         self._root = root

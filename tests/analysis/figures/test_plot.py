@@ -9,12 +9,7 @@ import warnings
 import pytest
 
 from kdbench.analysis.figures import FIGURES
-from kdbench.analysis.figures.style import (
-    OTHER_COLOUR,
-    drawing,
-    method_colours,
-    new_figure,
-)
+from kdbench.analysis.figures.style import OTHER_COLOUR, drawing, method_colours, new_figure
 from kdbench.analysis.metrics import METRICS, find_metrics
 from kdbench.analysis.plot import plot, resolution
 from kdbench.analysis.results import load_results

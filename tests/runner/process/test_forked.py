@@ -34,12 +34,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks are of Li
 
 # No machine is so slow; a test that waits this long has failed.
 LONG = 200
-DIGITS = (
-    'launch="fork"',
-    'data.source="digits"',
-    "data.classes=10",
-    "data.train_images=64",
-)
+DIGITS = ('launch="fork"', 'data.source="digits"', "data.classes=10", "data.train_images=64")
 
 STAND_IN = """
 import os, sys

@@ -106,8 +106,7 @@ def worker():
 
 
 @pytest.mark.parametrize(
-    ("now", "deadline"),
-    [(100, 120), (101, 120), (119, 120), (120, 140), (187, 200), (200, 220)],
+    ("now", "deadline"), [(100, 120), (101, 120), (119, 120), (120, 140), (187, 200), (200, 220)]
 )
 def test_deadlines_are_absolute_and_missed_ones_are_skipped(now, deadline):
     assert next_deadline(100, 20, now) == deadline

@@ -480,7 +480,7 @@ def test_what_a_killed_process_left_half_written_is_removed(stopped, made, tmp_p
     (folder / ".last.safetensors.4711").write_bytes(b"half")
     attempt(made("student-only", EVERY_STEP), tmp_path)
     assert sorted(path.name for path in folder.iterdir()) == [
-        *("best.safetensors", "history.jsonl", "last.safetensors"),
+        *("best.safetensors", "history.jsonl", "last.safetensors")
     ]
     assert cell_of(tmp_path)["steps_resumed"] == STEPS + 7
 

@@ -159,8 +159,7 @@ NAMES = ("Apple", "aquarium_fish", "Baby Boy", "sea-bear", "crane")
 
 
 @pytest.mark.parametrize(
-    "class_names",
-    [NAMES, ("apple", "Aquarium Fish", "baby-boy", "SEA_BEAR", "crane"), None],
+    "class_names", [NAMES, ("apple", "Aquarium Fish", "baby-boy", "SEA_BEAR", "crane"), None]
 )
 def test_the_same_classes_in_other_letters(tmp_path, class_names):
     write_classifier(tmp_path / "vit", NAMES)

@@ -97,8 +97,7 @@ def test_the_teacher_in_the_step_runs_under_autocast_too(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "dtype"),
-    [("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)],
+    ("name", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)]
 )
 def test_evaluation_is_in_the_trainings_precision(tmp_path, name, dtype):
     session = tiny_session(tmp_path, "student-only", f'training.precision="{name}"')
