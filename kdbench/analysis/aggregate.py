@@ -67,7 +67,7 @@ class CellGroup:
     #: (status, error, number of runs) of those that are not ok
     problems: tuple[tuple[str, str | None, int], ...]
     #: (contended, suspended or unstable; by what; number of runs) of the finished ones
-    doubts: tuple[tuple[str, str | None, int], ...]
+    flags: tuple[tuple[str, str | None, int], ...]
     caveats: tuple[str, ...]  #: what of its predictions is outside of what was verified, in words
     estimates: Mapping[str, Estimate]  #: what there are numbers for, by metric name
     #: what its utilisation is a share of, in operations per second; None: not known
@@ -191,9 +191,9 @@ def _group(
     counted = list(latest.values())
     finished = [row for row in counted if row["status"] == "ok"]
     problems = Counter((row["status"], row["error"]) for row in counted if row["status"] != "ok")
-    doubts = Counter(("contended", row["contention"]) for row in finished if row["contended"])
-    doubts.update(("unstable", None) for row in finished if row["unstable"])
-    doubts.update(("suspended", None) for row in finished if row["suspended_steps"])
+    flags = Counter(("contended", row["contention"]) for row in finished if row["contended"])
+    flags.update(("unstable", None) for row in finished if row["unstable"])
+    flags.update(("suspended", None) for row in finished if row["suspended_steps"])
     parameters = {row["student_parameters"] for row in counted} - {None}
     starts = [row["started_at"] for row in counted]
     per_epoch = {steps.get((row["matrix"], row["run_key"])) for row in finished} - {None}
@@ -210,11 +210,11 @@ def _group(
         older=len(rows) - len(counted),
         put_right=sum(corrected.get((row["matrix"], row["run_key"]), 0) for row in rows),
         problems=tuple((*key, n) for key, n in sorted(problems.items(), key=str)),
-        doubts=tuple((*key, n) for key, n in sorted(doubts.items(), key=str)),
+        flags=tuple((*key, n) for key, n in sorted(flags.items(), key=str)),
         caveats=tuple(sorted({row["caveats"] for row in finished} - {None})),
         estimates={name: found for name, found in estimates.items() if found is not None},
         yardstick=max((r["yardstick"] for r in finished if r["yardstick"]), default=None),
-        yardstick_off=any(row["utilisation_doubt"] == OFF for row in finished),
+        yardstick_off=any(row["utilisation_issue"] == OFF for row in finished),
         student_parameters=min(parameters, default=None),
         revisions=tuple(sorted({row["git_revision"] for row in counted} - {None})),
         started=(min(starts), max(starts)),

@@ -93,10 +93,10 @@ def _summary_row(
         "put_right": group.put_right,
         "status": status_of(group),
         "error": "; ".join(error for _, error, _ in group.problems if error) or None,
-        "contended": doubtful(group, "contended"),
-        "contention": "; ".join(words for _, words, _ in group.doubts if words) or None,
-        "unstable": doubtful(group, "unstable"),
-        "suspended": doubtful(group, "suspended"),
+        "contended": count_flagged(group, "contended"),
+        "contention": "; ".join(words for _, words, _ in group.flags if words) or None,
+        "unstable": count_flagged(group, "unstable"),
+        "suspended": count_flagged(group, "suspended"),
         "reference": reference.name if reference else None,
         "yardstick": group.yardstick,
     }
@@ -143,9 +143,9 @@ def _payback_columns(found: Payback | None) -> dict[str, object]:
     return row
 
 
-def doubtful(group: CellGroup, doubt: str) -> int:
+def count_flagged(group: CellGroup, flag: str) -> int:
     """Count the finished runs that are contended, unstable, or have suspended steps."""
-    return sum(count for name, _, count in group.doubts if name == doubt)
+    return sum(count for name, _, count in group.flags if name == flag)
 
 
 def status_of(group: CellGroup) -> str:
@@ -187,13 +187,13 @@ def starred(name: str, group: CellGroup) -> str:
 
 
 def run_marks(group: CellGroup) -> Text:
-    """Say how runs ended, if not well, and how many are doubtful: a line each, behind a break."""
+    """Say how runs ended, if not well, and how many are flagged: a line each, behind a break."""
     text = Text()
     if group.problems:
         text.append("\n" + printable(status_of(group)).replace(", ", "\n"), style="bold red")
-    for doubt in dict.fromkeys(name for name, _, _ in group.doubts):
-        count = doubtful(group, doubt)
-        counted = doubt if group.finished == 1 else f"{count} {doubt}"
+    for flag in dict.fromkeys(name for name, _, _ in group.flags):
+        count = count_flagged(group, flag)
+        counted = flag if group.finished == 1 else f"{count} {flag}"
         text.append(f"\n{counted}", style="yellow")
     return text
 

@@ -70,7 +70,7 @@ def estimate_of(rows: Sequence[Mapping[str, Any]], metric: Metric) -> Estimate |
         if not agree(interval or (min(values), max(values))):
             marks.append("disagree")
     if metric.name == "utilisation":
-        marks += sorted({row["utilisation_doubt"] for row in known} - {None})
+        marks += sorted({row["utilisation_issue"] for row in known} - {None})
     kinds = {row[metric.kind_column] for row in known} if metric.kind_column else set()
     sources = {row[metric.source_column] for row in known} if metric.source_column else set()
     return Estimate(

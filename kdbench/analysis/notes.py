@@ -22,13 +22,13 @@ _SOURCES = {
     "nvml-counter": "nvml-counter: the card's energy counter",
     "nvml-power": "nvml-power: integrated samples of the power draw",
 }
-_MARKS = {
+_WHY_NO_RATIO = {
     "contended": "others were at work in every run behind it",
     "disagree": "its runs, or its interval, span more than "
     f"{100 * (MAX_AGREEING_RATIO - 1):.0f} %, twice what one constant step was seen to differ by "
     "between processes",
 }
-_DOUBTS = {
+_RUN_WARNINGS = {
     "contended": "contended: others were at work, times may be too long, memory is not affected",
     "suspended": "suspended: the machine was, or the process was stopped, in mid-step; such steps "
     "are in no figure",
@@ -57,7 +57,7 @@ def table_notes(
     lines += footnotes(sheet)
     lines += [line for group in sheet for line in _payback_note(group, sheet)]
     lines += [line for group in sheet for line in problem_notes(group)]
-    return lines + mark_notes(sheet, shown) + doubt_notes(sheet)
+    return lines + mark_notes(sheet, shown) + warning_notes(sheet)
 
 
 def footnotes(
@@ -140,25 +140,25 @@ def problem_notes(group: CellGroup) -> Iterator[str]:
         yield f"{status}{times}: {group.name}{why}"
 
 
-def doubt_notes(sheet: Iterable[CellGroup]) -> list[str]:
-    """Name the cells whose times are doubtful, a line for each reason."""
+def warning_notes(sheet: Iterable[CellGroup]) -> list[str]:
+    """Name the cells whose runs are flagged, a line for each reason."""
     groups = list(sheet)
     finished = sum(group.finished for group in groups)
     lines = []
-    for doubt in sorted({name for group in groups for name, _, _ in group.doubts}):
+    for flag in sorted({name for group in groups for name, _, _ in group.flags}):
         found = [
             (group.name, printable(by or ""), count)
             for group in groups
-            for name, by, count in group.doubts
-            if name == doubt
+            for name, by, count in group.flags
+            if name == flag
         ]
         causes = {by for _, by, _ in found}
         if sum(count for *_, count in found) == finished > 1:
             cause = f" ({causes.pop()})" if len(causes) == 1 and causes != {""} else ""
-            lines.append(f"all {finished} runs were {_DOUBTS[doubt]}{cause}")
+            lines.append(f"all {finished} runs were {_RUN_WARNINGS[flag]}{cause}")
         else:
             names = [f"{name} ({by})" if by else name for name, by, _ in found]
-            lines.append(f"{_DOUBTS[doubt]}: {_listed(names)}")
+            lines.append(f"{_RUN_WARNINGS[flag]}: {_listed(names)}")
     return lines
 
 
@@ -166,7 +166,9 @@ def mark_notes(sheet: Sequence[CellGroup], shown: Sequence[Metric]) -> list[str]
     """Explain why marked numbers have no ratio, a line for each reason."""
     found = _estimates(sheet, shown)
     marks = dict.fromkeys(mark for estimate in found for mark in estimate.marks)
-    lines = [f"? no ratio is drawn: {_MARKS[mark]}" for mark in marks if mark in _MARKS]
+    lines = [
+        f"? no ratio is drawn: {_WHY_NO_RATIO[mark]}" for mark in marks if mark in _WHY_NO_RATIO
+    ]
     if any(estimate.disturbed for estimate in found):
         lines.append("times are of the runs that were not contended, where a cell has such runs")
     if all(metric.name != "utilisation" for metric in shown):

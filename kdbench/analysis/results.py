@@ -31,7 +31,7 @@ class Results:
 
     `cells` has one row per run of a cell, the columns of the schema, and `environment_id`; its
     `utilisation` is by the best yardstick that is known, which is in `yardstick`, and what is wrong
-    with that in `utilisation_doubt`. The other frames hold the rows of these runs alone, with
+    with that in `utilisation_issue`. The other frames hold the rows of these runs alone, with
     `matrix` and `label` joined.
     """
 

@@ -12,7 +12,7 @@ def share_yardsticks(*frames: pd.DataFrame) -> tuple[pd.DataFrame, ...]:
     environment and precision. Others at work, a cold clock, or a bad moment only ever make a rate
     too low, so the best one is nearest to the truth, whichever run measured it; and a step that
     beats it proves it too low. Sets `utilisation` (missing where a step beats the yardstick),
-    `yardstick` and `utilisation_doubt` (what is wrong with it; missing: nothing).
+    `yardstick` and `utilisation_issue` (what is wrong with it; missing: nothing).
     """
     cells = pd.concat(frames, keys=range(len(frames)))
     key = [cells["environment_id"], cells["precision"]]
@@ -26,12 +26,12 @@ def share_yardsticks(*frames: pd.DataFrame) -> tuple[pd.DataFrame, ...]:
     steady = cells["rates_steady"].fillna(value=False)
     sure = steady & ~cells["rates_contended"].fillna(value=False)
     best_sure = (rate.notna() & sure).groupby(key, dropna=False).transform("any")
-    doubt = pd.Series(pd.NA, index=cells.index, dtype="string")
-    doubt = doubt.mask(~best_sure.where(known, sure), UNSURE).mask(beaten, OFF)
+    flag = pd.Series(pd.NA, index=cells.index, dtype="string")
+    flag = flag.mask(~best_sure.where(known, sure), UNSURE).mask(beaten, OFF)
     cells = cells.assign(
         utilisation=value.mask(beaten),
         yardstick=best.where(known),
-        utilisation_doubt=doubt.where(value.notna()),
+        utilisation_issue=flag.where(value.notna()),
     )
     own = cells.index.get_level_values(0)
     return tuple(cells[own == n].droplevel(0) for n in range(len(frames)))

@@ -156,8 +156,7 @@ def compare(
 
     Cells are joined by their labels. Changed settings and different environments are named.
     """
-    from kdbench.analysis.compare import notes
-    from kdbench.analysis.compare import show as tables
+    from kdbench.analysis.compare import notes, tables
     from kdbench.analysis.compare.frame import summary
     from kdbench.analysis.compare.join import compare as compared
     from kdbench.analysis.compare.sides import load_sides

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kdbench.runner.telemetry.contention import judge
+from kdbench.runner.telemetry.contention import judge_contention
 from kdbench.runner.telemetry.windows import Sample
 
 Rates = dict[str, Any]
@@ -49,7 +49,9 @@ def reported_rates(
     phases = [phase for phase in events.get("phase", []) if phase["phase"] == "rates"]
     windows = [(p["started_ns"], p["started_ns"] + int(p["seconds"] * 1e9)) for p in phases]
     threads = next((event["threads"] for event in events.get("started", [])), None)
-    found = judge(samples, windows, threads=threads if device == "cpu" else threads and 1)
+    found = judge_contention(
+        samples, windows, threads=threads if device == "cpu" else threads and 1
+    )
     return {**rates, "rates_contended": found.contended}
 
 

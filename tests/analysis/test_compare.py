@@ -9,8 +9,8 @@ from rich.console import Console
 
 from kdbench.analysis.compare.frame import summary
 from kdbench.analysis.compare.join import compare
-from kdbench.analysis.compare.show import markdown, render
 from kdbench.analysis.compare.sides import load_sides
+from kdbench.analysis.compare.tables import markdown, render
 from kdbench.analysis.metrics import find_metrics
 from kdbench.common.stats import median, median_interval, ratio_interval
 from kdbench.store import Store

@@ -89,7 +89,7 @@ def test_what_is_doubtful_is_marked_and_explained(tmp_path):
     ]
     results = load_results(commit(tmp_path, rows))
     frame = summary(results).set_index("label")
-    assert frame["contended"].tolist() == [0, 2, 0, 0], "a run without figures casts no doubt"
+    assert frame["contended"].tolist() == [0, 2, 0, 0], "a run without figures casts no flag"
     assert frame["unstable"].tolist() == [0, 1, 0, 0]
     assert frame["suspended"].tolist() == [1, 0, 0, 0]
     assert frame["contention"].dropna().tolist() == [by]

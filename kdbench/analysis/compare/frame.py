@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import pandas as pd
 
 from kdbench.analysis.aggregate import CellGroup
-from kdbench.analysis.cell_tables import doubtful, status_of
+from kdbench.analysis.cell_tables import count_flagged, status_of
 from kdbench.analysis.compare.comparison import Compared, Comparison, Pair, Sheet
 from kdbench.analysis.compare.notes import SIDES
 from kdbench.analysis.compare.places import Place
@@ -113,8 +113,8 @@ def _known(group: CellGroup | None, metric: Metric | None) -> _Row:
         "runs": group and group.runs,
         "finished": group and group.finished,
         "status": group and status_of(group),
-        "contended": group and doubtful(group, "contended"),
-        "unstable": group and doubtful(group, "unstable"),
+        "contended": group and count_flagged(group, "contended"),
+        "unstable": group and count_flagged(group, "unstable"),
         "environment_id": environment and environment.id,
         "place": group and Place.of(group).title,
     }

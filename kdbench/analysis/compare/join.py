@@ -23,7 +23,7 @@ from kdbench.matrix.grid import AXES
 from kdbench.spec.gated_metrics import GATED_METRICS
 
 #: What is compared unless the user names metrics.
-DEFAULT = (
+DEFAULT_METRICS = (
     *("parameters", "allocated", "reserved", "host", "step_time", "epoch_time"),
     *("precompute_time", "precompute_memory", "energy", "accuracy"),
 )
@@ -34,7 +34,7 @@ _GATED = {metric.column: metric for metric in GATED_METRICS.values()}
 
 
 def compare(before: Side, after: Side, *, metrics: Sequence[Metric] | None = None) -> Comparison:
-    """Compare two sides by metrics (`DEFAULT` if None).
+    """Compare two sides by metrics (`DEFAULT_METRICS` if None).
 
     Cells are joined by their label within a matrix, or on the axes by which the sides were not
     picked; if each side holds one matrix alone, these may have different names. Rows of different
@@ -42,7 +42,7 @@ def compare(before: Side, after: Side, *, metrics: Sequence[Metric] | None = Non
     there is nothing else. Raises InputError if it is unclear which of several environments is
     meant.
     """
-    wanted = tuple(METRICS[name] for name in DEFAULT) if metrics is None else tuple(metrics)
+    wanted = tuple(METRICS[name] for name in DEFAULT_METRICS) if metrics is None else tuple(metrics)
     first, second = _by_matrix_and_place(before), _by_matrix_and_place(after)
     names = [(name, name) for name in first if name in second]
     if len(first) == len(second) == 1:

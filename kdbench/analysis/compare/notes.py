@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from kdbench.analysis.aggregate import CellGroup
 from kdbench.analysis.compare.comparison import Comparison, Sheet
 from kdbench.analysis.compare.matching import options_for
-from kdbench.analysis.notes import doubt_notes, footnotes, older_note, problem_notes
+from kdbench.analysis.notes import footnotes, older_note, problem_notes, warning_notes
 from kdbench.common.errors import printable, quoted
 from kdbench.common.stats import MIN_PROCESSES
 
@@ -49,7 +49,7 @@ def notes_of(sheet: Sheet) -> list[str]:
     lines += older_note(cells)
     for side, own in zip(SIDES, (cells[::2], cells[1::2]), strict=True):
         lines += [f"{side}, {note}" for group in own for note in problem_notes(group)]
-        lines += [f"{side}, {note}" for note in doubt_notes(own)]
+        lines += [f"{side}, {note}" for note in warning_notes(own)]
     for before, after in sheet.unclear:
         lines.append(
             f"not compared: {printable(before[0].label)} is several cells: before "

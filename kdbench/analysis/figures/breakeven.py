@@ -17,7 +17,7 @@ from kdbench.analysis.figures import style
 from kdbench.analysis.figures.page import Graph, Page, draw_page, side_by_side
 from kdbench.analysis.figures.series import Look, blocks, distinguishing_settings, variant_name
 from kdbench.analysis.figures.sheet import Sheet, block_title, excess, headline, provenance
-from kdbench.analysis.notes import doubt_notes, footnotes, sentences
+from kdbench.analysis.notes import footnotes, sentences, warning_notes
 from kdbench.analysis.reference import (
     Payback,
     find_rivals,
@@ -246,4 +246,4 @@ def _caption(sheet: Sheet, drawn: Sequence[CellGroup]) -> list[str]:
         marks.append("~ extrapolated from the steps or batches that were timed")
     if any(is_extrapolated(group) for group in drawn):
         marks.append("Dashed: the median step times the steps, not whole epochs")
-    return lines + sentences(marks + doubt_notes(drawn))
+    return lines + sentences(marks + warning_notes(drawn))

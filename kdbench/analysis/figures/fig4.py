@@ -21,12 +21,12 @@ from kdbench.analysis.figures.sheet import Rows, Sheet, excess, headline, proven
 from kdbench.analysis.metrics import METRICS, Metric
 from kdbench.analysis.notes import (
     count_note,
-    doubt_notes,
     footnotes,
     mark_notes,
     problem_notes,
     sentences,
     source_note,
+    warning_notes,
 )
 from kdbench.analysis.paper_figures import PAPER, reported_for
 from kdbench.common.units import axis_unit, format_ratio, format_value
@@ -209,7 +209,7 @@ def _caption(sheet: Sheet, drawn: Sequence[Metric], paper: Sequence[str]) -> lis
     lines += [f"{counted}.", *paper, *sentences(footnotes(groups, drawn))]
     notes = mark_notes(groups, drawn)
     if any(not metric.is_memory or metric.name == "device" for metric in drawn):
-        notes += doubt_notes(groups)
+        notes += warning_notes(groups)
     for note in notes:
         lines += sentences([note])
     return lines + [line for group in groups for line in problem_notes(group)]

@@ -20,7 +20,7 @@ from kdbench.analysis.figures.sheet import (
     seed_notes,
 )
 from kdbench.analysis.metrics import METRICS
-from kdbench.analysis.notes import doubt_notes, footnotes, sentences, source_note
+from kdbench.analysis.notes import footnotes, sentences, source_note, warning_notes
 from kdbench.common.errors import printable
 from kdbench.common.stats import MIN_PROCESSES
 from kdbench.common.units import Unit, axis_unit
@@ -233,7 +233,7 @@ def _caption(sheet: Sheet, trained: Sequence[CellGroup], drawn: Sequence[Cost]) 
         without = [group for group in trained if cost.of(group) is None]
         if without:
             lines.append(f"{cost.title}: not known for {', '.join(g.name for g in without)}.")
-    marks = footnotes(trained, (), trained=True) + doubt_notes(trained)
+    marks = footnotes(trained, (), trained=True) + warning_notes(trained)
     return lines + sentences(marks)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kdbench.common.stats import median
-from kdbench.runner.telemetry.contention import LIST_NS, judge
+from kdbench.runner.telemetry.contention import LIST_NS
 from kdbench.runner.telemetry.gpu import throttle_words
 from kdbench.runner.telemetry.windows import (
     MARGIN_NS,
@@ -41,7 +41,7 @@ def condition_columns(
     needed = threads if run.device == "cpu" or threads is None else 1
     if needed is not None and streamed:
         needed += run.cell.data.workers
-    found = judge(samples, windows, threads=needed)
+    found = judge_contention(samples, windows, threads=needed)
     typical, longest = interval_seconds(samples)
     first = samples[0] if samples else {}
     throttled = Counter.of(samples, "cpu_throttled_seconds")

@@ -30,7 +30,7 @@ class Contention:
     cpu_elsewhere: float | None
 
 
-def judge(
+def judge_contention(
     samples: Sequence[Sample], windows: Sequence[Window], *, threads: int | None
 ) -> Contention:
     """Judge the windows of the timed steps.

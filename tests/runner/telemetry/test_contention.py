@@ -2,7 +2,7 @@
 
 import pytest
 
-from kdbench.runner.telemetry.contention import judge
+from kdbench.runner.telemetry.contention import judge_contention
 
 SECOND = 10**9
 MEASURED = [(2 * SECOND, 6 * SECOND)]
@@ -46,13 +46,15 @@ def samples(elsewhere=(), *, usable=2, cores=None, neighbours=None):
     ],
 )
 def test_processors_that_others_used(elsewhere, usable, cores, threads, contended):
-    found = judge(samples(elsewhere, usable=usable, cores=cores), MEASURED, threads=threads)
+    found = judge_contention(
+        samples(elsewhere, usable=usable, cores=cores), MEASURED, threads=threads
+    )
     assert found.contended is contended
     assert (found.words is not None) == bool(contended)
 
 
 def test_what_was_used_is_told():
-    found = judge(samples([1.3] * 8), MEASURED, threads=2)
+    found = judge_contention(samples([1.3] * 8), MEASURED, threads=2)
     assert found.words == "others kept 1.3 of 2 processors busy"
     assert found.cpu_elsewhere == pytest.approx(1.3)
 
@@ -77,7 +79,7 @@ PYTHON, IDLE, UNKNOWN = [12, "python", True], [13, "jupyter", False], [14, None,
     ],
 )
 def test_others_on_the_card(neighbours, words):
-    found = judge(samples(neighbours=neighbours), MEASURED, threads=2)
+    found = judge_contention(samples(neighbours=neighbours), MEASURED, threads=2)
     assert found.contended is (words is not None)
     assert (words or "") in (found.words or "")
 
@@ -85,17 +87,17 @@ def test_others_on_the_card(neighbours, words):
 def test_others_that_cannot_be_told_apart_are_counted():
     rows = [row | {"gpu_neighbours": 2, "neighbours": [PYTHON]} for row in samples()]
     words = "also on the card: python (12), 1 of those that came after the worker"
-    assert judge(rows, MEASURED, threads=2).words == words
+    assert judge_contention(rows, MEASURED, threads=2).words == words
 
 
 def test_both_are_told_and_one_of_them_suffices_for_a_verdict():
-    both = judge(samples([1.0] * 8, neighbours=[[PYTHON]] * 9), MEASURED, threads=2)
+    both = judge_contention(samples([1.0] * 8, neighbours=[[PYTHON]] * 9), MEASURED, threads=2)
     assert both.words == "others kept 1 of 2 processors busy; also on the card: python (12)"
-    card_alone = judge(samples(neighbours=[[]] * 9), MEASURED, threads=2)
+    card_alone = judge_contention(samples(neighbours=[[]] * 9), MEASURED, threads=2)
     assert (card_alone.contended, card_alone.cpu_elsewhere) == (False, None)
 
 
 def test_without_timed_steps_there_is_no_verdict():
-    found = judge(samples([2.0] * 8, neighbours=[[PYTHON]] * 9), [], threads=2)
+    found = judge_contention(samples([2.0] * 8, neighbours=[[PYTHON]] * 9), [], threads=2)
     assert (found.contended, found.words) == (None, None)
-    assert judge([], MEASURED, threads=2).contended is None
+    assert judge_contention([], MEASURED, threads=2).contended is None
