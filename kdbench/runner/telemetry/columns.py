@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kdbench.common.stats import median
-from kdbench.runner.telemetry.contention import LIST_NS
+from kdbench.runner.telemetry.contention import LIST_NS, judge_contention
 from kdbench.runner.telemetry.gpu import throttle_words
 from kdbench.runner.telemetry.windows import (
     MARGIN_NS,

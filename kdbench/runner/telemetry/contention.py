@@ -48,7 +48,7 @@ def judge_contention(
 def _processors(
     elsewhere: float | None, facts: Mapping[str, Any], threads: int | None
 ) -> str | None:
-    """Say what others took of the processors; empty for not enough to matter, None for unknown."""
+    """Say what others used of the processors (`cpu_load`); empty: not too much, None: unknown."""
     usable = facts.get("usable_processors")
     if elsewhere is None or usable is None or threads is None:
         return None
@@ -57,7 +57,8 @@ def _processors(
     left_over = max(0, cores - threads)
     if elsewhere <= left_over + _TOLERATED_PROCESSORS:
         return ""
-    return f"others kept {elsewhere:.2g} of {usable} processors busy"
+    left = f"the worker left {left_over} of {cores} cores free"
+    return f"others kept {elsewhere:.2g} of {usable} processors busy, {left}"
 
 
 def _card(samples: Sequence[Sample], windows: Sequence[Window]) -> str | None:

@@ -55,7 +55,7 @@ def test_processors_that_others_used(elsewhere, usable, cores, threads, contende
 
 def test_what_was_used_is_told():
     found = judge_contention(samples([1.3] * 8), MEASURED, threads=2)
-    assert found.words == "others kept 1.3 of 2 processors busy"
+    assert found.words == "others kept 1.3 of 2 processors busy, the worker left 0 of 2 cores free"
     assert found.cpu_elsewhere == pytest.approx(1.3)
 
 
@@ -92,7 +92,10 @@ def test_others_that_cannot_be_told_apart_are_counted():
 
 def test_both_are_told_and_one_of_them_suffices_for_a_verdict():
     both = judge_contention(samples([1.0] * 8, neighbours=[[PYTHON]] * 9), MEASURED, threads=2)
-    assert both.words == "others kept 1 of 2 processors busy; also on the card: python (12)"
+    assert both.words == (
+        "others kept 1 of 2 processors busy, the worker left 0 of 2 cores free; "
+        "also on the card: python (12)"
+    )
     card_alone = judge_contention(samples(neighbours=[[]] * 9), MEASURED, threads=2)
     assert (card_alone.contended, card_alone.cpu_elsewhere) == (False, None)
 
