@@ -294,8 +294,8 @@ def profiles_page() -> str:
     parts = [
         f"# Device profiles\n\nGenerated from kdbench {__version__}. `predict` and `check` take "
         "these as `--profile NAME`, or a file of your own as `--profile FILE.toml` "
-        "([Find out what fits](../how-to/find-what-fits.md)). No profile of a card has been held "
-        "against a real card yet.\n\n## Keys\n\n"
+        "([Find out what fits](../how-to/find-what-fits.md)). Of the cards, the H100 alone has "
+        "been held against a real one.\n\n## Keys\n\n"
         f"{table(('key', 'value', 'default', 'meaning'), rows)}"
     ]
     for name in known_profiles():

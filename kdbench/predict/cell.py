@@ -72,7 +72,7 @@ def _caveats(run: CellRun, profile: Profile) -> Iterator[str]:
     if not profile.verified:
         yield f"no prediction for {profile.title} was held against such a card yet"
     if profile.device == "cuda":
-        yield "convolutions' scratch memory is not in it"
+        yield "the scratch memory of convolutions and of large sums is not in it"
         if training.attention == "sdpa":
             yield "nor is that of fused attention's backward"
         if training.precision in ("bf16", "fp16"):
