@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from kdbench.analysis.aggregate import MODES, group_cells
 from kdbench.analysis.figures import FIGURES, FigureKind
+from kdbench.analysis.figures.page import Page, draw_page
 from kdbench.analysis.figures.sheet import Sheet
 from kdbench.analysis.figures.style import drawing
 from kdbench.analysis.metrics import find_metrics
@@ -78,22 +79,22 @@ def plot(
         here = [g for g in groups if (g.matrix, g.environment) == (matrix, environment)]
         own = [group for group in here if group.mode in modes]
         sheets.append(Sheet(matrix, environment, rows, own, find_reference(own, reference), wanted))
-    allowed = [(kind, sheet) for kind in kinds for sheet in sheets if kind.refusal(sheet) is None]
-    missing = [kind for kind in kinds if all(kind is not drawn for drawn, _ in allowed)]
+    with drawing():
+        plans = [(kind, sheet, kind.plan(sheet)) for kind in kinds for sheet in sheets]
+    allowed = [(kind, sheet, page) for kind, sheet, page in plans if isinstance(page, Page)]
+    missing = {kind.name for kind in kinds} - {kind.name for kind, _, _ in allowed}
     if not allowed or (named and missing):
-        why = dict.fromkeys(f"{k.name}: {k.refusal(s)}" for k in missing for s in sheets)
+        why = dict.fromkeys(f"{k.name}: {page}" for k, _, page in plans if k.name in missing)
         raise InputError(
             f"these results give no figure ({'; '.join(why)})",
             where="--figure" if named else None,
             hint="kdbench show lists what there is",
         )
-    folders = [_folder(results, sheet, out) for _, sheet in allowed]
-    shared = Counter(
-        (kind.name, folder) for (kind, _), folder in zip(allowed, folders, strict=True)
-    )
-    places = Counter((kind.name, sheet.matrix, sheet.environment) for kind, sheet in allowed)
+    folders = [_folder(results, sheet, out) for _, sheet, _ in allowed]
+    shared = Counter((kind.name, at) for (kind, _, _), at in zip(allowed, folders, strict=True))
+    places = Counter((kind.name, sheet.matrix, sheet.environment) for kind, sheet, _ in allowed)
     written = []
-    for (kind, sheet), folder in zip(allowed, folders, strict=True):
+    for (kind, sheet, page), folder in zip(allowed, folders, strict=True):
         stem = kind.name
         if shared[kind.name, folder] > 1:
             # results may have another matrix's name than any file
@@ -102,7 +103,7 @@ def plot(
             if places[kind.name, sheet.matrix, sheet.environment] > 1:
                 stem += f"-{MODES[sheet.groups[0].mode]}"
         with drawing():
-            drawn = kind.draw(sheet)
+            drawn = draw_page(page)
             written += [
                 _write(drawn, folder / f"{stem}.{form}", form) for form in dict.fromkeys(formats)
             ]

@@ -1,8 +1,7 @@
-"""`python -m kdbench.predict JOB.json`: predict cells; prints one line of JSON for each."""
+"""`python -m kdbench.predict JOB.json`: predict cells; a line of JSON for each in answers.jsonl."""
 
 import gc
 import json
-import os
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -21,9 +20,6 @@ def main(argv: list[str]) -> int:
     """Predict the job's cells; a cell that cannot be predicted has its error in its line."""
     job = json.loads(Path(argv[0]).read_text(encoding="utf-8"))
     die_with_parent(job["parent"])
-    # whatever libraries print must not come between the lines
-    out = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
-    os.dup2(2, 1)
     profile = Profile.model_validate_json(json.dumps(job["profile"]))
     import kdbench.predict.cell  # noqa: F401, PLC0415 - torch, after the check of the parent
 
@@ -31,8 +27,9 @@ def main(argv: list[str]) -> int:
     gc.collect()
     gc.freeze()
     runs = [CellRun.model_validate_json(json.dumps(run)) for run in job["runs"]]
-    for answer in answers(runs, profile, job["fits_bytes"]):
-        out.write(json.dumps(answer) + "\n")
+    with Path(argv[0]).with_name("answers.jsonl").open("w", buffering=1, encoding="utf-8") as out:
+        for answer in answers(runs, profile, job["fits_bytes"]):
+            out.write(json.dumps(answer) + "\n")
     return 0
 
 

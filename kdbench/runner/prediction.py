@@ -2,25 +2,23 @@
 
 import json
 import os
-import subprocess
-import sys
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from queue import SimpleQueue
 from tempfile import TemporaryDirectory
-from threading import Thread
 from typing import Any, Self
 
 from kdbench.common.environment import git_revision, package_version
 from kdbench.common.errors import InputError, WorkerError
 from kdbench.common.fingerprint import predict_digest, worker_digest
 from kdbench.matrix.file import Matrix
+from kdbench.runner.process.child import Spawned, end_group
 from kdbench.runner.process.launcher import worker_environment
 from kdbench.runner.rows import Rows, of_tables, timeline_rows
-from kdbench.runner.spool import last_words
+from kdbench.runner.spool import EventTail, last_words
 from kdbench.runner.telemetry.cpu_load import usable_processors
 from kdbench.spec.cell import CellRun
 from kdbench.spec.device_profile import Profile
@@ -29,6 +27,7 @@ from kdbench.store.schema import SCHEMA_VERSION
 
 # Each process takes some hundred megabytes, most of it torch.
 _MAX_PROCESSES = 4
+_TICK_SECONDS, _KILLED_SECONDS = 0.1, 10.0
 
 
 @dataclass(frozen=True)
@@ -129,7 +128,7 @@ def _answers(
 
 
 class _Child:
-    """A process that predicts; a thread reads its answers, so that it never waits."""
+    """A process that predicts some of the cells."""
 
     def __init__(
         self, folder: Path, runs: Sequence[CellRun], profile: Profile, fits_bytes: int | None
@@ -141,46 +140,34 @@ class _Child:
             "fits_bytes": fits_bytes,
             "parent": os.getpid(),
         }
-        path, self._errors = folder / "job.json", folder / "errors"
-        path.write_text(json.dumps(job), encoding="utf-8")
-        with self._errors.open("wb") as errors:
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "kdbench.predict", str(path)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                encoding="utf-8",
-                env=worker_environment(os.environ, network=False),
-                start_new_session=True,
-            )
-        self._lines: SimpleQueue[str] = SimpleQueue()
-        self._reader = Thread(target=self._read, daemon=True)
+        (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
+        self._log, self._tail = folder / "log", EventTail(folder / "answers.jsonl")
+        self._unread: deque[dict[str, Any]] = deque()
+        self._process = Spawned(
+            folder / "job.json",
+            self._log,
+            environment=worker_environment(os.environ, network=False),
+            module="kdbench.predict",
+        )
 
     def __enter__(self) -> Self:
-        self._reader.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._process.wait()
-        self._reader.join()
+        end_group(self._process.pid)
+        self._process.wait(_KILLED_SECONDS)
 
     def answer(self, run: CellRun) -> tuple[dict[str, Any], float]:
         """Wait for the next answer; return it and the seconds it took."""
-        line = self._lines.get()
-        if not line.endswith("\n"):
-            words = last_words(self._errors, f"exit code {self._process.wait()}, it said nothing")
-            problem = f"the process that predicts ended at {run.cell.label!r}: {words[:500]}"
-            raise WorkerError(problem)
-        answer = json.loads(line)
+        while not self._unread:
+            ended = self._process.wait(_TICK_SECONDS)
+            self._unread += self._tail.read()
+            if ended and not self._unread:
+                silent = f"exit code {self._process.poll()}, it said nothing"
+                problem = f"the process that predicts ended at {run.cell.label!r}: "
+                raise WorkerError(problem + last_words(self._log, silent)[:500])
+        answer = self._unread.popleft()
         return answer, answer.pop("seconds")
-
-    def _read(self) -> None:
-        if self._process.stdout is not None:
-            with self._process.stdout as lines:
-                for line in lines:
-                    self._lines.put(line)
-        self._lines.put("")
 
 
 def _environment(profile: Profile) -> dict[str, Any]:

@@ -10,11 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from kdbench.analysis.aggregate import CellGroup
 from kdbench.analysis.figures import style
-from kdbench.analysis.figures.page import Graph, Page, draw_page, side_by_side
+from kdbench.analysis.figures.page import Graph, Page, side_by_side
 from kdbench.analysis.figures.series import Look, blocks, distinguishing_settings, variant_name
 from kdbench.analysis.figures.sheet import Sheet, block_title, excess, headline, provenance
 from kdbench.analysis.notes import footnotes, sentences, warning_notes
@@ -56,25 +55,21 @@ class Axis:
     end: float
 
 
-def refusal(sheet: Sheet) -> str | None:
-    """Say why these results cannot give the figure; None where they can."""
+def plan(sheet: Sheet) -> Page | str:
+    """Lay the figure out; where these results cannot give it, say why."""
     found = families(sheet.groups)
     if not found:
         return (
             "no cell with a precompute finished beside one of the same settings that runs the "
             "teacher on every batch"
         )
-    return excess(len(found), _MOST_PANELS, "panels are more than fit")
-
-
-def draw(sheet: Sheet) -> Figure:
-    """Draw the figure for one matrix and environment."""
-    found = families(sheet.groups)
+    if too_many := excess(len(found), _MOST_PANELS, "panels are more than fit"):
+        return too_many
     drawn = [group for family in found for group in family.groups]
     chosen = _looks(sheet, drawn)
     names = distinguishing_settings([family.groups[0] for family in found])
     graphs = [_graph(family, names, chosen) for family in found]
-    page = Page(
+    return Page(
         title=headline(sheet, "When the precompute has paid for itself"),
         legend=list(chosen.values()),
         graphs=graphs,
@@ -82,7 +77,6 @@ def draw(sheet: Sheet) -> Figure:
         columns=side_by_side(len(graphs)),
         panel=(4.4, 2.6) if len(graphs) == 1 else (2.75, 2.0),
     )
-    return draw_page(page)
 
 
 def families(groups: Sequence[CellGroup]) -> list[Family]:

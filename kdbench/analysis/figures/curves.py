@@ -13,11 +13,10 @@ from statistics import fmean
 
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from kdbench.analysis.aggregate import CellGroup, Run
 from kdbench.analysis.figures import style
-from kdbench.analysis.figures.page import Graph, Page, draw_page
+from kdbench.analysis.figures.page import Graph, Page
 from kdbench.analysis.figures.series import Block, Look, blocks, looks
 from kdbench.analysis.figures.sheet import Sheet, excess, headline, provenance, seed_notes
 from kdbench.analysis.notes import footnotes, problem_notes, sentences
@@ -48,22 +47,18 @@ class Curve:
     interval: bool  #: the band is the 95 % interval of the mean, else the range of the seeds
 
 
-def refusal(sheet: Sheet) -> str | None:
-    """Say why these results cannot give the figure; None where they can."""
+def plan(sheet: Sheet) -> Page | str:
+    """Lay the figure out; where these results cannot give it, say why."""
     drawn = _drawn(sheet)
     if not drawn:
         return "no epoch of a training is stored"
-    most = max(len(block.groups) for block in blocks(drawn))
-    return excess(most, MOST_LINES, "lines are more than a panel shows")
-
-
-def draw(sheet: Sheet) -> Figure:
-    """Draw the figure for one matrix and environment."""
-    drawn = _drawn(sheet)
+    parts = blocks(drawn)
+    most = max(len(block.groups) for block in parts)
+    if too_many := excess(most, MOST_LINES, "lines are more than a panel shows"):
+        return too_many
     rows = {str(key): frame for key, frame in sheet.results.epochs.groupby("run_key")}
     chosen = looks(sheet, drawn)
-    parts = blocks(drawn)
-    page = Page(
+    return Page(
         title=headline(sheet, "Training and validation curves"),
         legend=list(dict.fromkeys(chosen[id(group)] for group in drawn)),
         graphs=[graph for part in parts for graph in _graphs(part, rows, chosen)],
@@ -71,7 +66,6 @@ def draw(sheet: Sheet) -> Figure:
         columns=2 if len(parts) == 1 else 4,
         panel=(2.9, 1.9) if len(parts) == 1 else (2.15, 1.75),
     )
-    return draw_page(page)
 
 
 def mean_curve(runs: Sequence[tuple[int, Mapping[int, float]]]) -> Curve | None:

@@ -9,12 +9,10 @@ the reference cell's, each machine's to its own.
 from collections.abc import Iterable, Sequence
 from functools import partial
 
-from matplotlib.figure import Figure
-
 from kdbench.analysis.aggregate import CellGroup
 from kdbench.analysis.estimates import format_estimate
 from kdbench.analysis.figures import style
-from kdbench.analysis.figures.page import Graph, Page, draw_page, side_by_side
+from kdbench.analysis.figures.page import Graph, Page, side_by_side
 from kdbench.analysis.figures.panels import Bar, Panel, draw_panel
 from kdbench.analysis.figures.series import Look
 from kdbench.analysis.figures.sheet import Rows, Sheet, excess, headline, provenance
@@ -40,8 +38,8 @@ _PAPER_LABEL = "reported by the paper (its memory: parameter bytes)"
 _WIDTH, _WIDTH_ALONE, _ROW = 2.75, 4.4, 0.47
 
 
-def refusal(sheet: Sheet) -> str | None:
-    """Say why these results cannot give the figure; None where they can."""
+def plan(sheet: Sheet) -> Page | str:
+    """Lay the figure out; where these results cannot give it, say why."""
     if not any(group.finished for group in sheet.groups):
         return "no run finished"
     if too_many := excess(len(sheet.groups), _MOST_CELLS):
@@ -49,13 +47,8 @@ def refusal(sheet: Sheet) -> str | None:
     wanted = _wanted(sheet)
     if not _present(sheet, wanted):
         return "; ".join(f"no {m.name}, which is null when {m.missing_when}" for m in wanted)
-    return None
-
-
-def draw(sheet: Sheet) -> Figure:
-    """Draw the figure for one matrix and environment."""
     always = [METRICS[name] for name in _ALWAYS]
-    drawn = _present(sheet, dict.fromkeys([*_wanted(sheet), *always]))
+    drawn = _present(sheet, dict.fromkeys([*wanted, *always]))
     panels = [_panel(sheet, metric) for metric in drawn]
     hatched = any(bar.paper for panel in panels for bar in panel.bars)
     legend = [Look(style.method_name(name), colour) for name, colour in sheet.colours.items()]
@@ -67,7 +60,7 @@ def draw(sheet: Sheet) -> Figure:
         Graph(p.title, p.notes, p.unit, "", partial(draw_panel, p, rows, index % columns == 0))
         for index, p in enumerate(panels)
     ]
-    page = Page(
+    return Page(
         title=headline(sheet, "What a distillation costs"),
         legend=legend,
         graphs=graphs,
@@ -78,7 +71,6 @@ def draw(sheet: Sheet) -> Figure:
         names=rows.names,
         left=0,
     )
-    return draw_page(page)
 
 
 def _wanted(sheet: Sheet) -> tuple[Metric, ...]:

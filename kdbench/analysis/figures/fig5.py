@@ -5,11 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from kdbench.analysis.aggregate import CellGroup
 from kdbench.analysis.figures import style
-from kdbench.analysis.figures.page import Graph, Page, draw_page, side_by_side
+from kdbench.analysis.figures.page import Graph, Page, side_by_side
 from kdbench.analysis.figures.series import Block, Look, blocks, looks
 from kdbench.analysis.figures.sheet import Sheet, excess, headline, provenance, seed_notes
 from kdbench.analysis.notes import footnotes, sentences
@@ -20,23 +19,17 @@ _LEVEL = (0, (4, 2))
 _SWEPT = ("alpha2", "alpha1")
 
 
-def refusal(sheet: Sheet) -> str | None:
-    """Say why these results cannot give the figure; None where they can."""
+def plan(sheet: Sheet) -> Page | str:
+    """Lay the figure out; where these results cannot give it, say why."""
     drawn = _drawn(sheet)
     if not any(group.settings["teacher"] for group in drawn):
         return "no method was trained with two values of alpha2"
-    most = max(
-        len(_lines(block, looks(sheet, drawn, apart_from=_SWEPT))) for block in blocks(drawn)
-    )
-    return excess(most, _MOST_LINES, "lines are more than a panel shows")
-
-
-def draw(sheet: Sheet) -> Figure:
-    """Draw the figure for one matrix and environment."""
-    drawn = _drawn(sheet)
     chosen = looks(sheet, drawn, apart_from=_SWEPT)
+    most = max(len(_lines(block, chosen)) for block in blocks(drawn))
+    if too_many := excess(most, _MOST_LINES, "lines are more than a panel shows"):
+        return too_many
     graphs = [_graph(block, chosen) for block in blocks(drawn)]
-    page = Page(
+    return Page(
         title=headline(sheet, "Accuracy against the weight of the distillation loss"),
         legend=list(dict.fromkeys(_handle(group, chosen[id(group)]) for group in drawn)),
         graphs=graphs,
@@ -45,7 +38,6 @@ def draw(sheet: Sheet) -> Figure:
         panel=(4.6, 2.8) if len(graphs) == 1 else (2.8, 2.2),
         handles="both",
     )
-    return draw_page(page)
 
 
 def _drawn(sheet: Sheet) -> list[CellGroup]:

@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from functools import partial
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from kdbench.analysis.breakdown import STACK, Breakdown, breakdowns, missing_note
 from kdbench.analysis.figures import style
-from kdbench.analysis.figures.page import Graph, Page, draw_page
+from kdbench.analysis.figures.page import Graph, Page
 from kdbench.analysis.figures.series import Look
 from kdbench.analysis.figures.sheet import Rows, Sheet, excess, headline, provenance
 from kdbench.analysis.notes import footnotes, problem_notes, sentences
@@ -21,23 +20,19 @@ _WIDTH, _BAR, _PADDING = 5.6, 0.3, 0.14
 _LEAST_SEEN = 0.001
 
 
-def refusal(sheet: Sheet) -> str | None:
-    """Say why these results cannot give the figure; None where they can."""
+def plan(sheet: Sheet) -> Page | str:
+    """Lay the figure out; where these results cannot give it, say why."""
     found = breakdowns(sheet.results, sheet.groups)
     if not found:
         return "no run that finished has a ledger's rows of memory"
-    return excess(len(found), _MOST_CELLS)
-
-
-def draw(sheet: Sheet) -> Figure:
-    """Draw the figure for one matrix and environment."""
-    found = breakdowns(sheet.results, sheet.groups)
+    if too_many := excess(len(found), _MOST_CELLS):
+        return too_many
     rows = Rows([item.group for item in found], least=_BAR + _PADDING, padding=_PADDING)
     factor, unit = axis_unit((float(_total(item)) for item in found), "bytes")
 
     drawn = partial(_draw_bars, found, rows, factor)
     graph = Graph("By category, at the peak of a step", (), unit, "", drawn)
-    page = Page(
+    return Page(
         title=headline(sheet, "What a step's memory is for"),
         legend=_legend(found),
         graphs=[graph],
@@ -48,7 +43,6 @@ def draw(sheet: Sheet) -> Figure:
         names=rows.names,
         left=0,
     )
-    return draw_page(page)
 
 
 def _legend(found: Sequence[Breakdown]) -> list[Look]:

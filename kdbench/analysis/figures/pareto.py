@@ -4,11 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from matplotlib.figure import Figure
-
 from kdbench.analysis.aggregate import CellGroup
 from kdbench.analysis.figures import style
-from kdbench.analysis.figures.page import Graph, Page, draw_page
+from kdbench.analysis.figures.page import Graph, Page
 from kdbench.analysis.figures.scatter import Point, draw_scatter, plan_scatter
 from kdbench.analysis.figures.series import Look, distinguishing_settings, looks, variant_name
 from kdbench.analysis.figures.sheet import (
@@ -91,26 +89,21 @@ COSTS = (
 )
 
 
-def refusal(sheet: Sheet) -> str | None:
-    """Say why these results cannot give the figure; None where they can."""
+def plan(sheet: Sheet) -> Page | str:
+    """Lay the figure out; where these results cannot give it, say why."""
     trained = _trained(sheet)
     if len(trained) < 2:
         return "fewer than two cells were trained"
     if too_many := excess(len(trained), _MOST_POINTS):
         return too_many
-    known = any(_known(trained, cost) for cost in COSTS)
-    return None if known else "no cost of two trained cells is known"
-
-
-def draw(sheet: Sheet) -> Figure:
-    """Draw the figure for one matrix and environment."""
-    trained = _trained(sheet)
     drawn = [cost for cost in COSTS if _known(trained, cost)]
+    if not drawn:
+        return "no cost of two trained cells is known"
     names = _labels(trained)
     for numbered in (False, True):
         page = _page(sheet, trained, drawn, names, numbered=numbered)
         if page is not None:
-            return draw_page(page)
+            return page
     raise RuntimeError("numbers have a place wherever they fall")
 
 

@@ -8,14 +8,13 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from kdbench.analysis.aggregate import CellGroup
 from kdbench.analysis.breakdown import STACK, first_run
 from kdbench.analysis.figures import style
 from kdbench.analysis.figures.memory import category_look
-from kdbench.analysis.figures.page import Graph, Page, draw_page
+from kdbench.analysis.figures.page import Graph, Page
 from kdbench.analysis.figures.sheet import Sheet, excess, headline, provenance
 from kdbench.analysis.notes import footnotes, sentences
 from kdbench.common.errors import printable
@@ -51,20 +50,19 @@ class MemoryTimeline:
         return int(self.totals.argmax())
 
 
-def refusal(sheet: Sheet) -> str | None:
-    """Say why these results cannot give the figure; None where they can."""
-    found = len(_rows_by_cell(sheet))
-    return excess(found, _MOST_CELLS) if found else "no run that finished has a ledger's timeline"
-
-
-def draw(sheet: Sheet) -> Figure:
-    """Draw the figure for one matrix and environment."""
-    courses = [course(group, rows) for group, rows in _rows_by_cell(sheet)]
+def plan(sheet: Sheet) -> Page | str:
+    """Lay the figure out; where these results cannot give it, say why."""
+    cells = _rows_by_cell(sheet)
+    if not cells:
+        return "no run that finished has a ledger's timeline"
+    if too_many := excess(len(cells), _MOST_CELLS):
+        return too_many
+    courses = [course(group, rows) for group, rows in cells]
     there = [name for index, name in enumerate(STACK) if any(c.live[index].any() for c in courses)]
     highest = max(float(one.totals[one.peak]) for one in courses)
     factor, unit = axis_unit([highest], "bytes")
     graphs = [_graph(one, highest=highest, factor=factor, unit=unit) for one in courses]
-    page = Page(
+    return Page(
         title=headline(sheet, "Memory over the course of a step"),
         legend=[category_look(name) for name in there],
         graphs=graphs,
@@ -73,7 +71,6 @@ def draw(sheet: Sheet) -> Figure:
         panel=_PANEL,
         handles="patches",
     )
-    return draw_page(page)
 
 
 def course(group: CellGroup, rows: pd.DataFrame) -> MemoryTimeline:

@@ -1,11 +1,13 @@
-"""A worker's process, and the one that is started as a fresh interpreter."""
+"""A child process that does a job, and the one that is started as a fresh interpreter."""
 
 import os
 import select
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -49,10 +51,17 @@ class Spawned:
 
     problem = None
 
-    def __init__(self, job: Path, log: Path, *, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        job: Path,
+        log: Path,
+        *,
+        environment: Mapping[str, str],
+        module: str = "kdbench.worker",
+    ) -> None:
         with open_log(log) as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "kdbench.worker", str(job)],
+                [sys.executable, "-P", "-m", module, str(job)],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -78,3 +87,9 @@ class Spawned:
         finally:
             os.close(descriptor)
         return self.poll() is not None
+
+
+def end_group(pid: int, number: int = signal.SIGKILL) -> None:
+    """Signal a process and all that it started in its group; one that is gone is no error."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, number)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kdbench.common.errors import WorkerError
-from kdbench.runner.process.child import Child, Start, open_log
+from kdbench.runner.process.child import Child, Start, end_group, open_log
 from kdbench.runner.process.launcher import environment_of
 from kdbench.runner.process.stop_request import StopRequest
 from kdbench.runner.spool import last_words
@@ -154,8 +154,7 @@ class _Forked:
             if answer:
                 self._code = int(answer["returncode"])
             elif answer is not None:  # the warm process is gone: the exit status stays unknown
-                with suppress(ProcessLookupError, PermissionError):
-                    os.killpg(self.pid, signal.SIGKILL)
+                end_group(self.pid)
                 self._code, why = -signal.SIGKILL, self._warm.exit_description()
                 self.problem = f"the warm process that it was forked from {why}"
         return self._code is not None

@@ -5,7 +5,6 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any, Literal
 from kdbench.common.environment import has_home, user_cache
 from kdbench.common.lifetime import STOP_SIGNALS
 from kdbench.common.runtime_settings import VARIABLE_FAMILIES, is_withheld
-from kdbench.runner.process.child import Child, Spawned, Start
+from kdbench.runner.process.child import Child, Spawned, Start, end_group
 from kdbench.runner.process.oom_killer import OomKillCounter, OomKills
 from kdbench.runner.process.stop_request import StopRequest
 from kdbench.runner.process.timeouts import TimeLimits
@@ -189,13 +188,11 @@ def _end(child: Child, *, hasty: bool) -> bool:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
         if child.poll() is not None:
             break
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(child.pid, number)
+        end_group(child.pid, number)
         last = number == signal.SIGKILL
         deadline = time.monotonic() + (_KILLED_SECONDS if last else grace)
         while not child.wait(0.1) and time.monotonic() < deadline:
             pass
     # and what the worker itself started
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(child.pid, signal.SIGKILL)
+    end_group(child.pid)
     return child.poll() is not None
