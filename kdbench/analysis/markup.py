@@ -46,20 +46,16 @@ def markdown_text(text: str) -> str:
 def latex(table: Table) -> str:
     """Write a `table` with the rules of the booktabs package."""
     columns = "".join("r" if numeric else "l" for numeric in table.numeric)
-    rows = [
-        _row_start(row) + " & ".join(_escaped(text, _LATEX) for text in row) + r" \\"
-        for row in (table.head, *table.rows)
+    lines = [
+        " & ".join(_escaped(text, _LATEX) for text in row) for row in (table.head, *table.rows)
     ]
+    # a bracket or an asterisk would go to the end of the row before
+    rows = ["{}" * line.startswith(("[", "*")) + line + r" \\" for line in lines]
     notes = [rf"\par\smallskip\footnotesize {_escaped(note, _LATEX)}" for note in table.notes]
     head = [r"\begin{table}", r"\centering", rf"\caption{{{_escaped(table.title, _LATEX)}}}"]
     body = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", rows[0], r"\midrule", *rows[1:]]
     foot = [r"\bottomrule", r"\end{tabular}", *notes, r"\end{table}"]
     return "\n".join([*head, *body, *foot])
-
-
-def _row_start(row: Sequence[str]) -> str:
-    r"""Keep the end of the row before, `\\`, from taking a bracket or an asterisk for its own."""
-    return "{}" if row[0].startswith(("[", "*")) else ""
 
 
 # One letter at a time, so that what an escape puts in is never escaped again.

@@ -15,7 +15,6 @@ class Metric:
     column: str  #: its column of `cells`, in base units
     title: str  #: what a panel is headed with
     short: str  #: the head of a table's column, one or two lines
-    unit: Unit  #: what its values are
     note: str  #: what it means, in a few words
     source_column: str | None = None  #: the column that tells how it was got, where there is one
     #: the column that tells measured from extrapolated, where there is one
@@ -24,6 +23,12 @@ class Metric:
     #: columns that tell whether a run took the value over from an earlier computation, and from
     #: which: what many runs share counts once
     computed_once: tuple[str, str] | None = None
+
+    @property
+    def unit(self) -> Unit:
+        """What its values are, as the column's name has it."""
+        units: tuple[Unit, ...] = ("bytes", "seconds", "joules")
+        return next((unit for unit in units if unit in self.column), "fraction")
 
     @property
     def is_memory(self) -> bool:
@@ -51,7 +56,6 @@ _ALL = (
         "parameter_bytes",
         "Parameter bytes",
         "param.\nbytes",
-        "bytes",
         "weights alone, which is what the paper counts",
     ),
     Metric(
@@ -59,7 +63,6 @@ _ALL = (
         "allocated_peak_bytes",
         "Peak allocated in a step",
         "peak\nalloc.",
-        "bytes",
         "activations and all: where a card runs out",
         source_column="allocated_source",
     ),
@@ -68,7 +71,6 @@ _ALL = (
         "reserved_peak_bytes",
         "Peak reserved in a step",
         "peak\nreserv.",
-        "bytes",
         "what the CUDA caching allocator held",
     ),
     Metric(
@@ -76,7 +78,6 @@ _ALL = (
         "process_peak_bytes",
         "GPU memory of the process",
         "GPU\nprocess",
-        "bytes",
         "highest sample, a lower bound of the peak",
         source_column="process_source",
     ),
@@ -85,7 +86,6 @@ _ALL = (
         "device_peak_bytes",
         "GPU memory in use",
         "GPU\ndevice",
-        "bytes",
         "highest sample over the idle card, a lower bound; others' use is in it",
         source_column="device_source",
     ),
@@ -94,7 +94,6 @@ _ALL = (
         "host_peak_bytes",
         "Peak host memory",
         "host\npeak",
-        "bytes",
         "resident, interpreter and libraries included",
         source_column="host_source",
     ),
@@ -103,7 +102,6 @@ _ALL = (
         "step_seconds_median",
         "Time per step",
         "step\ntime",
-        "seconds",
         "median over the timed steps",
     ),
     Metric(
@@ -111,7 +109,6 @@ _ALL = (
         "step_seconds_fastest",
         "Fastest step",
         "fastest\nstep",
-        "seconds",
         "of the timed ones: what disturbs a step makes it longer",
     ),
     *(
@@ -120,7 +117,6 @@ _ALL = (
             f"step_{part}_seconds",
             f"Time per step: {what}",
             f"{part}\ntime",
-            "seconds",
             f"{what}, median over the timed steps",
         )
         for part, what in {
@@ -136,7 +132,6 @@ _ALL = (
         "epoch_seconds",
         "Time per epoch",
         "epoch\ntime",
-        "seconds",
         "training alone, evaluation left out",
         kind_column="epoch_seconds_kind",
     ),
@@ -145,7 +140,6 @@ _ALL = (
         "precompute_seconds",
         "Precompute, once",
         "pre-\ncompute",
-        "seconds",
         "embeddings, before the first step",
         kind_column="precompute_seconds_kind",
         computed_once=("precompute_reused", "precompute_key"),
@@ -155,7 +149,6 @@ _ALL = (
         "precompute_peak_bytes",
         "Peak of the precompute, once",
         "precomp.\npeak",
-        "bytes",
         "the teacher at work, before the first step",
         computed_once=("precompute_reused", "precompute_key"),
     ),
@@ -164,7 +157,6 @@ _ALL = (
         "energy_step_joules",
         "Energy per step",
         "step\nenergy",
-        "joules",
         "of the card",
         source_column="energy_source",
     ),
@@ -173,7 +165,6 @@ _ALL = (
         "energy_epoch_joules",
         "Energy per epoch",
         "epoch\nenergy",
-        "joules",
         "of the card, training alone",
         source_column="energy_source",
         kind_column="epoch_seconds_kind",
@@ -183,7 +174,6 @@ _ALL = (
         "energy_training_joules",
         "Energy of a training",
         "training\nenergy",
-        "joules",
         "of the card over all epochs, precompute and evaluation left out",
         source_column="energy_source",
         kind_column="energy_training_kind",
@@ -193,7 +183,6 @@ _ALL = (
         "precompute_joules",
         "Energy of the precompute",
         "precomp.\nenergy",
-        "joules",
         "of the card, once, before the first step",
         source_column="energy_source",
         kind_column="precompute_seconds_kind",
@@ -203,7 +192,6 @@ _ALL = (
         "host_energy_step_joules",
         "Energy of the processors per step",
         "host\nenergy",
-        "joules",
         "of the processor packages, others' use of them included",
         source_column="host_energy_source",
     ),
@@ -212,7 +200,6 @@ _ALL = (
         "utilisation",
         "Utilisation",
         "utili-\nsation",
-        "fraction",
         "a step's operations per second, over those of a large matrix product on this device",
     ),
     Metric(
@@ -220,7 +207,6 @@ _ALL = (
         "accuracy",
         "Test accuracy",
         "accu-\nracy",
-        "fraction",
         "after the last epoch",
         over_seeds=True,
     ),

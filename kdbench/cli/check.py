@@ -5,17 +5,7 @@ from typing import Annotated
 
 import typer
 
-from kdbench.cli.options import (
-    EnvironmentOption,
-    OnlyOption,
-    PresetOption,
-    ProfileOption,
-    SetOption,
-    check_format,
-    console,
-    is_matrix_path,
-    matrix_file,
-)
+from kdbench.cli import options
 from kdbench.common.errors import InputError, printable
 
 
@@ -37,11 +27,11 @@ def check(
             help="The matrix file, as an option; beside RESULTS, only its tolerances count.",
         ),
     ] = None,
-    profile: ProfileOption = None,
-    preset: PresetOption = None,
-    set: SetOption = None,
-    only: OnlyOption = None,
-    environment: EnvironmentOption = None,
+    profile: options.Profile = None,
+    preset: options.Preset = None,
+    set: options.Set = None,
+    only: options.Only = None,
+    environment: options.Environment = None,
     update: Annotated[
         bool, typer.Option("--update", help="Write the baseline anew, and say what changed.")
     ] = False,
@@ -64,11 +54,11 @@ def check(
     from kdbench.gate.emit import FORMATS, Emitter
     from kdbench.matrix.file import load_matrix
 
-    check_format(format, FORMATS)
-    emitter = Emitter(format=format, json=json, junit=junit, console=console())
+    options.check_format(format, FORMATS)
+    emitter = Emitter(format=format, json=json, junit=junit, console=options.console())
     with emitter.errors():
-        if results is not None and is_matrix_path(results):
-            results, matrix = None, matrix_file(results, matrix)
+        if results is not None and options.is_matrix_path(results):
+            results, matrix = None, options.matrix_file(results, matrix)
         if matrix is None and (preset or set):
             raise InputError("these are laid over a matrix file: --matrix", where="--preset, --set")
         filters = (only or ()) if results is None else ()

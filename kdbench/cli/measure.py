@@ -9,18 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kdbench.cli.options import (
-    MatrixArgument,
-    MatrixOption,
-    OnlyOption,
-    PresetOption,
-    ProfileOption,
-    SetOption,
-    check_format,
-    console,
-    format_records,
-    load,
-)
+from kdbench.cli import options
 from kdbench.cli.output import run_console
 from kdbench.common.errors import printable
 
@@ -53,10 +42,10 @@ def doctor(
     if results is None or not _has_results(results):
         if repair:
             examine_results(results or Path())  # says what is wrong with it
-        console().print(render(examine_machine(results)))
+        options.console().print(render(examine_machine(results)))
         return
     if not repair:
-        console().print(render(examine_results_folder(results)))
+        options.console().print(render(examine_results_folder(results)))
     found = examine_results(results)
     for health in found:
         if repair:
@@ -79,18 +68,18 @@ def _has_results(path: Path) -> bool:
 
 
 def cells(
-    file: MatrixArgument = None,
-    matrix: MatrixOption = None,
-    preset: PresetOption = None,
-    set: SetOption = None,
-    only: OnlyOption = None,
+    file: options.File = None,
+    matrix: options.MatrixFile = None,
+    preset: options.Preset = None,
+    set: options.Set = None,
+    only: options.Only = None,
 ) -> None:
     """List a matrix's cells: id, label, and how often each is run."""
     from collections import Counter
 
     from kdbench.spec.cell import describe_dropped_images
 
-    loaded = load(file, matrix, preset, set, only)
+    loaded = options.load(file, matrix, preset, set, only)
     runs = loaded.runs()
     counts = Counter((run.cell.cell_id, run.cell.label) for run in runs)
     width = max(len(label) for _, label in counts)
@@ -103,9 +92,9 @@ def cells(
 
 
 def predict(
-    file: MatrixArgument = None,
-    matrix: MatrixOption = None,
-    profile: ProfileOption = None,
+    file: options.File = None,
+    matrix: options.MatrixFile = None,
+    profile: options.Profile = None,
     fits: Annotated[
         str | None,
         typer.Option(
@@ -114,9 +103,9 @@ def predict(
             "that it has; and the largest batch that does.",
         ),
     ] = None,
-    preset: PresetOption = None,
-    set: SetOption = None,
-    only: OnlyOption = None,
+    preset: options.Preset = None,
+    set: options.Set = None,
+    only: options.Only = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Results root.")] = Path("results"),
     format: Annotated[str, typer.Option(metavar="table|csv|json", help="How to print.")] = "table",
 ) -> None:
@@ -127,19 +116,14 @@ def predict(
     from kdbench.analysis import predicted
     from kdbench.common.units import format_value
     from kdbench.runner.prediction import predict_matrix, store_predictions
-    from kdbench.spec.device_profile import (
-        DEFAULT,
-        load_profile,
-        missing_profile_error,
-        parse_capacity,
-    )
+    from kdbench.spec import device_profile
 
-    check_format(format, ("table", "csv", "json"))
+    options.check_format(format, ("table", "csv", "json"))
     if fits is not None and profile is None:
-        raise missing_profile_error(fits)
-    device = load_profile(profile or DEFAULT)
-    capacity = None if fits is None else parse_capacity(fits, device)
-    loaded = load(file, matrix, preset, set, only)
+        raise device_profile.missing_profile_error(fits)
+    device = device_profile.load_profile(profile or device_profile.DEFAULT)
+    capacity = None if fits is None else device_profile.parse_capacity(fits, device)
+    loaded = options.load(file, matrix, preset, set, only)
     with _prediction_progress(loaded) as advance:
         made = predict_matrix(loaded, profile=device, fits_bytes=capacity, tell=advance)
     folder = store_predictions(made, loaded, out)
@@ -147,11 +131,15 @@ def predict(
     if format == "table":
         size = format_value(capacity, "bytes") if fits == "card" else fits
         title = f"{loaded.name}, predicted for {device.title} with torch {rows[0]['torch_version']}"
-        console().print(*predicted.render(rows, fitting, title=title, capacity=size), sep="\n\n")
+        options.console().print(
+            *predicted.render(rows, fitting, title=title, capacity=size), sep="\n\n"
+        )
         kept = f"kept; see: kdbench show {folder} --only source=predicted --memory"
         typer.echo(printable(kept), err=True)
     else:
-        typer.echo(format_records(predicted.records(rows, fitting), format), nl=format == "json")
+        typer.echo(
+            options.format_records(predicted.records(rows, fitting), format), nl=format == "json"
+        )
     raise typer.Exit(1 if any(row["status"] != "ok" for row in rows) else 0)
 
 
@@ -181,11 +169,11 @@ def _prediction_progress(matrix: Matrix) -> Iterator[Callable[[object], None]]:
 
 
 def run(
-    file: MatrixArgument = None,
-    matrix: MatrixOption = None,
-    preset: PresetOption = None,
-    set: SetOption = None,
-    only: OnlyOption = None,
+    file: options.File = None,
+    matrix: options.MatrixFile = None,
+    preset: options.Preset = None,
+    set: options.Set = None,
+    only: options.Only = None,
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda:N", help="Where to run.")] = "auto",
     out: Annotated[Path, typer.Option(metavar="DIR", help="Results root.")] = Path("results"),
     retry: Annotated[
@@ -207,7 +195,7 @@ def run(
     from kdbench import api
     from kdbench.runner.progress import ConsoleProgress
 
-    loaded = load(file, matrix, preset, set, only)
+    loaded = options.load(file, matrix, preset, set, only)
     done = api.run(
         loaded,
         out=out,

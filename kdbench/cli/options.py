@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
     from kdbench.matrix.file import Matrix
 
-MatrixArgument = Annotated[
+File = Annotated[
     Path | None, typer.Argument(metavar="FILE", help="The matrix file; - is the standard input.")
 ]
-MatrixOption = Annotated[
+MatrixFile = Annotated[
     Path | None, typer.Option("--matrix", metavar="FILE", help="The same, as an option.")
 ]
-ProfileOption = Annotated[
+Profile = Annotated[
     str | None,
     typer.Option(
         "--profile",
@@ -31,10 +31,10 @@ ProfileOption = Annotated[
         help=f"The device: {', '.join(known_profiles())}, or a profile of your own.",
     ),
 ]
-PresetOption = Annotated[
+Preset = Annotated[
     str | None, typer.Option("--preset", metavar="NAME", help="A preset of the matrix file.")
 ]
-SetOption = Annotated[
+Set = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
@@ -42,7 +42,7 @@ SetOption = Annotated[
         help="Set a dotted key of the matrix file to a TOML value. Repeatable.",
     ),
 ]
-OnlyOption = Annotated[
+Only = Annotated[
     list[str] | None,
     typer.Option(
         "--only",
@@ -50,7 +50,7 @@ OnlyOption = Annotated[
         help="Keep the rows with these values in a column of `cells`. Repeatable.",
     ),
 ]
-EnvironmentOption = Annotated[
+Environment = Annotated[
     str | None,
     typer.Option(
         "--environment",
@@ -58,13 +58,13 @@ EnvironmentOption = Annotated[
         help="Results of this environment only (its id, or a part of its name).",
     ),
 ]
-ReferenceOption = Annotated[
+Reference = Annotated[
     str | None,
     typer.Option(
         "--reference", metavar="LABEL", help="The cell that ratios are taken to; a Teacher-KD one."
     ),
 ]
-ResultsArgument = Annotated[
+Results = Annotated[
     Path, typer.Argument(metavar="RESULTS", help="Results root, or one matrix's folder in it.")
 ]
 

@@ -6,28 +6,15 @@ from typing import Annotated
 import typer
 
 from kdbench.analysis.metrics import METRICS
-from kdbench.cli.options import (
-    EnvironmentOption,
-    MatrixArgument,
-    MatrixOption,
-    OnlyOption,
-    PresetOption,
-    ReferenceOption,
-    ResultsArgument,
-    SetOption,
-    check_format,
-    console,
-    load,
-    print_frame,
-)
+from kdbench.cli import options
 from kdbench.common.errors import IncomparableError, InputError, printable
 
 
 def show(
-    results: ResultsArgument = Path("results"),
-    reference: ReferenceOption = None,
-    only: OnlyOption = None,
-    environment: EnvironmentOption = None,
+    results: options.Results = Path("results"),
+    reference: options.Reference = None,
+    only: options.Only = None,
+    environment: options.Environment = None,
     format: Annotated[str, typer.Option(metavar="table|csv|json", help="How to print.")] = "table",
     memory: Annotated[
         bool,
@@ -43,20 +30,20 @@ def show(
 
     if memory and reference is not None:
         raise InputError("--memory shows no ratios to a reference", where="--reference")
-    check_format(format, ("table", "csv", "json"))
+    options.check_format(format, ("table", "csv", "json"))
     loaded = load_results(results, only=only or (), environment=environment)
     if format == "table":
         shown = (
             memory_tables.render(loaded) if memory else cells.render(loaded, reference=reference)
         )
-        console().print(*shown, sep="\n\n")
+        options.console().print(*shown, sep="\n\n")
         return
     frame = memory_tables.summary(loaded) if memory else cells.summary(loaded, reference=reference)
-    print_frame(frame, format)
+    options.print_frame(frame, format)
 
 
 def plot(
-    results: ResultsArgument = Path("results"),
+    results: options.Results = Path("results"),
     figure: Annotated[
         list[str] | None,
         typer.Option(
@@ -79,9 +66,9 @@ def plot(
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where; RESULTS/<matrix>/figures.")
     ] = None,
-    reference: ReferenceOption = None,
-    only: OnlyOption = None,
-    environment: EnvironmentOption = None,
+    reference: options.Reference = None,
+    only: options.Only = None,
+    environment: options.Environment = None,
 ) -> None:
     """Draw the figures that the results allow."""
     from kdbench.analysis.plot import plot as draw
@@ -96,10 +83,10 @@ def plot(
 
 
 def tables(
-    file: MatrixArgument = None,
-    matrix: MatrixOption = None,
-    preset: PresetOption = None,
-    set: SetOption = None,
+    file: options.File = None,
+    matrix: options.MatrixFile = None,
+    preset: options.Preset = None,
+    set: options.Set = None,
     format: Annotated[
         str, typer.Option(metavar="markdown|latex", help="How to print.")
     ] = "markdown",
@@ -111,7 +98,7 @@ def tables(
     """Print the paper's tables of a matrix: teachers, students, training parameters."""
     from kdbench.analysis.paper_tables import tables as written
 
-    typer.echo(written(load(file, matrix, preset, set), table=table, format=format))
+    typer.echo(written(options.load(file, matrix, preset, set), table=table, format=format))
 
 
 def compare(
@@ -146,8 +133,8 @@ def compare(
             help="Compare this instead of the usual ones; all: whatever there is. Repeatable.",
         ),
     ] = None,
-    only: OnlyOption = None,
-    environment: EnvironmentOption = None,
+    only: options.Only = None,
+    environment: options.Environment = None,
     format: Annotated[
         str, typer.Option(metavar="table|csv|json|markdown", help="How to print.")
     ] = "table",
@@ -162,7 +149,7 @@ def compare(
     from kdbench.analysis.compare.sides import load_sides
     from kdbench.analysis.metrics import find_metrics
 
-    check_format(format, ("table", "csv", "json", "markdown"))
+    options.check_format(format, ("table", "csv", "json", "markdown"))
     names = list(METRICS) if metric and "all" in metric else metric
     metrics = find_metrics(names) if names else None
     sides = load_sides(
@@ -175,10 +162,10 @@ def compare(
     )
     comparison = compared(*sides, metrics=metrics)
     if format == "table":
-        console().print(*tables.render(comparison), sep="\n\n")
+        options.console().print(*tables.render(comparison), sep="\n\n")
     elif format == "markdown":
         typer.echo(tables.markdown(comparison))
     else:
-        print_frame(summary(comparison), format)
+        options.print_frame(summary(comparison), format)
     if comparison.count == 0:
         raise IncomparableError(notes.nothing_compared(comparison))

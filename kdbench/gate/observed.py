@@ -10,27 +10,18 @@ from kdbench.analysis.environments import Environment, list_environments
 from kdbench.analysis.estimates import is_number
 from kdbench.analysis.results import Results, plain_rows
 from kdbench.common.errors import InputError, quoted
-from kdbench.gate.snapshot import (
-    MACHINE,
-    SETTINGS,
-    About,
-    Entry,
-    Memory,
-    Observed,
-    Snapshot,
-    as_text,
-)
+from kdbench.gate import snapshot
 from kdbench.spec.gated_metrics import GATED_METRICS, LOAD, Source
 from kdbench.store.schema import SCHEMA_VERSION
 
 Row = Mapping[str, Any]
 
 
-def observe_predictions(cells: Sequence[Mapping[str, Sequence[Row]]]) -> Observed:
+def observe_predictions(cells: Sequence[Mapping[str, Sequence[Row]]]) -> snapshot.Observed:
     """Take the rows of predicted cells, by table, of one matrix and one profile."""
     rows = [tables["cells"][0] for tables in cells]
     first = next((row for row in rows if row["status"] == "ok"), rows[0])
-    about = About(
+    about = snapshot.About(
         matrix=first["matrix"],
         source="predicted",
         schema_version=SCHEMA_VERSION,
@@ -42,7 +33,7 @@ def observe_predictions(cells: Sequence[Mapping[str, Sequence[Row]]]) -> Observe
     for row, tables in zip(rows, cells, strict=True):
         if row["status"] == "ok":
             memory = _memory(tables.get("memory", ()))
-            entries[row["label"]] = Entry(
+            entries[row["label"]] = snapshot.Entry(
                 _settings(row), dict(_figures([row], "predicted")), memory
             )
         else:
@@ -53,12 +44,16 @@ def observe_predictions(cells: Sequence[Mapping[str, Sequence[Row]]]) -> Observe
         if row["status"] == "ok" and row.get("caveats")
     ]
     notes = [f"outside of what was verified, {text}: {of}" for of, text in _folded(caveats)]
-    return Observed(Snapshot(about, entries), failures, notes)
+    return snapshot.Observed(snapshot.Snapshot(about, entries), failures, notes)
 
 
 def observe_results(
-    results: Results, *, where: object, matrix: str | None = None, like: About | None = None
-) -> Observed:
+    results: Results,
+    *,
+    where: object,
+    matrix: str | None = None,
+    like: snapshot.About | None = None,
+) -> snapshot.Observed:
     """Take the measured runs of one matrix and one environment.
 
     `matrix` and `like` choose where there are several; raises InputError if they do not, or if
@@ -70,11 +65,11 @@ def observe_results(
         raise InputError("no measured runs here", where=where, hint=hint)
     sheet = _one_environment(_one_matrix(replace(results, cells=cells), matrix, where), like)
     (environment,) = sheet.environments()
-    about = About(
+    about = snapshot.About(
         matrix=sheet.matrices[0],
         source="measured",
         schema_version=SCHEMA_VERSION,
-        **{name: getattr(environment, name) for name in MACHINE},
+        **{name: getattr(environment, name) for name in snapshot.MACHINE},
     )
     groups = _latest(group_cells(sheet))
     counted = {run.run_key for group in groups for run in group.members if run.status == "ok"}
@@ -90,12 +85,12 @@ def observe_results(
         if own:
             parts = next((memory[r["run_key"]] for r in own if r["run_key"] in memory), {})
             figures = dict(_figures(own, "measured"))
-            entries[group.label] = Entry(_settings(group.settings), figures, parts)
+            entries[group.label] = snapshot.Entry(_settings(group.settings), figures, parts)
             remarks += ((group.label, text) for text in _remarks(own))
         if group.problems:
             failures[group.label] = _failure(group)
     notes = [f"{of}: {text}" for of, text in _folded(remarks)]
-    return Observed(Snapshot(about, entries), failures, notes)
+    return snapshot.Observed(snapshot.Snapshot(about, entries), failures, notes)
 
 
 def _one_matrix(results: Results, wanted: str | None, where: object) -> Results:
@@ -108,7 +103,7 @@ def _one_matrix(results: Results, wanted: str | None, where: object) -> Results:
     return replace(results, cells=results.cells[results.cells["matrix"] == name])
 
 
-def _one_environment(results: Results, like: About | None) -> Results:
+def _one_environment(results: Results, like: snapshot.About | None) -> Results:
     found = results.environments()
     if len(found) > 1 and like is not None:
         found = [e for e in found if _machine(e) == _machine(like)] or found
@@ -121,8 +116,8 @@ def _one_environment(results: Results, like: About | None) -> Results:
     return replace(results, cells=results.cells[results.cells["environment_id"] == found[0].id])
 
 
-def _machine(of: Environment | About) -> tuple[object, ...]:
-    return tuple(getattr(of, name) for name in MACHINE)
+def _machine(of: Environment | snapshot.About) -> tuple[object, ...]:
+    return tuple(getattr(of, name) for name in snapshot.MACHINE)
 
 
 def _latest(groups: Iterable[CellGroup]) -> list[CellGroup]:
@@ -136,7 +131,7 @@ def _latest(groups: Iterable[CellGroup]) -> list[CellGroup]:
 
 
 def _settings(row: Row) -> dict[str, str | None]:
-    return {name: as_text(row[name]) for name in SETTINGS}
+    return {name: snapshot.as_text(row[name]) for name in snapshot.SETTINGS}
 
 
 def _figures(rows: Sequence[Row], source: Source) -> Iterator[tuple[str, tuple[float, ...]]]:
@@ -165,7 +160,7 @@ def _plain(value: float) -> float:
     return int(value) if abs(value) < 2**53 and float(value).is_integer() else value
 
 
-def _memory(rows: Iterable[Row]) -> Memory:
+def _memory(rows: Iterable[Row]) -> snapshot.Memory:
     parts: dict[tuple[str, str | None], dict[str, int]] = {}
     for row in rows:
         stages = parts.setdefault((row["category"], row["module"]), {})
@@ -173,7 +168,7 @@ def _memory(rows: Iterable[Row]) -> Memory:
     return parts
 
 
-def _memory_by_run(results: Results, run_keys: set[str]) -> dict[str, Memory]:
+def _memory_by_run(results: Results, run_keys: set[str]) -> dict[str, snapshot.Memory]:
     rows: dict[str, list[Row]] = {}
     for row in plain_rows(results.memory):
         if row["run_key"] in run_keys:

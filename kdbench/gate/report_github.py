@@ -11,18 +11,8 @@ from typing import Literal
 
 from kdbench.analysis.markup import Table, markdown, markdown_text
 from kdbench.common.errors import os_reason, printable
+from kdbench.gate import messages
 from kdbench.gate.findings import Finding, Report
-from kdbench.gate.messages import (
-    NAMES,
-    by_cell,
-    changes,
-    describe_cell,
-    difference,
-    memories,
-    relative,
-    total,
-    value,
-)
 
 Level = Literal["error", "warning", "notice"]
 
@@ -41,9 +31,9 @@ def annotate(report: Report) -> list[str]:
         annotation(
             _level(findings[0]),
             f"kdbench: {label or 'all cells'}",
-            describe_cell(report, label, findings),
+            messages.describe_cell(report, label, findings),
         )
-        for label, findings in by_cell(report)
+        for label, findings in messages.by_cell(report)
     ]
 
 
@@ -59,25 +49,25 @@ def summary(report: Report) -> str:
         (
             label or "all cells",
             finding.metric or "",
-            value(finding, finding.before) if finding.metric else "",
-            value(finding, finding.after) if finding.metric else "",
-            difference(finding),
-            relative(finding),
-            NAMES[finding.outcome],
+            messages.value(finding, finding.before) if finding.metric else "",
+            messages.value(finding, finding.after) if finding.metric else "",
+            messages.difference(finding),
+            messages.relative(finding),
+            messages.NAMES[finding.outcome],
             "; ".join([*filter(None, [finding.message]), *grown]),
         )
-        for label, findings in by_cell(report)
-        for finding, grown in zip(findings, memories(findings), strict=True)
+        for label, findings in messages.by_cell(report)
+        for finding, grown in zip(findings, messages.memories(findings), strict=True)
     ]
     more = len(rows) - _MOST_ROWS
-    notes = [f"{label}: {changes(report, label)}" for label in report.changed]
+    notes = [f"{label}: {messages.changes(report, label)}" for label in report.changed]
     notes += [*report.notes, *([f"{more} more are not shown here"] if more > 0 else [])]
     if not rows:
-        lines = [markdown_text(line) for line in (report.matrix, total(report), *notes)]
+        lines = [markdown_text(line) for line in (report.matrix, messages.total(report), *notes)]
         return "\n\n".join([f"**{lines[0]}**", *lines[1:]]) + "\n"
     head = ("cell", "figure", "before", "after", "difference", "share", "verdict", "what grew")
     numeric = (False, False, True, True, True, True, False, False)
-    title = f"{report.matrix}: {total(report)}"
+    title = f"{report.matrix}: {messages.total(report)}"
     table = Table(title, head, numeric, tuple(rows[:_MOST_ROWS]), tuple(notes))
     return markdown(table).replace(table.title, markdown_text(table.title), 1) + "\n"
 

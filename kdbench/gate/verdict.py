@@ -106,7 +106,8 @@ def judge(
     fewest = min(len(before), len(after))
     if fewest < MIN_PROCESSES:
         more = MIN_PROCESSES - fewest
-        reason = f"{_sides(before, after)} are too few: {more} more, at least"
+        sides = f"{len(before)} processes before and {len(after)} after"
+        reason = f"{sides} are too few: {more} more, at least"
         return Verdict("cannot-tell", ratio, None, None, more, reason)
     verdict = _of_enough(ratios, (len(before), len(after)), 1 + tolerance, alarm)
     return verdict if loads is None else _in_doubt(verdict, *loads)
@@ -226,7 +227,3 @@ def _more(sides: tuple[int, int], share: float, alarm: float) -> int | None:
         if sum(1 / n for n in now) <= wanted and 1 / math.comb(sum(now), now[0]) <= alarm:
             return more
     return None
-
-
-def _sides(before: Sequence[float], after: Sequence[float]) -> str:
-    return f"{len(before)} processes before and {len(after)} after"

@@ -69,7 +69,7 @@ def parse_values(entry: Mapping[str, Any], *, key: str) -> dict[str, Any]:
     return validate(AxisValues, lists, prefix=key, written=entry).given()
 
 
-def grid(axes: Values) -> Iterator[Point]:
+def points(axes: Values) -> Iterator[Point]:
     """Count through all combinations, the last axis fastest; an axis without values has None."""
     lists = {name: tuple(dict.fromkeys(values)) or (None,) for name, values in axes.items()}
     count = prod(len(values) for values in lists.values())
@@ -90,7 +90,7 @@ def included(values: Values, axes: Values, *, key: str) -> Iterator[Point]:
             raise InputError(problem, key=f"{key}.{name}")
         complete[name] = known
     complete.setdefault("teacher", ())
-    yield from grid(complete)
+    yield from points(complete)
 
 
 def matches(point: Point, entry: Values) -> bool:

@@ -10,27 +10,17 @@ from kdbench.common.document import Document
 from kdbench.common.errors import InputError, did_you_mean, os_reason, quoted, short_repr
 from kdbench.common.fingerprint import fingerprint_module, fingerprint_path
 from kdbench.common.validation import dotted_key, validate
+from kdbench.matrix import grid
 from kdbench.matrix.checks import check_data, check_shape, check_weights_source
 from kdbench.matrix.data_path import check_data_path
 from kdbench.matrix.filter import written
-from kdbench.matrix.grid import (
-    AXES,
-    MAIN_AXES,
-    MAX_CELLS,
-    MAX_ENTRIES,
-    Point,
-    grid,
-    included,
-    matches,
-    parse_values,
-)
 from kdbench.spec.budget import Budget
 from kdbench.spec.cell import Cell, Launch, Mode
 from kdbench.spec.method import find_method, known_methods, plugin_module, suggest_methods
 from kdbench.spec.pretrained.local import read_local_teacher
 from kdbench.spec.settings import Data, Frozen, Name, Seed, Student, Teacher, Training
 
-Entries = Annotated[tuple[dict[str, Any], ...], Field(strict=False, max_length=MAX_ENTRIES)]
+Entries = Annotated[tuple[dict[str, Any], ...], Field(strict=False, max_length=grid.MAX_ENTRIES)]
 
 
 class MatrixFile(Frozen):
@@ -85,16 +75,16 @@ def resolve_cells(matrix: str, file: MatrixFile, document: Document) -> Iterator
     excluded = [
         _axis_values(entry, file, f"exclude[{index}]") for index, entry in enumerate(file.exclude)
     ]
-    points = [p for p in grid(axes) if not any(matches(p, entry) for entry in excluded)]
+    points = [p for p in grid.points(axes) if not any(grid.matches(p, entry) for entry in excluded)]
     named = set(axes)
     for index, entry in enumerate(file.include):
         key = f"include[{index}]"
         values = _axis_values(entry, file, key)
         named |= set(values)
-        points.extend(included(values, axes, key=key))
-        if len(points) > MAX_CELLS:
-            raise InputError(f"expected at most {MAX_CELLS} cells, found more", key=key)
-    extra = [name for name in AXES if name in named and name not in MAIN_AXES]
+        points.extend(grid.included(values, axes, key=key))
+        if len(points) > grid.MAX_CELLS:
+            raise InputError(f"expected at most {grid.MAX_CELLS} cells, found more", key=key)
+    extra = [name for name in grid.AXES if name in named and name not in grid.MAIN_AXES]
     labels: set[str] = set()
     checked: set[tuple[str | None, bool]] = set()
     for point in points:
@@ -112,7 +102,7 @@ def resolve_cells(matrix: str, file: MatrixFile, document: Document) -> Iterator
 
 def _axis_values(entry: Mapping[str, Any], file: MatrixFile, key: str) -> dict[str, Any]:
     """Check a table of values by axis, and that the file has what they name."""
-    values = parse_values(entry, key=key)
+    values = grid.parse_values(entry, key=key)
     known = {"method": known_methods(), "student": file.students, "teacher": file.teachers}
     for axis, names in known.items():
         for index, name in enumerate(values.get(axis, ())):
@@ -128,7 +118,7 @@ def _axis_values(entry: Mapping[str, Any], file: MatrixFile, key: str) -> dict[s
 
 
 def _resolve(
-    matrix: str, point: Point, extra: Sequence[str], file: MatrixFile, document: Document
+    matrix: str, point: grid.Point, extra: Sequence[str], file: MatrixFile, document: Document
 ) -> Cell:
     method, size, student_name = point["method"], point["image_size"], point["student"]
     spec = find_method(method)

@@ -162,16 +162,11 @@ def _hub(why_not: Callable[[str], str | None]) -> Finding:
         return Finding("hub", "not asked: HF_HUB_OFFLINE is set; only cached files are used")
     url = os.environ.get("HF_ENDPOINT") or _HUB
     problem = why_not(url)
-    url = _without_password(url)
+    url = re.sub(r"//.*@", "//", url)  # people paste this into reports: no user or password
     if problem is None:
         return Finding("hub", f"{url} answers")
     remedy = "without it, use random weights or files that are cached already"
     return Finding("hub", f"{url} cannot be used: {problem}", good=False, remedy=remedy)
-
-
-def _without_password(url: str) -> str:
-    """Remove user and password: people paste this output into reports."""
-    return re.sub(r"//.*@", "//", url)
 
 
 def _why_unreachable(url: str) -> str | None:

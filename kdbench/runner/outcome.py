@@ -6,13 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from kdbench.common import out_of_memory
 from kdbench.common.memory_limits import find_limits, process_limits
-from kdbench.common.out_of_memory import (
-    REMEDY,
-    OutOfMemory,
-    may_be_out_of_memory,
-    parse_out_of_memory,
-)
 from kdbench.common.units import format_value
 from kdbench.runner.process.launcher import ProcessResult
 from kdbench.runner.process.oom_killer import OomKills
@@ -29,7 +24,7 @@ class Outcome:
     status: str
     error: str | None = None
     #: of a run that ran out of memory
-    shortage: OutOfMemory | None = None
+    shortage: out_of_memory.OutOfMemory | None = None
 
     def columns(self) -> dict[str, Any]:
         """Return the columns of `cells`."""
@@ -57,7 +52,7 @@ def judge_outcome(
         error = f"{result.timed_out}; what it measured until then is kept"
         return Outcome("timeout", "; ".join(filter(None, (error, result.problem))))
     if kills and result.returncode == -signal.SIGKILL:
-        return _killed_by_kernel("the worker", kills, REMEDY)
+        return _killed_by_kernel("the worker", kills, out_of_memory.REMEDY)
     if result.problem is not None or result.returncode is None:
         return Outcome("failed", result.problem)
     return _unreported(result.returncode, result.kills, log)
@@ -67,10 +62,10 @@ def _reported(end: Mapping[str, Any], kills: OomKills | None) -> Outcome:
     """Take the worker's own report, except where only the kernel knows better."""
     if end["status"] == "oom":
         sizes = end.get("oom_asked_bytes"), end.get("oom_free_bytes")
-        shortage = OutOfMemory(end.get("oom_source") or "host", *sizes)
+        shortage = out_of_memory.OutOfMemory(end.get("oom_source") or "host", *sizes)
         return Outcome("oom", end.get("error"), shortage)
     if end.get("child_died") and kills:
-        remedy = f"fewer data.workers need less; {REMEDY}"
+        remedy = f"fewer data.workers need less; {out_of_memory.REMEDY}"
         return _killed_by_kernel("a process that prepares images", kills, remedy)
     return Outcome(str(end["status"]), end.get("error"))
 
@@ -83,7 +78,7 @@ def _killed_by_kernel(process: str, kills: OomKills, remedy: str) -> Outcome:
         f"{kills.count} meanwhile); the least limit is {format_value(least.limit_bytes, 'bytes')} "
         f"({least.name}); {remedy}"
     )
-    return Outcome("oom", error, OutOfMemory("kernel"))
+    return Outcome("oom", error, out_of_memory.OutOfMemory("kernel"))
 
 
 def _unreported(code: int, kills: OomKills | None, log: Path) -> Outcome:
@@ -101,10 +96,12 @@ def _unreported(code: int, kills: OomKills | None, log: Path) -> Outcome:
     return Outcome("failed", f"the worker ended with exit code {code}: {last}")
 
 
-def _shortage_in(output: str) -> OutOfMemory | None:
-    shortage, own = parse_out_of_memory(output), process_limits()
-    if shortage is None and may_be_out_of_memory(output) and own:
-        shortage = OutOfMemory("host")  # the worker shares this process's limits: the likely cause
+def _shortage_in(output: str) -> out_of_memory.OutOfMemory | None:
+    shortage, own = out_of_memory.parse_out_of_memory(output), process_limits()
+    if shortage is None and out_of_memory.may_be_out_of_memory(output) and own:
+        shortage = out_of_memory.OutOfMemory(
+            "host"
+        )  # the worker shares this process's limits: the likely cause
     if shortage is None or shortage.source == "cuda" or not own:
         return shortage
     least = min(own, key=lambda limit: limit.limit_bytes)

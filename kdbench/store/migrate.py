@@ -21,10 +21,6 @@ _TABLE_SINCE = {"timeline": 3}
 Fill = Callable[[pa.Table], "pa.Array | pa.ChunkedArray"]
 
 
-def _nulls(rows: pa.Table) -> pa.Array:
-    return pa.nulls(len(rows))
-
-
 def _constant(value: object) -> Fill:
     return lambda rows: pa.array([value] * len(rows))
 
@@ -74,7 +70,7 @@ def migrate(found: pa.Table, table: str, version: int) -> pa.Table:
     for column in TABLES[table]:
         name, dtype = column.name, ARROW[column.dtype]
         if column.since > version:
-            values = _FILLS.get((table, name), _nulls)(found)
+            values = _FILLS.get((table, name), _constant(None))(found)
             found = found.append_column(name, values.cast(dtype))
         elif name in late and name not in found.column_names:
             found = found.append_column(name, pa.nulls(len(found), dtype))

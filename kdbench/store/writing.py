@@ -12,18 +12,7 @@ from pathlib import Path
 from typing import TextIO
 
 from kdbench.common.errors import InputError, os_reason
-from kdbench.store.layout import (
-    CHECKPOINTS,
-    EMPTY_PART,
-    LOCK,
-    LOGS,
-    SET_ASIDE,
-    SPOOL,
-    SUPERSEDED,
-    part_files,
-    part_name,
-    unfinished_files,
-)
+from kdbench.store import layout
 from kdbench.store.parts import is_readable, is_whole
 from kdbench.store.schema import TABLES
 from kdbench.store.sealing import Row, pack
@@ -47,14 +36,14 @@ class Store:
     def prepare(self) -> None:
         """Create the folders, so that every table can be read from now on."""
         with self.reporting_errors(_ELSEWHERE):
-            for folder in (self.root, self.root / CHECKPOINTS, self.root / SET_ASIDE):
+            for folder in (self.root, self.root / layout.CHECKPOINTS, self.root / layout.SET_ASIDE):
                 _refuse_link(folder)
             for table in TABLES:
                 _make_own(self.root / table)
-                if not (empty := self.root / table / EMPTY_PART).exists():
-                    with self._staged(table, EMPTY_PART, []) as unfinished:
+                if not (empty := self.root / table / layout.EMPTY_PART).exists():
+                    with self._staged(table, layout.EMPTY_PART, []) as unfinished:
                         self._put(unfinished, empty)
-            for name in (LOGS, SPOOL, SUPERSEDED):
+            for name in (layout.LOGS, layout.SPOOL, layout.SUPERSEDED):
                 _make_own(self.root / name)
 
     @contextmanager
@@ -62,7 +51,7 @@ class Store:
         """Be the only writer: two runs in one folder would take each other's spool away."""
         with self.reporting_errors(_ELSEWHERE):
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-            descriptor = os.open(self.root / LOCK, flags, 0o666)
+            descriptor = os.open(self.root / layout.LOCK, flags, 0o666)
         with os.fdopen(descriptor, "r+", encoding="utf-8", errors="replace") as file:
             if not _locked(file):
                 raise InputError(
@@ -78,7 +67,7 @@ class Store:
 
     def spool(self, run_key: str) -> Path:
         """Return an empty folder for what a running cell writes line by line."""
-        folder = self.root / SPOOL / run_key
+        folder = self.root / layout.SPOOL / run_key
         with self.reporting_errors(_ELSEWHERE):
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
@@ -86,15 +75,17 @@ class Store:
 
     def spools(self) -> list[Path]:
         """Find the spools of runs that were not committed."""
-        return sorted(p for p in (self.root / SPOOL).glob("*") if p.is_dir() and not p.is_symlink())
+        return sorted(
+            p for p in (self.root / layout.SPOOL).glob("*") if p.is_dir() and not p.is_symlink()
+        )
 
     def log(self, run_key: str) -> Path:
         """Return the path of the worker's output."""
-        return self.root / LOGS / f"{run_key}.log"
+        return self.root / layout.LOGS / f"{run_key}.log"
 
     def checkpoints(self, run_key: str) -> Path:
         """Return the folder of a training's checkpoints, which its worker makes and fills."""
-        return self.root / CHECKPOINTS / run_key
+        return self.root / layout.CHECKPOINTS / run_key
 
     def drop_checkpoints(self, run_key: str) -> None:
         """Remove a training's checkpoints."""
@@ -110,7 +101,7 @@ class Store:
         part then means damage. `again` says what resumes the run if it cannot be committed now.
         Raises ValueError, with nothing changed, for rows that the tables cannot hold.
         """
-        name = part_name(run_key)
+        name = layout.part_name(run_key)
         with self.reporting_errors(self._kept(run_key, again)), ExitStack() as staged:
             unfinished = {}
             for table in _COMMIT_FIRST:
@@ -123,14 +114,14 @@ class Store:
 
     def drop_spool(self, run_key: str) -> None:
         """Remove what a finished job wrote line by line."""
-        shutil.rmtree(self.root / SPOOL / run_key, ignore_errors=True)
+        shutil.rmtree(self.root / layout.SPOOL / run_key, ignore_errors=True)
 
     def supersede(self, run_key: str) -> None:
         """Set a run's rows aside, its commit first, so that a read never sees two."""
         for table in _COMMIT_FIRST:
-            part = self.root / table / part_name(run_key)
+            part = self.root / table / layout.part_name(run_key)
             if part.exists():
-                self._move(part, self.root / SUPERSEDED / table)
+                self._move(part, self.root / layout.SUPERSEDED / table)
 
     def supersede_training(self, run_key: str) -> None:
         """Set a training's checkpoints aside, and then its rows.
@@ -138,12 +129,12 @@ class Store:
         In this order: weights without rows would be those of a training that goes on.
         """
         if (folder := self.checkpoints(run_key)).exists():
-            self._move(folder, self.root / SUPERSEDED / CHECKPOINTS)
+            self._move(folder, self.root / layout.SUPERSEDED / layout.CHECKPOINTS)
         self.supersede(run_key)
 
     def set_aside(self, path: Path) -> Path:
         """Move away a file that is no part, keeping it; returns its new path."""
-        return self._move(path, self.root / SET_ASIDE / path.parent.name)
+        return self._move(path, self.root / layout.SET_ASIDE / path.parent.name)
 
     def tidy(self) -> None:
         """Remove a killed run's temporary files, and set its rows without a commit aside.
@@ -151,14 +142,14 @@ class Store:
         Such rows are of a run that was being set aside, or committed: recover it from its spool
         before. Files that are no parts stay, for readers to name.
         """
-        committed = {part.name for part in part_files(self.root, "cells")}
+        committed = {part.name for part in layout.part_files(self.root, "cells")}
         with self.reporting_errors(_ELSEWHERE):
             for table in TABLES:
-                for unfinished in unfinished_files(self.root, table):
+                for unfinished in layout.unfinished_files(self.root, table):
                     unfinished.unlink(missing_ok=True)
-                for part in part_files(self.root, table):
+                for part in layout.part_files(self.root, table):
                     if part.name not in committed and is_readable(part, table):
-                        self._move(part, self.root / SUPERSEDED / table)
+                        self._move(part, self.root / layout.SUPERSEDED / table)
 
     def incomplete(self, keys: Iterable[str]) -> set[str]:
         """Return those of committed runs of which another table's part is gone, or not whole."""
@@ -166,7 +157,7 @@ class Store:
             key
             for key in keys
             for table in _COMMIT_FIRST[1:]
-            if not is_whole(self.root / table / part_name(key), table)
+            if not is_whole(self.root / table / layout.part_name(key), table)
         }
 
     @contextmanager
@@ -182,7 +173,7 @@ class Store:
 
     def _kept(self, run_key: str, again: str) -> str:
         """Say where the measurements of a run are that cannot be committed."""
-        if not (spool := self.root / SPOOL / run_key).exists():
+        if not (spool := self.root / layout.SPOOL / run_key).exists():
             return _ELSEWHERE
         goes_on = f"when there is room again, {again} goes on from there"
         return f"what was measured is kept in {spool}; {goes_on}"

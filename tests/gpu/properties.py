@@ -205,12 +205,7 @@ def cudnn(index):
     steps["finalize"] = library_.cudnnBackendFinalize(descriptor)
     text, count = ctypes.create_string_buffer(65536), ctypes.c_int64()
     steps["get"] = library_.cudnnBackendGetAttribute(
-        descriptor,
-        _JSON,
-        _TYPE_CHAR,
-        ctypes.c_int64(len(text)),
-        ctypes.byref(count),
-        text,
+        descriptor, _JSON, _TYPE_CHAR, ctypes.c_int64(len(text)), ctypes.byref(count), text
     )
     library_.cudnnGetVersion.restype = ctypes.c_size_t
     told = {"library": Path(path).name, "version": library_.cudnnGetVersion(), "statuses": steps}

@@ -44,7 +44,7 @@ def plan(sheet: Sheet) -> Page | str:
         return "no run finished"
     if too_many := excess(len(sheet.groups), _MOST_CELLS):
         return too_many
-    wanted = _wanted(sheet)
+    wanted = sheet.metrics or tuple(METRICS[name] for name in DEFAULT_METRICS)
     if not _present(sheet, wanted):
         return "; ".join(f"no {m.name}, which is null when {m.missing_when}" for m in wanted)
     always = [METRICS[name] for name in _ALWAYS]
@@ -71,10 +71,6 @@ def plan(sheet: Sheet) -> Page | str:
         names=rows.names,
         left=0,
     )
-
-
-def _wanted(sheet: Sheet) -> tuple[Metric, ...]:
-    return sheet.metrics or tuple(METRICS[name] for name in DEFAULT_METRICS)
 
 
 def _present(sheet: Sheet, metrics: Iterable[Metric]) -> list[Metric]:

@@ -60,7 +60,8 @@ def place_labels(
     """
     blocked = [*taken, *(_around(point) for point in points)]
     placed: dict[int, Placed] = {}
-    for index in sorted(range(len(points)), key=lambda i: (-_neighbours(points, i), i)):
+    near = [sum(math.dist(one, other) < 0.8 for other in points) for one in points]
+    for index in sorted(range(len(points)), key=lambda i: (-near[i], i)):
         found = next(
             (
                 Placed(box, distance)
@@ -100,10 +101,6 @@ def _crosses(
         ):
             return True
     return False
-
-
-def _neighbours(points: Sequence[tuple[float, float]], index: int) -> int:
-    return sum(math.dist(points[index], other) < 0.8 for other in points)
 
 
 def _candidates(

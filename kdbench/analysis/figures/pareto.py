@@ -91,7 +91,7 @@ COSTS = (
 
 def plan(sheet: Sheet) -> Page | str:
     """Lay the figure out; where these results cannot give it, say why."""
-    trained = _trained(sheet)
+    trained = [group for group in sheet.groups if "accuracy" in group.estimates]
     if len(trained) < 2:
         return "fewer than two cells were trained"
     if too_many := excess(len(trained), _MOST_POINTS):
@@ -105,10 +105,6 @@ def plan(sheet: Sheet) -> Page | str:
         if page is not None:
             return page
     raise RuntimeError("numbers have a place wherever they fall")
-
-
-def _trained(sheet: Sheet) -> list[CellGroup]:
-    return [group for group in sheet.groups if "accuracy" in group.estimates]
 
 
 def _known(groups: Sequence[CellGroup], cost: Cost) -> list[CellGroup]:

@@ -11,16 +11,8 @@ from safetensors import SafetensorError
 
 from kdbench.common.errors import InputError
 from kdbench.spec.cell import CellRun
+from kdbench.worker.checkpoints import files
 from kdbench.worker.checkpoints.durable import durably, make_folder
-from kdbench.worker.checkpoints.files import (
-    LOSSES,
-    Header,
-    Progress,
-    UnusableError,
-    progress_fields,
-    read_checkpoint,
-    write_checkpoint,
-)
 from kdbench.worker.checkpoints.history import History
 from kdbench.worker.checkpoints.state import collect, restore, scaler_state
 from kdbench.worker.events import Events
@@ -41,7 +33,7 @@ class Checkpoints:
         self._written = monotonic()
         self._problem = ""
         self._history, self._old_lines = History(folder / "history.jsonl"), b""
-        self._found: Header | None = None
+        self._found: files.Header | None = None
         for place in (folder, folder.parent):
             # results are passed on, and nothing in them is to say where we write
             if place.is_symlink():
@@ -59,35 +51,35 @@ class Checkpoints:
             _remove(self._best)  # the training that it is of is gone
             return
         try:
-            header, _ = read_checkpoint(self._last)
+            header, _ = files.read_checkpoint(self._last)
             header.check(self._folder.name, self._run.cell)
             steps = self._run.cell.steps_per_epoch
             self._old_lines = self._history.recover(header, steps_per_epoch=steps)
-        except UnusableError as error:
+        except files.UnusableError as error:
             self._refuse(error)
             return
         self._found = header
         self._events.attempt = header.attempt + 1
 
-    def resume(self, session: Session) -> Progress:
+    def resume(self, session: Session) -> files.Progress:
         """Put a fresh session where the last checkpoint was written, and emit its history again."""
         header, progress = self._found, None
         if header is not None:
             try:
                 progress = self._restore(session, header)
-            except UnusableError as error:
+            except files.UnusableError as error:
                 # Events of the set-up have this attempt, and so will the training's: there is no
                 # row of an earlier one.
                 self._refuse(error)
         self._written = monotonic()
-        return progress or Progress()
+        return progress or files.Progress()
 
-    def _restore(self, session: Session, header: Header) -> Progress:
-        again, tensors = read_checkpoint(self._last)
+    def _restore(self, session: Session, header: files.Header) -> files.Progress:
+        again, tensors = files.read_checkpoint(self._last)
         if again != header:
-            raise UnusableError("it was changed just now")
+            raise files.UnusableError("it was changed just now")
         restore(session, header, tensors)
-        progress = header.progress(tensors[LOSSES].tolist())
+        progress = header.progress(tensors[files.LOSSES].tolist())
         steps = header.epoch * self._run.cell.steps_per_epoch + header.step
         self._events.emit("resumed", epoch=header.epoch, step=header.step, steps=steps)
         self._events.replay(self._old_lines)
@@ -100,7 +92,7 @@ class Checkpoints:
         """Whether so much time has passed that a checkpoint is worth it in mid-epoch."""
         return monotonic() - self._written >= self._run.budget.checkpoint_seconds
 
-    def write(self, session: Session, progress: Progress) -> None:
+    def write(self, session: Session, progress: files.Progress) -> None:
         """Write the last checkpoint, and the best if the epoch that has just ended is.
 
         Where that fails, the training goes on: it has cost more than its checkpoint.
@@ -108,21 +100,21 @@ class Checkpoints:
         self._attempt_to(lambda: self._write(session, progress))
         self._written = monotonic()
 
-    def _write(self, session: Session, progress: Progress) -> None:
+    def _write(self, session: Session, progress: files.Progress) -> None:
         make_folder(self._folder)
         # First the history, then what counts on it: a checkpoint never names lines that are not
         # on the disk.
         self._history.extend(self._new_lines)
         self._new_lines.clear()
-        header = Header(
+        header = files.Header(
             run_key=self._folder.name,
             attempt=self._events.attempt,
             scaler=scaler_state(session),
             history_bytes=self._history.length,
             history_digest=self._history.digest,
-            **progress_fields(progress),
+            **files.progress_fields(progress),
         )
-        write_checkpoint(self._last, header, collect(session, progress))
+        files.write_checkpoint(self._last, header, collect(session, progress))
         # After it: a best one must not be of an epoch that a resumed training does again.
         if progress.just_best:
             self._copy_best()
@@ -139,7 +131,7 @@ class Checkpoints:
                 self._problem = problem
                 self._events.note(problem)
 
-    def _refuse(self, error: UnusableError) -> None:
+    def _refuse(self, error: files.UnusableError) -> None:
         self._events.note(f"cannot go on from {self._last}: {error}; the training starts anew")
         self._found, self._old_lines = None, b""
         self._history = History(self._folder / "history.jsonl")

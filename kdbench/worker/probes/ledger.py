@@ -11,16 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 from torch.utils._pytree import tree_leaves
 
-from kdbench.worker.probes.allocations import (
-    START,
-    Block,
-    Columns,
-    Event,
-    Share,
-    peak_of,
-    shares_of,
-    timeline,
-)
+from kdbench.worker.probes import allocations
 from kdbench.worker.probes.dispatch import OperationMode, storage_of
 
 # Category of a storage by the part of the step that made it. Gradients of parameters and optimizer
@@ -45,12 +36,12 @@ class Ledger(OperationMode):
     def __init__(self, device: torch.device) -> None:
         super().__init__()
         #: allocations and frees so far, in order
-        self.events: list[Event] = []
+        self.events: list[allocations.Event] = []
         self._device = device.type
-        self._part = START
+        self._part = allocations.START
         self._modules: list[str] = []
         self._names: dict[int, str] = {}
-        self._live: dict[int, Block] = {}
+        self._live: dict[int, allocations.Block] = {}
         self._finalizers: dict[int, weakref.finalize[Any, Any]] = {}
         self._closed = False
         self._hooks = ExitStack()
@@ -85,7 +76,7 @@ class Ledger(OperationMode):
                     self.register([parameter.grad], "gradients", self._names.get(id(module)))
 
     def __enter__(self) -> Self:
-        if self._part == START:  # a caller that marks nothing has one part
+        if self._part == allocations.START:  # a caller that marks nothing has one part
             self._part = "data"
         before = hooks.register_module_forward_pre_hook(self._enter_module)
         after = hooks.register_module_forward_hook(self._leave_module, always_call=True)
@@ -109,16 +100,18 @@ class Ledger(OperationMode):
 
     def peak_bytes(self) -> int:
         """Return the most bytes that were live at once."""
-        return peak_of(self.events)[1]
+        return allocations.peak_of(self.events)[1]
 
-    def shares(self) -> list[Share]:
+    def shares(self) -> list[allocations.Share]:
         """Split the live bytes at the peak by category and module, largest first."""
-        return shares_of(self.events[: peak_of(self.events)[0]])
+        return allocations.shares_of(self.events[: allocations.peak_of(self.events)[0]])
 
-    def timeline(self) -> Columns:
+    def timeline(self) -> allocations.Columns:
         """Return the live bytes by category over the step, as `allocations.timeline` does."""
-        start = sum(1 for _ in takewhile(lambda event: event.part == START, self.events))
-        return timeline(self.events[:start], self.events[start:])
+        start = sum(
+            1 for _ in takewhile(lambda event: event.part == allocations.START, self.events)
+        )
+        return allocations.timeline(self.events[:start], self.events[start:])
 
     def release(self) -> None:
         """Stop watching storages that outlive the step; they would keep the ledger alive."""
@@ -127,7 +120,7 @@ class Ledger(OperationMode):
         self._finalizers.clear()
         self._live.clear()
 
-    def _track(self, tensor: Tensor) -> Block | None:
+    def _track(self, tensor: Tensor) -> allocations.Block | None:
         storage = storage_of(tensor)
         if storage is None:
             return None
@@ -137,15 +130,17 @@ class Ledger(OperationMode):
             # Only new storages are asked for their device: fake tensors answer slowly.
             if not size or self._closed or tensor.device.type != self._device:
                 return None
-            block = Block(size, self._category(), self._modules[-1] if self._modules else None)
+            block = allocations.Block(
+                size, self._category(), self._modules[-1] if self._modules else None
+            )
             self._live[key] = block
-            self.events.append(Event(block, size, self._part))
+            self.events.append(allocations.Event(block, size, self._part))
             # torch keeps one Python object per storage as long as the storage lives, so this
             # fires exactly when the memory is freed.
             finalizer = self._finalizers[key] = weakref.finalize(storage, self._free, key, block)
             finalizer.atexit = False
         elif size != block.size and not self._closed:  # resized in place
-            self.events.append(Event(block, size - block.size, self._part))
+            self.events.append(allocations.Event(block, size - block.size, self._part))
             block.size = size
         return block
 
@@ -155,11 +150,11 @@ class Ledger(OperationMode):
         recomputed = self._part == "backward" and bool(self._modules)
         return "activations" if recomputed else _CATEGORIES.get(self._part, "other")
 
-    def _free(self, key: int, block: Block) -> None:
+    def _free(self, key: int, block: allocations.Block) -> None:
         if self._live.get(key) is block:
             del self._live[key], self._finalizers[key]
         if not self._closed:
-            self.events.append(Event(block, -block.size, self._part))
+            self.events.append(allocations.Event(block, -block.size, self._part))
 
     def _enter_module(self, module: nn.Module, _args: object) -> None:
         self._modules.append(self._names.get(id(module), type(module).__name__))

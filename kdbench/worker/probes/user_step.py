@@ -76,7 +76,9 @@ def _account(step: Callable[[], object], ledger: StepLedger, device: torch.devic
     ledger.register_arguments()
     before = len(ledger.events)
     with no_collection(), _eagerly() as compiled, work, ledger:
-        _reset_peaks(device)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+            torch.cuda.reset_peak_memory_stats(device)
         result = step()
     peak, reserved = _read_peaks(device)
     del result  # kept until here, as a training loop keeps its loss
@@ -138,12 +140,6 @@ def _empty_cache(device: torch.device) -> None:
     if device.type == "cuda":
         gc.collect()
         torch.cuda.empty_cache()
-
-
-def _reset_peaks(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        torch.cuda.reset_peak_memory_stats(device)
 
 
 def _read_peaks(device: torch.device) -> tuple[int | None, int | None]:
