@@ -63,7 +63,7 @@ class CellGroup:
     runs: int  #: how many count; of each seed and repeat the latest
     finished: int  #: how many of those are ok; numbers come from these alone
     older: int  #: how many earlier runs of the same seed and repeat were left out
-    put_right: int  #: how many earlier failed attempts its runs corrected
+    retried: int  #: how many earlier failed attempts its runs corrected
     #: (status, error, number of runs) of those that are not ok
     problems: tuple[tuple[str, str | None, int], ...]
     #: (contended, suspended or unstable; by what; number of runs) of the finished ones
@@ -208,7 +208,7 @@ def _group(
         runs=len(counted),
         finished=len(finished),
         older=len(rows) - len(counted),
-        put_right=sum(corrected.get((row["matrix"], row["run_key"]), 0) for row in rows),
+        retried=sum(corrected.get((row["matrix"], row["run_key"]), 0) for row in rows),
         problems=tuple((*key, n) for key, n in sorted(problems.items(), key=str)),
         flags=tuple((*key, n) for key, n in sorted(flags.items(), key=str)),
         caveats=tuple(sorted({row["caveats"] for row in finished} - {None})),

@@ -39,7 +39,7 @@ class Breakdown:
     modules: Sequence[Part]  #: by dotted name, largest first
     #: what a second source counts beyond the ledger; None where there is none
     unattributed: int | None
-    #: of it, what operations take within themselves; None where that is not told
+    #: of it, what operations take within themselves; None where that is not reported
     scratch: int | None
 
     @property

@@ -45,7 +45,7 @@ def summary(results: Results, *, reference: str | None = None) -> pd.DataFrame:
     cell of each matrix and environment. Raises InputError if no cell has it.
 
     Returns:
-        The cell's settings, `runs`, `finished`, `put_right` (earlier attempts that failed, and are
+        The cell's settings, `runs`, `finished`, `retried` (earlier attempts that failed, and are
         not in `runs`), `status`, `error`, `contended`, `unstable` and `suspended` (how many of the
         finished runs are), `contention`, `reference`, `yardstick` (what utilisation is a share of,
         in operations per second), then for each metric its column of `cells` in base units,
@@ -90,7 +90,7 @@ def _summary_row(
         **group.settings,
         "runs": group.runs,
         "finished": group.finished,
-        "put_right": group.put_right,
+        "retried": group.retried,
         "status": status_of(group),
         "error": "; ".join(error for _, error, _ in group.problems if error) or None,
         "contended": count_flagged(group, "contended"),

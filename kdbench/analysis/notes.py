@@ -45,10 +45,10 @@ def table_notes(
     if reference is not None:
         lines.append(f"ref: {reference.name}; ×2 is twice its value, ÷2 is half of it")
     lines.append(count_note(sheet, shown) + _spread_note(sheet, shown))
-    put_right = sum(group.put_right for group in sheet)
-    if put_right:
-        which = "attempt that failed is" if put_right == 1 else "attempts that failed are"
-        lines.append(f"{put_right} earlier {which} not shown: a later run put that right")
+    retried = sum(group.retried for group in sheet)
+    if retried:
+        which = "attempt that failed is" if retried == 1 else "attempts that failed are"
+        lines.append(f"{retried} earlier {which} not shown: a later run succeeded")
     lines += older_note(sheet)
     for metric in shown:
         if sources := _found_sources(sheet, metric):

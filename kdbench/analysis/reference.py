@@ -165,7 +165,7 @@ def payback_text(found: Payback, against: str = "") -> str:
     """Say when a precompute pays, as the end of a sentence: `pays after 22 steps (1.0 epochs)`."""
     rival = f" against {against}" if against else ""
     if found.contended:
-        return f"cannot be told to pay{rival}: every run of one of the two was contended"
+        return f"cannot be said to pay{rival}: every run of one of the two was contended"
     if not math.isfinite(found.ends[0]):
         return f"never pays{rival}, its step is not the faster one"
     if found.is_one_number:

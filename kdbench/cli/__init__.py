@@ -77,8 +77,8 @@ def _written(output: Output, code: int) -> int:
     output.finish()
     if output.problem is None:
         return code
-    told = "the output could not always be written" if goes_on else "cannot write the output"
-    typer.echo(f"kdbench: {told}: {printable(output.problem)}", err=True)
+    message = "the output could not always be written" if goes_on else "cannot write the output"
+    typer.echo(f"kdbench: {message}: {printable(output.problem)}", err=True)
     return code if goes_on else OutputError.exit_code
 
 
@@ -114,8 +114,8 @@ def _run(arguments: Sequence[str] | None) -> int:
         return error.exit_code
     except _UsageError as error:
         usage = getattr(getattr(error, "ctx", None), "get_usage", str)()
-        told = printable(error.format_message())
-        typer.echo(f"{usage}\n\nError: {told}".strip(), err=True)
+        message = printable(error.format_message())
+        typer.echo(f"{usage}\n\nError: {message}".strip(), err=True)
         return int(error.exit_code)
     except (typer.Abort, KeyboardInterrupt):
         return STOPPED

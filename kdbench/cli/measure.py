@@ -49,14 +49,14 @@ def doctor(
     found = examine_results(results)
     for health in found:
         if repair:
-            repair_store(health, lambda told: typer.echo(printable(told)))
+            repair_store(health, lambda line: typer.echo(printable(line)))
     if repair:
         found = examine_results(results)
     for health in found:
-        for told in describe(health):
-            typer.echo(printable(told))
-    for told in dict.fromkeys(line for health in found for line in remedies(health, results)):
-        typer.echo(printable(told), err=True)
+        for line in describe(health):
+            typer.echo(printable(line))
+    for line in dict.fromkeys(line for health in found for line in remedies(health, results)):
+        typer.echo(printable(line), err=True)
     if not all(health.good for health in found):
         raise typer.Exit(1)
 

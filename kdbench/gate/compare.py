@@ -183,7 +183,7 @@ def _size(
     if kind == "advisory":
         if close:
             return None
-        outcome, message = "advice", "told only: no exact figure of measured runs"
+        outcome, message = "advice", "reported only: no exact figure of measured runs"
     elif close:
         outcome, parts = "held", ()
     elif after < before:

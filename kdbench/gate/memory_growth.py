@@ -58,14 +58,14 @@ def _modules(changes: dict[str, list[int]]) -> str:
         ((sum(own), name, len(own)) for name, own in changes.items() if sum(own) > 0),
         key=lambda item: (-item[0], item[1]),
     )
-    told = [
+    parts = [
         f"{name} {_bytes(size)}" + (f" ({count} of them)" if count > 1 else "")
         for size, name, count in grown[:_MOST_MODULES]
     ]
     rest = grown[_MOST_MODULES:]
     if rest:
-        told.append(f"{len(rest)} more {_bytes(sum(size for size, _, _ in rest))}")
-    return ", ".join(told)
+        parts.append(f"{len(rest)} more {_bytes(sum(size for size, _, _ in rest))}")
+    return ", ".join(parts)
 
 
 def _bytes(change: int) -> str:

@@ -37,7 +37,7 @@ def observe_predictions(cells: Sequence[Mapping[str, Sequence[Row]]]) -> snapsho
                 _settings(row), dict(_figures([row], "predicted")), memory
             )
         else:
-            failures[row["label"]] = f"{row['status']}: {row['error'] or 'no reason told'}"
+            failures[row["label"]] = f"{row['status']}: {row['error'] or 'no reason given'}"
     caveats = [
         (row["label"], row["caveats"])
         for row in rows
@@ -178,7 +178,7 @@ def _memory_by_run(results: Results, run_keys: set[str]) -> dict[str, snapshot.M
 
 def _failure(group: CellGroup) -> str:
     errors = "; ".join(
-        f"{status}: {error or 'no reason told'}" for status, error, _ in group.problems
+        f"{status}: {error or 'no reason given'}" for status, error, _ in group.problems
     )
     count = sum(count for _, _, count in group.problems)
     return errors if group.runs == 1 else f"{count} of {group.runs} runs failed: {errors}"

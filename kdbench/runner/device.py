@@ -165,7 +165,7 @@ def _instance_in_use(card: Gpu) -> Gpu | None:
 def _instance_note(instance: Gpu) -> str:
     return (
         f"on a MIG instance ({instance.name or instance.uuid}): memory is the instance's; power, "
-        "energy and utilisation are told of the whole card alone and will be null"
+        "energy and utilisation are reported for the whole card alone and will be null"
     )
 
 

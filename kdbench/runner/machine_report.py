@@ -22,7 +22,7 @@ _CLOCK = ("gpu_sm_mhz_median", "gpu_sm_mhz")
 _HEAT = ("gpu_celsius_max", "gpu_celsius")
 _THROTTLE = ("gpu_throttled", "gpu_throttle")
 _NEIGHBOURS = ("gpu_neighbours",)
-_OF_THE_CARD = "; power, energy and utilisation are told of the whole card alone"
+_OF_THE_CARD = "; power, energy and utilisation are reported for the whole card alone"
 _READ_OTHERS = (
     "read allocated, reserved, process and host memory: each is what it says, and host and card "
     "take from the same"
@@ -72,16 +72,16 @@ def _silent(nvml: Nvml, *, has_own: bool) -> list[Finding]:
         forbidden = why in (fault(NO_PERMISSION), fault(OPERATING_SYSTEM))
         count = f"{len(indices)} of {nvml.count()}"
         if forbidden:
-            told = f"{count} may not be opened by this process ({_listed(indices)}; {why.name})"
+            summary = f"{count} may not be opened by this process ({_listed(indices)}; {why.name})"
         else:
             does = "does not answer" if len(indices) == 1 else "do not answer"
-            told = f"{count} {does} ({_listed(indices)}): {why}"
+            summary = f"{count} {does} ({_listed(indices)}): {why}"
         # On a shared machine they are other users' cards: no problem if this process has its own.
         others = forbidden and has_own
         if others:
-            told += "; left alone, as where a scheduler gives a job some of a machine's cards"
+            summary += "; left alone, as where a scheduler gives a job some of a machine's cards"
         remedy = None if others else why.remedy
-        findings.append(Finding("card", told, good=others, remedy=remedy))
+        findings.append(Finding("card", summary, good=others, remedy=remedy))
     return findings
 
 
@@ -108,32 +108,32 @@ def _card(gpu: Gpu) -> list[Finding]:
     return [*findings, _state(gpu)]
 
 
-def _device_memory(name: str, told: str, gpu: Gpu, null: tuple[str, ...] = ()) -> Finding:
+def _device_memory(name: str, summary: str, gpu: Gpu, null: tuple[str, ...] = ()) -> Finding:
     """Describe a card or instance, and whether its used memory is known."""
     if gpu.device_memory == AVAILABLE:
         # NVML is polled: the peak between two samples may be higher.
-        return Finding(name, told, null=null, lower_bound=_DEVICE[:1])
+        return Finding(name, summary, null=null, lower_bound=_DEVICE[:1])
     remedy = _READ_OTHERS if gpu.device_memory == NO_OWN_MEMORY else None
-    return Finding(name, told, good=False, null=(*null, *_DEVICE, *_IDLE), remedy=remedy)
+    return Finding(name, summary, good=False, null=(*null, *_DEVICE, *_IDLE), remedy=remedy)
 
 
 def _about(gpu: Gpu) -> str:
     total, used = gpu.memory_total_bytes, gpu.device_memory
     if total is None:
-        size = "memory not told" if used == AVAILABLE else f"memory {used}"
+        size = "memory not reported" if used == AVAILABLE else f"memory {used}"
     else:
         size = gib(total) + ("" if used == AVAILABLE else f" (in use: {used})")
     return f"{gpu.name or 'unnamed'}, {size}, {gpu.uuid}"
 
 
-def _process_memory(card: str, told: str) -> Finding:
+def _process_memory(card: str, summary: str) -> Finding:
     name = f"{card}: per process"
-    if told in (AVAILABLE, NOT_SEEN):
-        return Finding(name, f"memory is {told}", lower_bound=_PROCESS[:1])
+    if summary in (AVAILABLE, NOT_SEEN):
+        return Finding(name, f"memory is {summary}", lower_bound=_PROCESS[:1])
     remedy = "read allocated and reserved instead: torch's allocator is exact"
     # A process list without memory still tells who is on the card.
-    null = (*_PROCESS, *_NEIGHBOURS) if told.startswith(NOT_LISTED) else _PROCESS
-    return Finding(name, told, good=False, null=null, remedy=remedy)
+    null = (*_PROCESS, *_NEIGHBOURS) if summary.startswith(NOT_LISTED) else _PROCESS
+    return Finding(name, summary, good=False, null=null, remedy=remedy)
 
 
 def _energy(card: str, gpu: Gpu) -> Finding:
@@ -141,10 +141,10 @@ def _energy(card: str, gpu: Gpu) -> Finding:
     if gpu.energy_counter:
         return Finding(name, "counted by the card (nvml-counter)")
     if gpu.power:
-        told = "no counter: integrated from sampled power (nvml-power), an estimate"
-        return Finding(name, told, good=False, null=("energy_joules",))
-    told = "the driver tells neither energy nor power"
-    return Finding(name, told, good=False, null=(*_ENERGY, "energy_joules", "power_watts"))
+        summary = "no counter: integrated from sampled power (nvml-power), an estimate"
+        return Finding(name, summary, good=False, null=("energy_joules",))
+    summary = "the driver reports neither energy nor power"
+    return Finding(name, summary, good=False, null=(*_ENERGY, "energy_joules", "power_watts"))
 
 
 def _state(gpu: Gpu) -> Finding:
@@ -160,10 +160,10 @@ def _availability(name: str, parts: Mapping[str, tuple[bool, Sequence[str]]]) ->
     """Report which of several readings are available; each has its columns."""
     known = [what for what, (available, _) in parts.items() if available]
     unknown = [what for what, (available, _) in parts.items() if not available]
-    told = [f"{', '.join(known)}: read each second"] if known else []
-    told += [f"not told: {', '.join(unknown)}"] if unknown else []
+    summary = [f"{', '.join(known)}: read each second"] if known else []
+    summary += [f"not reported: {', '.join(unknown)}"] if unknown else []
     null = tuple(column for what in unknown for column in parts[what][1])
-    return Finding(name, "; ".join(told), good=not unknown, null=null)
+    return Finding(name, "; ".join(summary), good=not unknown, null=null)
 
 
 def condition_findings(root: Path) -> list[Finding]:
@@ -189,9 +189,9 @@ def condition_findings(root: Path) -> list[Finding]:
         return [state, Finding(name, "counted by the packages (rapl)")]
     if not packages.found:
         return [state, Finding(name, "the system has no counters (RAPL)", null=energy)]
-    told = "the counters (RAPL) cannot be read: on most systems they are for root alone"
+    summary = "the counters (RAPL) cannot be read: on most systems they are for root alone"
     remedy = "sudo chmod -R a+r /sys/class/powercap/intel-rapl, which lasts until the next start"
-    return [state, Finding(name, told, good=False, null=energy, remedy=remedy)]
+    return [state, Finding(name, summary, good=False, null=energy, remedy=remedy)]
 
 
 def gib(size: int) -> str:

@@ -446,13 +446,13 @@ LATER = {"started_at": STARTED + timedelta(days=1)}
         ({"started_at": STARTED + timedelta(days=2)}, True),
     ],
 )
-def test_a_failed_attempt_that_was_put_right_is_not_shown(tmp_path, failed, stays):
+def test_a_failed_attempt_that_was_retried_is_not_shown(tmp_path, failed, stays):
     attempt = cell_row("embed-kd", **(no_numbers("failed", "it was wrong") | failed))
     results = load_results(commit(tmp_path, [cell_row(), attempt, cell_row("embed-kd", **LATER)]))
     text, frame = " ".join(shown(results).split()), summary(results)
     assert ("it was wrong" in text) is stays
     assert ("1 earlier attempt that failed is not shown" in text) is not stays
-    assert frame["put_right"].sum() == (not stays)
+    assert frame["retried"].sum() == (not stays)
     assert frame["error"].notna().any() == stays
     assert len(results.cells) == 3, "the store and its rows keep it"
     asked = load_results(tmp_path, only=[f"status={attempt['status']}"])
@@ -490,7 +490,7 @@ def test_a_payback_of_runs_that_disagree_is_a_range_or_cannot_be_told(tmp_path):
     assert "at the earliest against teacher-kd, or never" in text
     ends, text = told("contended", fast=(0.5, 0.51), contended=True, contention="x")
     assert ends == [None] * 3
-    assert "cannot be told to pay against teacher-kd" in text
+    assert "cannot be said to pay against teacher-kd" in text
 
 
 def test_an_interval_that_the_digits_do_not_show_is_left_out():

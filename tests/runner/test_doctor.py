@@ -238,7 +238,7 @@ def test_a_card_that_shares_the_hosts_memory_names_what_will_be_null(fake_nvml):
     fake_nvml(card(name="NVIDIA GB10", total=None, processes={"7": GIB}, errors=errors))
     findings = look()
     assert not findings["card 0"].good
-    assert "NVIDIA GB10, memory not told, as by a card that shares" in findings["card 0"].found
+    assert "NVIDIA GB10, memory not reported, as by a card that shares" in findings["card 0"].found
     assert set(findings["card 0"].null) == {
         *("device_peak_bytes", "device_source", "device_bytes", "device_idle_bytes")
     }

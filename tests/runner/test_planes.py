@@ -323,7 +323,7 @@ def _plain(value):
 
 
 def _check_samples(samples, steps):
-    """Taken from before the worker to after it, on a grid, and never a 0 for what is not told."""
+    """Taken from before the worker to after it, on a grid, and never a 0 for what is unknown."""
     times = samples["monotonic_ns"]
     assert times.is_monotonic_increasing
     assert times.iloc[0] < steps["started_ns"].min()

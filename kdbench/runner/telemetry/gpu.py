@@ -1,4 +1,4 @@
-"""Reads one card, or one MIG instance of it, through NVML: what is not told is None.
+"""Reads one card, or one MIG instance of it, through NVML: what is not reported is None.
 
 `nvml` beside this opens NVML; nothing here raises for a driver that is old, or for a card that is
 lost half-way.
@@ -41,8 +41,8 @@ def throttle_words(bits: int) -> list[str]:
 class GpuReader:
     """Reads one card or MIG instance, addressed by UUID: indices change with what CUDA is told.
 
-    Every figure is None where it is not told. Power, energy and utilisation are the whole card's
-    and are never given for an instance; clock, temperature and throttling are the card's too, but
+    A figure that is not reported is None. Power, energy and utilisation are the whole card's and
+    are never given for an instance; clock, temperature and throttling are the card's too, but
     hold for each of its instances. After the card is lost all are None, and `problem` says so, as
     it does where NVML cannot be asked at all. NVML must stay open meanwhile.
     """
@@ -91,7 +91,7 @@ class GpuReader:
     def computing(self) -> set[int] | None:
         """Return the processes that kept the card's cores busy since the last call.
 
-        None where that is not told. Nothing at all told is no answer either: some drivers and
+        None where that is not reported. Nothing at all told is no answer either: some drivers and
         containers list nobody, and beside a training somebody computes.
         """
         samples = self._ask(
@@ -117,7 +117,7 @@ class GpuReader:
         return self._ask(self._whole, lambda h: int(pynvml.nvmlDeviceGetUtilizationRates(h).gpu))
 
     def sm_mhz(self) -> float | None:
-        """Return the clock of the card's cores; a card that runs has one, so 0 is not told."""
+        """Return the clock of the card's cores; a card that runs has one, so 0 is not reported."""
         return self._ask(
             self._board,
             lambda h: float(pynvml.nvmlDeviceGetClockInfo(h, pynvml.NVML_CLOCK_SM)) or None,
@@ -153,7 +153,7 @@ class NoMemoryV2Error(Exception):
 
 
 def compute_processes(handle: object) -> Listed:
-    """List a card's or an instance's processes; raises pynvml.NVMLError where that is not told."""
+    """List a card's or an instance's processes; raises pynvml.NVMLError where it is not told."""
     try:
         listed = pynvml.nvmlDeviceGetComputeRunningProcesses_v3(handle)
     except pynvml.NVMLError_FunctionNotFound:
@@ -180,8 +180,8 @@ def _used(memory: Any) -> int | None:  # noqa: ANN401 - either version of the st
     return _bytes(memory.used) if _bytes(memory.total) else None
 
 
-def _bytes(told: int) -> int | None:
-    return int(told) if told < _UNKNOWN_BYTES else None
+def _bytes(value: int) -> int | None:
+    return int(value) if value < _UNKNOWN_BYTES else None
 
 
 def _event_reasons(handle: object) -> int:

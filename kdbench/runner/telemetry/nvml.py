@@ -1,4 +1,4 @@
-"""What NVML tells of the cards, and their MIG instances; what is not told is None.
+"""What NVML tells of the cards, and their MIG instances; what is not reported is None.
 
 A driver may be absent, old, half updated, or lose a card while it runs. None of that raises here:
 a measurement goes on without the figure, and the figure is null.
@@ -27,7 +27,7 @@ AVAILABLE = "available"
 NOT_LISTED = "the driver does not list the card's processes"
 NOT_SEEN = "not known until a process uses the card"
 
-NO_OWN_MEMORY = "not told, as by a card that shares the host's (GB10, Jetson)"
+NO_OWN_MEMORY = "not reported, as by a card that shares the host's (GB10, Jetson)"
 
 # What says that no card can be used here, whoever is asked.
 _NO_DRIVER = (LIBRARY_NOT_FOUND, DRIVER_NOT_LOADED)
@@ -214,7 +214,7 @@ def _device_memory(reader: GpuReader, handle: object) -> str:
         total_bytes(handle)
     except pynvml.NVMLError as error:
         why = fault(error.value)
-        return NO_OWN_MEMORY if error.value == NOT_SUPPORTED else f"not told: {why}"
+        return NO_OWN_MEMORY if error.value == NOT_SUPPORTED else f"not reported: {why}"
     return NO_OWN_MEMORY
 
 

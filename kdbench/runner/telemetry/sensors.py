@@ -1,7 +1,7 @@
 """The machine around the worker, as the kernel's files report it: clocks, heat, load and energy.
 
-Every reader takes the root of the file system as an argument, and None is what is not told: many
-of these files are missing in virtual machines and containers, or are for root alone.
+Every reader takes the root of the file system as an argument, and returns None for what is not
+reported: many of these files are missing in virtual machines and containers, or are for root alone.
 """
 
 import math

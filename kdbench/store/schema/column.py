@@ -35,7 +35,7 @@ _REASONS = {
     "all_near": "; all timed steps were within a second of a suspension",
     "no_gpu": "not on a CUDA device",
     "no_nvml": _NVML,
-    "per_card": _NVML + "; a MIG instance, for which it is not told",
+    "per_card": _NVML + "; a MIG instance, for which it is not reported",
     "no_sensor": "the system does not tell it",
     "not_read": "; not read this often",
     "not_caught": "; the timed steps were too short to meet a reading, one a second",

@@ -70,7 +70,7 @@ PYTHON, IDLE, UNKNOWN = [12, "python", True], [13, "jupyter", False], [14, None,
         ([[IDLE]] * 9, None),
         ([[UNKNOWN]] * 9, "also on the card: process 14"),
         ([[IDLE, UNKNOWN, PYTHON]] * 9, "also on the card: python (12), process 14"),
-        # told to compute once is enough; not told at first, and then told not to, is not
+        # told to compute once is enough; not reported at first, and then told not to, is not
         ([[[13, "jupyter", True]] if n == 4 else [IDLE] for n in range(9)], "jupyter (13)"),
         ([[[13, None, None]] if n < 3 else [IDLE] for n in range(9)], None),
         # a second before the timed steps counts, as the list is read once a second

@@ -1,4 +1,4 @@
-"""What is read from NVML, and that what is not told is None: the real pynvml on a fake driver."""
+"""What is read from NVML, None where nothing is reported: the real pynvml on a fake driver."""
 
 import os
 import re
@@ -447,7 +447,7 @@ def test_a_card_without_memory_of_its_own_has_none_and_not_0(fake_nvml, reader, 
     with open_nvml() as nvml:
         (gpu,) = nvml.gpus()
     assert gpu.memory_total_bytes is None
-    assert gpu.device_memory.startswith("not told")
+    assert gpu.device_memory.startswith("not reported")
     assert (gpu.device_memory == NO_OWN_MEMORY) == (13 not in change.get("errors", {}).values())
     assert gpu.process_memory == AVAILABLE
     assert reader(card(**change)).device_bytes() is None
