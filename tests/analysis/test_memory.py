@@ -9,6 +9,7 @@ import pytest
 
 from kdbench.analysis.breakdown import NO_MODULE, STACK
 from kdbench.analysis.figures import FIGURES
+from kdbench.analysis.figures.page import draw_page
 from kdbench.analysis.figures.style import CATEGORY_COLOURS, drawing
 from kdbench.analysis.figures.timeline import course
 from kdbench.analysis.plot import plot
@@ -189,7 +190,7 @@ def test_a_real_run_comes_to_its_peak(kdbench, finished, tmp_path):
 
 def drawn(root, name):
     with drawing():
-        figure = FIGURES[name].draw(sheet_of(root))
+        figure = draw_page(FIGURES[name].plan(sheet_of(root)))
         assert misplaced(figure) == []
         return figure, [text for text, _ in written_texts(figure)]
 

@@ -4,6 +4,7 @@ import pytest
 
 from kdbench.analysis.figures import FIGURES
 from kdbench.analysis.figures.breakeven import choose_axis, families
+from kdbench.analysis.figures.page import draw_page
 from kdbench.analysis.figures.style import drawing
 from tests.support.analysis_fixtures import (
     GPU,
@@ -32,7 +33,7 @@ def pair(*, once=781.0, fast=0.5, epochs=200, method="embed-kd", **changes):
 
 def drawn(root, rows, **tables):
     with drawing():
-        figure = KIND.draw(sheet_of(commit(root, rows, **tables)))
+        figure = draw_page(KIND.plan(sheet_of(commit(root, rows, **tables))))
         assert misplaced(figure) == []
         return figure, " ".join(text for text, _ in written_texts(figure))
 
@@ -125,11 +126,11 @@ def test_only_cells_that_differ_in_the_method_alone_are_compared(tmp_path):
     ]
     sheet = sheet_of(commit(tmp_path, [teacher, *others[:2]]))
     assert families(sheet.groups) == []
-    assert "no cell with a precompute finished beside one" in KIND.refusal(sheet)
+    assert "no cell with a precompute finished beside one" in KIND.plan(sheet)
 
 
 def test_the_papers_four_bars_have_no_pair(tmp_path):
-    assert KIND.refusal(sheet_of(commit(tmp_path, paper_rows()))) is not None
+    assert isinstance(KIND.plan(sheet_of(commit(tmp_path, paper_rows()))), str)
 
 
 def test_the_axis_holds_all_that_pays_and_else_the_training(tmp_path):

@@ -6,6 +6,7 @@ import pytest
 
 from kdbench.analysis.figures import FIGURES, curves
 from kdbench.analysis.figures.curves import mean_curve
+from kdbench.analysis.figures.page import draw_page
 from kdbench.analysis.figures.style import drawing
 from tests.support.analysis_fixtures import (
     cell_row,
@@ -67,7 +68,7 @@ def test_a_training_that_stopped_is_drawn_apart_and_told(tmp_path):
     lost = {"status": "diverged", "error": "the loss is not finite", "accuracy": None}
     rows.append(cell_row(mode="train", seed=2, epochs=6, dataset="digits", **lost))
     with drawing():
-        figure = KIND.draw(sheet_of(commit_trainings(tmp_path, rows)))
+        figure = draw_page(KIND.plan(sheet_of(commit_trainings(tmp_path, rows))))
         text = said(figure)
     stopped, cross, mean = lines_of(figure, 3)
     assert mean[-1] == (6, pytest.approx(100 * 0.8 * (1 - 0.5**6)))
@@ -84,7 +85,7 @@ def test_what_is_missing_or_not_finite_has_no_point(tmp_path):
     epochs.loc[2, "train_loss"] = None
     epochs.loc[3, "train_loss"] = math.inf
     with drawing():
-        figure = KIND.draw(sheet)
+        figure = draw_page(KIND.plan(sheet))
     ((*points,),) = lines_of(figure, 0)
     assert [epoch for epoch, _ in points] == [1, 2, 5, 6]
     assert all(loss > 0.2 for _, loss in points)
@@ -101,7 +102,7 @@ def test_what_is_missing_or_not_finite_has_no_point(tmp_path):
 def test_the_caption_says_what_the_bands_are(tmp_path, seeds, told):
     sheet = sheet_of(commit_trainings(tmp_path, trained_rows(seeds=seeds)))
     with drawing():
-        assert told in said(KIND.draw(sheet))
+        assert told in said(draw_page(KIND.plan(sheet)))
 
 
 def test_few_and_many_seeds_on_one_page_are_told_apart(tmp_path):
@@ -110,7 +111,7 @@ def test_few_and_many_seeds_on_one_page_are_told_apart(tmp_path):
         *sweep_rows(methods=("embed-kd",), seeds=3, matrix="quickstart"),
     ]
     with drawing():
-        text = said(KIND.draw(sheet_of(commit_trainings(tmp_path, rows))))
+        text = said(draw_page(KIND.plan(sheet_of(commit_trainings(tmp_path, rows)))))
     assert "(3 to 6 per line)" in text
     assert "Bands (from 5 seeds on): 95 % interval" in text
     assert "Bands (under 5): from the lowest" in text
@@ -123,7 +124,7 @@ def test_settings_in_which_methods_differ_are_in_the_legend(tmp_path):
         cell_row("student-only", mode="train", accuracy=0.6, alpha1=1.0, alpha2=0.0),
     ]
     with drawing():
-        figure = KIND.draw(sheet_of(commit_trainings(tmp_path, rows)))
+        figure = draw_page(KIND.plan(sheet_of(commit_trainings(tmp_path, rows))))
     texts = {text for text, _ in written_texts(figure)}
     # Having no teacher is no such setting.
     assert {
@@ -135,12 +136,12 @@ def test_settings_in_which_methods_differ_are_in_the_legend(tmp_path):
 
 def test_profiles_have_no_curves(tmp_path):
     sheet = sheet_of(commit_trainings(tmp_path, paper_rows(), epochs=0))
-    assert KIND.refusal(sheet) == "no epoch of a training is stored"
+    assert KIND.plan(sheet) == "no epoch of a training is stored"
 
 
 def test_more_lines_than_can_be_told_apart_are_refused(tmp_path):
     rows = sweep_rows(seeds=1, alphas=tuple(n / 10 for n in range(1, 10)))
-    assert "19 lines are more than" in KIND.refusal(sheet_of(commit_trainings(tmp_path, rows)))
+    assert "19 lines are more than" in KIND.plan(sheet_of(commit_trainings(tmp_path, rows)))
 
 
 def eight_lines():
@@ -169,7 +170,7 @@ def eight_lines():
 )
 def test_texts_are_whole_and_apart_and_lines_tell_themselves_apart(tmp_path, rows, lines):
     with drawing():
-        figure = KIND.draw(sheet_of(commit_trainings(tmp_path, rows, epochs=30)))
+        figure = draw_page(KIND.plan(sheet_of(commit_trainings(tmp_path, rows, epochs=30))))
         assert misplaced(figure) == []
     drawn = figure.axes[0].get_lines()
     assert len({(line.get_color(), line.get_linestyle()) for line in drawn}) == len(drawn) == lines
@@ -199,7 +200,7 @@ def test_a_line_upon_another_is_in_dashes(tmp_path, alike):
     for row in rows:
         row["accuracy"] = 0.9 if alike or row["method"] == "embed-kd" else 0.5
     with drawing():
-        figure = curves.draw(sheet_of(commit_trainings(tmp_path, rows)))
+        figure = draw_page(curves.plan(sheet_of(commit_trainings(tmp_path, rows))))
     first, second = figure.axes[3].get_lines()  # test accuracy
     assert first.get_linestyle() == "-"
     assert second.get_linestyle() == ("--" if alike else "-")

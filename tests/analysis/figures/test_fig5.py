@@ -3,6 +3,7 @@
 import pytest
 
 from kdbench.analysis.figures import FIGURES
+from kdbench.analysis.figures.page import draw_page
 from kdbench.analysis.figures.style import drawing
 from tests.support.analysis_fixtures import (
     cell_row,
@@ -21,7 +22,7 @@ KIND = FIGURES["fig5"]
 
 def drawn(root, rows):
     with drawing():
-        figure = KIND.draw(sheet_of(commit(root, rows)))
+        figure = draw_page(KIND.plan(sheet_of(commit(root, rows))))
         assert misplaced(figure) == []
         return figure, " ".join(text for text, _ in written_texts(figure))
 
@@ -87,7 +88,7 @@ def test_what_did_not_finish_has_no_point(tmp_path):
 )
 def test_without_a_sweep_there_is_no_figure(tmp_path, rows):
     sheet = sheet_of(commit(tmp_path, rows))
-    assert KIND.refusal(sheet) == "no method was trained with two values of alpha2"
+    assert KIND.plan(sheet) == "no method was trained with two values of alpha2"
 
 
 def test_students_get_a_panel_each_and_eight_lines_are_legible(tmp_path):

@@ -7,6 +7,7 @@ import pytest
 
 from kdbench.analysis.figures import FIGURES
 from kdbench.analysis.figures.labels import Box, place_labels
+from kdbench.analysis.figures.page import draw_page
 from kdbench.analysis.figures.pareto import training_joules, training_seconds
 from kdbench.analysis.figures.scatter import pareto_front
 from kdbench.analysis.figures.style import drawing
@@ -28,7 +29,7 @@ KIND = FIGURES["pareto"]
 
 def drawn(root, rows):
     with drawing():
-        figure = KIND.draw(sheet_of(commit_trainings(root, rows)))
+        figure = draw_page(KIND.plan(sheet_of(commit_trainings(root, rows))))
         assert misplaced(figure) == []
         return figure, " ".join(text for text, _ in written_texts(figure))
 
@@ -94,7 +95,7 @@ def test_points_on_the_front_are_filled(tmp_path):
 @pytest.mark.parametrize("rows", [paper_rows(), trained_rows(seeds=2)[:1]])
 def test_fewer_than_two_trainings_are_no_comparison(tmp_path, rows):
     sheet = sheet_of(commit(tmp_path, rows))
-    assert KIND.refusal(sheet) == "fewer than two cells were trained"
+    assert KIND.plan(sheet) == "fewer than two cells were trained"
 
 
 def test_data_sets_are_not_compared_with_each_other(tmp_path):

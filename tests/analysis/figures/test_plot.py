@@ -9,6 +9,7 @@ import warnings
 import pytest
 
 from kdbench.analysis.figures import FIGURES
+from kdbench.analysis.figures.page import draw_page
 from kdbench.analysis.figures.style import OTHER_COLOUR, drawing, method_colours, new_figure
 from kdbench.analysis.metrics import METRICS, find_metrics
 from kdbench.analysis.plot import plot, resolution
@@ -210,7 +211,7 @@ def long_rows():
 def test_every_text_lies_inside_the_canvas_and_on_no_other(tmp_path, rows, metrics):
     sheet = sheet_of(commit(tmp_path, rows), tuple(find_metrics(metrics or ())))
     with drawing():
-        figure = FIGURES["fig4"].draw(sheet)
+        figure = draw_page(FIGURES["fig4"].plan(sheet))
         assert misplaced(figure) == []
         assert len(written_texts(figure)) > 15
 
@@ -271,7 +272,7 @@ def test_every_run_is_a_dot_and_what_has_no_ratio_is_pale(tmp_path):
     ]
     sheet = sheet_of(commit(tmp_path, rows), find_metrics(["fastest_step"]))
     with drawing():
-        figure = FIGURES["fig4"].draw(sheet)
+        figure = draw_page(FIGURES["fig4"].plan(sheet))
         assert misplaced(figure) == []
         shown = [text for text, _ in written_texts(figure)]
     panel = figure.axes[0]
@@ -334,7 +335,7 @@ def test_any_number_of_metrics_fits(tmp_path, count):
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # such as of a letter that no font has
         with drawing():
-            figure = FIGURES["fig4"].draw(sheet)
+            figure = draw_page(FIGURES["fig4"].plan(sheet))
             assert misplaced(figure) == []
     assert len(figure.axes) >= count
 
@@ -355,7 +356,7 @@ def test_no_accuracy_axis_goes_beyond_100_percent(tmp_path, name):
     ]
     sheet = sheet_of(commit_trainings(tmp_path, rows))
     with drawing():
-        figure = FIGURES[name].draw(sheet)
+        figure = draw_page(FIGURES[name].plan(sheet))
         axes = [one for one in figure.axes if "accuracy, %" in one.get_ylabel()]
         assert axes
         assert all(0 <= one.get_ylim()[0] < one.get_ylim()[1] <= 100 for one in axes)
