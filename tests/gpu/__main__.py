@@ -64,7 +64,7 @@ def steps(options, folder, profile):
         "replays": module("replays", folder / "histories"),
         "run": [*kdbench, "run", *matrix, *device, "--out", str(folder)],
         "show": [*kdbench, "show", str(folder / name)],
-        "plot": [*kdbench, "plot", str(folder / "fig4"), "--format", "png,svg"],
+        "plot": [*kdbench, "plot", str(folder / name), "--format", "png,svg"],
         "predict": [
             *[*kdbench, "predict", *matrix, "--profile", profile],
             *["--out", str(folder / "predicted")],
