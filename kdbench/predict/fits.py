@@ -6,7 +6,7 @@ from math import lcm, prod
 
 from kdbench.predict.allocator import OutOfMemoryError
 from kdbench.predict.replay import most_held
-from kdbench.predict.trace import Trace, TraceCache, trace_key, with_training
+from kdbench.predict.trace import Trace, TraceCache, with_training
 from kdbench.spec.cell import CellRun
 from kdbench.spec.device_profile import Profile
 
@@ -45,7 +45,7 @@ def fit(run: CellRun, traces: TraceCache, capacity: int) -> Fit:
     room = capacity - profile.context_bytes
     traced = traces.get(run)
     fits = _suffices(traced, profile, room)
-    key = trace_key(run, any_batch=True), room
+    key = run.cell.trace_key(any_batch=True), room
     if key not in traces.largest:
         traces.largest[key] = _largest(run, traces, room, fits=fits)
     largest = traces.largest[key]

@@ -16,9 +16,8 @@ from torch._subclasses import FakeTensorMode
 
 from kdbench.predict.fake_loader import HOST, FakeLoader, first_draw
 from kdbench.predict.kernels import FakeValues, card_kernels, movable_modules
-from kdbench.spec.cell import CellRun, digest
+from kdbench.spec.cell import CellRun
 from kdbench.spec.device_profile import Profile
-from kdbench.spec.method import BUILT_IN
 from kdbench.worker.probes.account import naming_mark, register_session, register_state
 from kdbench.worker.probes.allocations import Event
 from kdbench.worker.probes.dispatch import no_collection
@@ -39,10 +38,6 @@ ON_HOST = "host"
 
 # A trace takes some megabytes; cells that share one are neighbours in a matrix.
 _CACHED_TRACES = 32
-# What decides nothing that is allocated: names, and numbers that a step only multiplies by. A
-# plug-in's method may do more with the latter.
-_NAMES = {"label", "matrix", "student_name", "teacher_name"}
-_FACTORS = {"alpha1", "alpha2", "learning_rate"}
 
 
 @dataclass(frozen=True)
@@ -125,29 +120,19 @@ class TraceCache:
 
     def __init__(self, profile: Profile) -> None:
         self.profile = profile
-        #: the largest batch that fits, by `trace_key` without a batch size and the available bytes
+        #: the largest batch that fits, by `trace_key(any_batch=True)` and the available bytes
         self.largest: dict[tuple[str, int], int] = {}
         self._traces: OrderedDict[str, Trace] = OrderedDict()
 
     def get(self, run: CellRun) -> Trace:
         """Return the trace of a cell."""
-        key = trace_key(run)
+        key = run.cell.trace_key()
         if key not in self._traces:
             self._traces[key] = trace(run, self.profile)
         self._traces.move_to_end(key)
         if len(self._traces) > _CACHED_TRACES:
             self._traces.popitem(last=False)
         return self._traces[key]
-
-
-def trace_key(run: CellRun, *, any_batch: bool = False) -> str:
-    """Digest everything that decides a cell's trace, its batch size left out with `any_batch`."""
-    cell = run.cell
-    free = _FACTORS if cell.method in BUILT_IN else set[str]()
-    training = free | {"batch_size"} if any_batch else free
-    return digest(
-        cell.model_dump(mode="json", exclude={"training": training, **dict.fromkeys(_NAMES, True)})
-    )
 
 
 def with_training(run: CellRun, **settings: object) -> CellRun:

@@ -2,14 +2,14 @@
 
 import json
 import os
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Self
+from typing import Any
 
 from kdbench.common.environment import git_revision, package_version
 from kdbench.common.errors import InputError, WorkerError
@@ -75,10 +75,10 @@ def predict_matrix(
     }
     labels = dict.fromkeys(run.cell.label for run in matrix.runs())
     runs = [first[label].model_copy(update=predicted) for label in labels]
-    environment = _environment(profile)
+    environment, code = _environment(profile), worker_digest() + predict_digest()
     made = []
-    for run, answer, seconds in _answers(runs, profile, fits_bytes):
-        prediction = _prediction(run, answer, seconds, environment)
+    for run, answer in _answers(runs, profile, fits_bytes):
+        prediction = _prediction(run, answer, environment, code)
         made.append(prediction)
         tell(prediction)
     return made
@@ -109,22 +109,34 @@ def _predicted(root: Path) -> dict[tuple[str, str], list[str]]:
 
 def _answers(
     runs: Sequence[CellRun], profile: Profile, fits_bytes: int | None
-) -> Iterator[tuple[CellRun, dict[str, Any], float]]:
-    """Predict in child processes; yield each run, its answer and the seconds it took, in order."""
+) -> Iterator[tuple[CellRun, dict[str, Any]]]:
+    """Predict in child processes; yield each run and its answer, in order.
+
+    Cells that allocate alike are predicted once, and share the seconds that it took.
+    """
+    keys = [run.cell.trace_key() for run in runs]
+    counts, answers = Counter(keys), dict[str, dict[str, Any]]()
+    asked = [runs[keys.index(key)] for key in counts]
     processors = len(usable_processors() or ()) or os.cpu_count() or 1
     # each child imports torch first, which a single cell does not repay
-    count = max(1, min(_MAX_PROCESSES, processors, (len(runs) + 1) // 2))
-    # neighbouring cells may share a trace, so they stay together
-    shares = [runs[n * len(runs) // count : (n + 1) * len(runs) // count] for n in range(count)]
+    count = max(1, min(_MAX_PROCESSES, processors, (len(asked) + 1) // 2))
+    # neighbours may share traces in the search for a batch, so they stay together
+    shares = [asked[n * len(asked) // count : (n + 1) * len(asked) // count] for n in range(count)]
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="kdbench-")))
-        children = [
-            stack.enter_context(_Child(folder / str(n), share, profile, fits_bytes))
-            for n, share in enumerate(shares)
-        ]
-        for child, share in zip(children, shares, strict=True):
-            for run in share:
-                yield run, *child.answer(run)
+        children = []
+        for number, share in enumerate(shares):
+            children.append(_Child(folder / str(number), share, profile, fits_bytes))
+            stack.callback(children[-1].stop)
+        each = (c.answer(run) for c, share in zip(children, shares, strict=True) for run in share)
+        for run, key in zip(runs, keys, strict=True):
+            if key not in answers:
+                answer = next(each)
+                answer["seconds"] /= counts[key]
+                rows = {table: answer.get(table, []) for table in ("memory", "phases")}
+                rows["timeline"] = timeline_rows(answer.get("timeline", {}))
+                answers[key] = {**answer, "rows": of_tables(rows)}
+            yield run, answers[key]
 
 
 class _Child:
@@ -150,15 +162,13 @@ class _Child:
             module="kdbench.predict",
         )
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def stop(self) -> None:
+        """End the process, whatever it still does."""
         end_group(self._process.pid)
         self._process.wait(_KILLED_SECONDS)
 
-    def answer(self, run: CellRun) -> tuple[dict[str, Any], float]:
-        """Wait for the next answer; return it and the seconds it took."""
+    def answer(self, run: CellRun) -> dict[str, Any]:
+        """Wait for the next answer."""
         while not self._unread:
             ended = self._process.wait(_TICK_SECONDS)
             self._unread += self._tail.read()
@@ -166,8 +176,7 @@ class _Child:
                 silent = f"exit code {self._process.poll()}, it said nothing"
                 problem = f"the process that predicts ended at {run.cell.label!r}: "
                 raise WorkerError(problem + last_words(self._log, silent)[:500])
-        answer = self._unread.popleft()
-        return answer, answer.pop("seconds")
+        return self._unread.popleft()
 
 
 def _environment(profile: Profile) -> dict[str, Any]:
@@ -182,16 +191,16 @@ def _environment(profile: Profile) -> dict[str, Any]:
 
 
 def _prediction(
-    run: CellRun, answer: dict[str, Any], seconds: float, environment: dict[str, Any]
+    run: CellRun, answer: Mapping[str, Any], environment: dict[str, Any], code: str
 ) -> Prediction:
-    error = answer.get("error")
     key = run.run_key(
-        worker_digest=worker_digest() + predict_digest(),
+        worker_digest=code,
         environment={
             "torch_version": environment["torch_version"],
             "profile": environment["profile_digest"],
         },
     )
+    error = answer.get("error")
     cell = {
         **run.plan_row(),
         **answer.get("columns", {}),
@@ -199,17 +208,12 @@ def _prediction(
         "status": "ok" if error is None else "failed",
         "error": error,
         "steps_measured": 0,
-        "wall_seconds": seconds,
+        "wall_seconds": answer["seconds"],
         "started_at": datetime.now(UTC),
         "schema_version": SCHEMA_VERSION,
         "torch_version": environment["torch_version"],
         "git_revision": environment["git_revision"],
         "environment": json.dumps(environment, sort_keys=True),
     }
-    rows: Rows = {
-        "cells": [cell],
-        "memory": answer.get("memory", []),
-        "phases": answer.get("phases", []),
-        "timeline": timeline_rows(answer.get("timeline", {})),
-    }
-    return Prediction(run_key=key, rows=of_tables(rows), fit=answer.get("fit"))
+    rows = {**of_tables({"cells": [cell]}), **answer["rows"]}
+    return Prediction(run_key=key, rows=rows, fit=answer.get("fit"))

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PositiveInt
 
 from kdbench.spec.budget import NOT_MEASURED, Budget
-from kdbench.spec.method import Method, find_method
+from kdbench.spec.method import BUILT_IN, Method, find_method
 from kdbench.spec.settings import Data, Frozen, Name, Seed, Side, Student, Teacher, Training
 
 Mode = Literal["profile", "train"]
@@ -24,6 +24,10 @@ _TRAINING_COLUMNS = (
     *("batch_size", "epochs", "precision", "attention", "loss", "alpha1", "alpha2", "optimizer"),
     *("optimizer_kernels", "learning_rate", "compile", "checkpointing"),
 )
+# What decides nothing that is allocated: names, and numbers that a step only multiplies by. A
+# plug-in's method may do more with the latter.
+_NAMES = {"label", "matrix", "student_name", "teacher_name"}
+_FACTORS = {"alpha1", "alpha2", "learning_rate"}
 _RUN_COLUMNS = ("seed", "repeat", "device", "launch", "source", "profile")
 
 
@@ -63,6 +67,16 @@ class Cell(Frozen):
                 "content": self.content_digests,
             }
         )
+
+    def trace_key(self, *, any_batch: bool = False) -> str:
+        """Hash of everything that decides what its training allocates (16 hex digits).
+
+        The batch size is left out with `any_batch`.
+        """
+        free = _FACTORS if self.method in BUILT_IN else set[str]()
+        training = free | {"batch_size"} if any_batch else free
+        left_out: dict[str, Any] = {"training": training, **dict.fromkeys(_NAMES, True)}
+        return digest(self.model_dump(mode="json", exclude=left_out))
 
     @property
     def method_spec(self) -> Method:

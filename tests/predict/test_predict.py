@@ -20,7 +20,7 @@ from kdbench.predict.cell import predict
 from kdbench.predict.fits import fit, largest_fitting
 from kdbench.predict.kernels import card_kernels
 from kdbench.predict.replay import replay
-from kdbench.predict.trace import TraceCache, trace, trace_key, with_training
+from kdbench.predict.trace import TraceCache, trace, with_training
 from kdbench.runner import prediction
 from kdbench.spec.device_profile import known_profiles, load_profile
 from kdbench.worker.probes.account import account_step
@@ -333,11 +333,35 @@ def test_cells_that_allocate_alike_share_their_traces(asked, tmp_path):
     assert len(asked) == len(set(asked)) <= 6, "of three batches, and of the largest"
 
 
+def test_cells_that_allocate_alike_are_predicted_once(tmp_path, monkeypatch):
+    """Whatever the order of the axes, and each keeps its own settings and key."""
+    asked = []
+
+    class Child(prediction._Child):
+        def __init__(self, folder, runs, *others):
+            asked.extend(run.cell.training.batch_size for run in runs)
+            super().__init__(folder, runs, *others)
+
+    monkeypatch.setattr(prediction, "_Child", Child)
+    path = tmp_path / "tiny.toml"
+    path.write_text(TINY)
+    axes = ["axes.learning_rate=[1e-3, 1e-4, 1e-5]", "axes.batch_size=[4, 8]"]
+    matrix = load_matrix(path, assignments=axes, only=["method=embed-kd"])
+    made = prediction.predict_matrix(matrix, profile=CPU_PROFILE)
+    assert sorted(asked) == [4, 8]
+    assert [one.cell["label"] for one in made] == [run.cell.label for run in matrix.runs()]
+    assert len({one.run_key for one in made}) == len({one.cell["cell_id"] for one in made}) == 6
+    assert len({(one.cell["learning_rate"], one.cell["batch_size"]) for one in made}) == 6
+    peaks = {(one.cell["batch_size"], one.cell["allocated_peak_bytes"]) for one in made}
+    assert len(peaks) == 2
+    assert all(one.rows["memory"] and one.rows["timeline"] for one in made)
+
+
 def test_a_method_of_others_shares_no_trace_with_other_weights(tmp_path):
     run = tiny_run(tmp_path, "embed-kd")
-    assert trace_key(run) == trace_key(with_training(run, learning_rate=1.0))
+    assert run.cell.trace_key() == with_training(run, learning_rate=1.0).cell.trace_key()
     other = run.model_copy(update={"cell": run.cell.model_copy(update={"method": "own-kd"})})
-    assert trace_key(other) != trace_key(with_training(other, learning_rate=1.0))
+    assert other.cell.trace_key() != with_training(other, learning_rate=1.0).cell.trace_key()
 
 
 def test_nothing_fits_into_nothing_and_everything_into_much(asked, tmp_path):
