@@ -44,6 +44,11 @@ def test_the_generated_pages_have_every_command_key_column_and_metric(generated)
         assert f"\n### {name}\n" in python
 
 
+def test_the_help_of_plot_names_every_figure(kdbench):
+    said = kdbench("plot", "-h").out
+    assert [name for name in FIGURES if name not in said] == []
+
+
 def test_the_generated_pages_say_what_is_allowed(generated):
     keys = generated["reference/matrix-file.md"]
     assert '| `precision` | `"fp32"`, `"tf32"`, `"bf16"`, `"fp16"` | `"fp32"` |' in keys
