@@ -201,7 +201,7 @@ def test_a_card_counts_in_blocks(profile, tmp_path):
     assert sum(row["bytes"] for row in cublas) == 2 * device.cublas_workspace_bytes, (
         "the main thread's and autograd's own"
     )
-    assert "held against such a card" in columns["caveats"]
+    assert ("held against such a card" in columns["caveats"]) == (not device.verified)
 
 
 def exact_peak_events(run, profile):
@@ -431,7 +431,7 @@ def test_the_command_line_tells_what_fits(kdbench, tiny, tmp_path):
         (["--fits", "card", "--profile", "cpu"], "--fits: the profile 'cpu' does not say how much"),
         (["--fits", "16gb"], "--fits: whose 16gb? expected a device too, found no --profile; add "),
         (["--fits", "24GB"], "--fits: whose 24GB? expected a device too, found no --profile; add "),
-        (["--profile", "h100", "--fits", "1MiB"], "--fits: expected more than the 536,870,912"),
+        (["--profile", "h100", "--fits", "1MiB"], "--fits: expected more than the 794,820,608"),
         (["--profile", "gone.toml"], "gone.toml: cannot read the"),
         (["--format", "xml"], "--format: expected one of 'table', 'csv', 'json', found 'xml'"),
     ],
@@ -478,7 +478,17 @@ def test_every_entry_of_a_profile_says_what_it_rests_on():
         profile = load_profile(name)
         assert profile.title
         assert profile.name == name
-        assert profile.device == "cpu" or not profile.verified
+        card = (REPOSITORY / "results" / "reference").glob(f"nvidia-{name}-*/properties.json")
+        assert bool(profile.verified) == (name == "cpu" or any(card)), "by what is committed"
+
+
+def test_a_measured_profile_is_as_its_card_says():
+    (told,) = (REPOSITORY / "results" / "reference").glob("nvidia-h100-*/properties.json")
+    profile = load_profile("h100")
+    assert json.loads(told.read_text())["properties"]["total_memory"] == profile.capacity_bytes
+    runs = pd.read_parquet(told.with_name("repeats") / "fig4" / "cells")
+    beside = runs["process_peak_bytes"] - runs["reserved_peak_bytes"]
+    assert set(beside) == {profile.context_bytes}
 
 
 def test_what_cannot_be_predicted_is_told_and_the_rest_goes_on(kdbench, tiny, tmp_path):
