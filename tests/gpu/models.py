@@ -28,7 +28,7 @@ def prepared(options):
             named = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
             return {name: value.to(device) for name, value in named.items()}
 
-        return WithLoss(model, lambda out: out.loss), words
+        return with_loss(model, lambda model, batch: model(**batch).loss), words
     if options.model == "vit":
         model = vit(options)
     else:
@@ -45,10 +45,14 @@ def prepared(options):
             images = images.contiguous(memory_format=torch.channels_last)
         return {"images": images, "labels": torch.zeros(options.batch, dtype=torch.long).to(device)}
 
-    return Classified(model), pictures
+    def cross_entropy(model, batch):
+        return torch.nn.functional.cross_entropy(model(batch["images"]), batch["labels"])
+
+    return with_loss(model, cross_entropy), pictures
 
 
-def WithLoss(model, of):  # noqa: N802 - makes a module
+def with_loss(model, loss):
+    """Wrap a model, so that calling it with a batch returns `loss(model, batch)`."""
     import torch  # noqa: PLC0415
 
     class Wrapped(torch.nn.Module):
@@ -56,22 +60,8 @@ def WithLoss(model, of):  # noqa: N802 - makes a module
             super().__init__()
             self.model = model
 
-        def forward(self, **inputs):
-            return of(self.model(**inputs))
-
-    return Wrapped()
-
-
-def Classified(model):  # noqa: N802 - makes a module
-    import torch  # noqa: PLC0415
-
-    class Wrapped(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.model = model
-
-        def forward(self, images, labels):
-            return torch.nn.functional.cross_entropy(self.model(images), labels)
+        def forward(self, **batch):
+            return loss(self.model, batch)
 
     return Wrapped()
 
